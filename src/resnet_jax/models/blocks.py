@@ -1,0 +1,74 @@
+"""The building blocks of figures 2 and 5: basic and bottleneck, residual or plain."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.models.conv import Conv
+from resnet_jax.models.layers import Shortcut
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (figure 2); the first one has the stride.
+
+    Attributes:
+      features: channels of every convolution and of the output.
+      stride: 1, or 2 to halve the map.
+      shortcut: "A", "B", "C", or None for the plain twin.
+      zero_channels: where option A puts its zero channels, "end" or "both".
+      norm: makes a batch norm, given a name.
+    """
+
+    features: int
+    stride: int
+    shortcut: str | None
+    zero_channels: str
+    norm: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = Conv(self.features, 3, self.stride, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train))
+        y = Conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
+        y = self.norm(name="bn2")(y, train)
+        if self.shortcut is not None:
+            y += Shortcut(
+                self.shortcut, self.features, self.stride, self.zero_channels, self.norm, self.dtype, name="shortcut"
+            )(x, train)
+        return nn.relu(y)
+
+
+class BottleneckBlock(nn.Module):
+    """1x1 to reduce, 3x3, 1x1 to restore four times the channels (figure 5).
+
+    Attributes as of `BasicBlock`, and
+      features: channels of the 3x3 convolution; the output has four times as many.
+      stride_in: which convolution has the stride: "1x1" the first, as in the paper's release, or "3x3" (called v1.5).
+    """
+
+    features: int
+    stride: int
+    shortcut: str | None
+    zero_channels: str
+    norm: Any
+    dtype: Any = jnp.float32
+    stride_in: str = "1x1"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        strides = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+        out = 4 * self.features
+        y = Conv(self.features, 1, strides[0], dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train))
+        y = Conv(self.features, 3, strides[1], dtype=self.dtype, name="conv2")(y)
+        y = nn.relu(self.norm(name="bn2")(y, train))
+        y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
+        y = self.norm(name="bn3")(y, train)
+        if self.shortcut is not None:
+            y += Shortcut(self.shortcut, out, self.stride, self.zero_channels, self.norm, self.dtype, name="shortcut")(
+                x, train
+            )
+        return nn.relu(y)

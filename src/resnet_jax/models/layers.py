@@ -1,0 +1,126 @@
+"""Batch normalisation with statistic groups, the three shortcuts, and the stem's pooling."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from resnet_jax.models.conv import Conv
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over (batch, height, width), with statistics at least in float32 (paper section 3.4).
+
+    Attributes:
+      momentum: weight of the old running statistics at each training step (0.9 is Torch's 0.1).
+      epsilon: added to the variance; 1e-5 is Caffe's and Torch's default, the paper gives none.
+      group_size: images that share statistics in training; None means the whole batch. The paper's nets normalised per
+        GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
+        without communication when no group crosses a device. The running statistics then average the groups.
+      dtype: of the output.
+
+    The running variance is the unbiased estimate, as in Caffe and Torch (Flax keeps the biased one); the batch is
+    normalised by the biased one.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    group_size: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+
+        statistics_dtype = jnp.promote_types(x.dtype, jnp.float32)
+        grouped = self._in_groups(x).astype(statistics_dtype) if train else x[None].astype(statistics_dtype)
+        if train:
+            # Both moments in one pass over the activations, and one reduction between devices where a group spans
+            # several.
+            mean = grouped.mean((1, 2, 3))
+            var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0.0)
+            if not self.is_initializing():
+                count = grouped.shape[1] * grouped.shape[2] * grouped.shape[3]
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = self._updated(running_mean.value, mean)
+                running_var.value = self._updated(running_var.value, unbiased)
+        else:
+            mean, var = running_mean.value[None], running_var.value[None]
+
+        factor = lax.rsqrt(var + self.epsilon) * scale[None]
+        y = (grouped - mean[:, None, None, None]) * factor[:, None, None, None] + bias[None, None, None, None]
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def _in_groups(self, x: jax.Array) -> jax.Array:
+        if self.group_size is None or self.is_initializing():
+            return x[None]
+        if x.shape[0] % self.group_size:
+            raise ValueError(
+                f"a batch of {x.shape[0]} images cannot be cut into batch-norm groups of {self.group_size}"
+            )
+        return x.reshape(-1, self.group_size, *x.shape[1:])
+
+    def _updated(self, running: jax.Array, batch: jax.Array) -> jax.Array:
+        return self.momentum * running + (1 - self.momentum) * batch.mean(0).astype(running.dtype)
+
+
+def zero_pad_shortcut(x: jax.Array, features: int, stride: int, zero_channels: str) -> jax.Array:
+    """Option A: every `stride`-th pixel, and zeros in the channels that `x` lacks (paper section 3.3).
+
+    Args:
+      x: (batch, height, width, channels).
+      features: channels of the result, at least those of `x`; any ratio.
+      stride: 1 or 2.
+      zero_channels: where the zeros go: "end", or "both" for half before and half after.
+    """
+    missing = features - x.shape[-1]
+    if missing < 0:
+        raise ValueError(f"shortcut A only adds channels: {x.shape[-1]} cannot become {features}")
+    before = {"end": 0, "both": missing // 2}[zero_channels]
+    return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (before, missing - before)))
+
+
+class Shortcut(nn.Module):
+    """The path around a block's residual branch: option A, B or C (paper section 3.3).
+
+    Attributes:
+      option: "A" zero-padded identity; "B" projection where the dimensions change, else identity; "C" projection
+        everywhere.
+      features, stride: of the block's output.
+      zero_channels: for option A, see `zero_pad_shortcut`.
+      norm: makes the batch norm after a projection.
+    """
+
+    option: str
+    features: int
+    stride: int
+    zero_channels: str
+    norm: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        same = self.stride == 1 and x.shape[-1] == self.features
+        if self.option == "C" or (self.option == "B" and not same):
+            x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="conv")(x)
+            return self.norm(name="bn")(x, train)
+        return x if same else zero_pad_shortcut(x, self.features, self.stride, self.zero_channels)
+
+
+def max_pool(x: jax.Array, alignment: str) -> jax.Array:
+    """3x3 max pooling of stride 2, (batch, height, width, channels) -> (batch, ceil(height / 2), …).
+
+    `alignment` "caffe" starts the windows at the first pixel and rounds the size up; "torch" pads one pixel on every
+    side.
+    """
+    if alignment == "torch":
+        pads = [(1, 1), (1, 1)]
+    else:
+        pads = [(0, max(-(-(side - 3) // 2), 0) * 2 + 3 - side) for side in x.shape[1:3]]
+    return nn.max_pool(x, (3, 3), (2, 2), pads)

@@ -1,0 +1,119 @@
+"""The paper's networks: a stem, stages of blocks, and a linear classifier on globally averaged features."""
+
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
+from resnet_jax.models.conv import Conv
+from resnet_jax.models.layers import BatchNorm, max_pool
+
+
+class Stage(nn.Module):
+    """Blocks on maps of one size: the first one changes the dimensions, the others are identical and therefore scanned.
+
+    The parameters of the others are stacked on a leading axis under `rest`, whether the scan is rolled or unrolled, so
+    that compile time and program size do not grow with depth (ResNet-1202 has 199 identical blocks in each stage).
+    """
+
+    block: Any
+    blocks: int
+    stride: int
+    unroll: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = self.block(stride=self.stride, name="first")(x, train)
+        if self.blocks > 1:
+            scan = nn.scan(
+                lambda block, x: (block(x, train), None),
+                variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
+                split_rngs={"params": True},
+                length=self.blocks - 1,
+                unroll=self.blocks - 1 if self.unroll else 1,
+            )
+            x, _ = scan(self.block(stride=1, name="rest"), x)
+        return x
+
+
+class ResNet(nn.Module):
+    """A residual network of the paper, or its plain twin.
+
+    Attributes:
+      stage_sizes: blocks in each stage.
+      widths: channels of the 3x3 convolutions in each stage.
+      bottleneck: three-layer blocks (ImageNet 50, 101, 152) instead of two-layer ones.
+      stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2, "cifar" one 3x3 convolution.
+      num_classes: outputs.
+      shortcut: "A", "B", "C" (paper section 3.3), or None for the plain twin.
+      zero_channels: where option A puts its zero channels: "end" (as fb.resnet.torch), or "both" (as akamaster's CIFAR
+        nets).
+      stride_in: the bottleneck's strided convolution: "1x1" (the paper's release), or "3x3" (v1.5).
+      pool_alignment: of the stem's pooling, "caffe" (the paper's release) or "torch"; see `layers.max_pool`.
+      momentum, epsilon, group_size: of the batch norms; see `layers.BatchNorm`.
+      dtype: of the computation; parameters are float32, and so are statistics and logits at least.
+      unroll: writes every block of a stage out instead of scanning; same parameters, same result, a larger program.
+    """
+
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+    bottleneck: bool
+    stem: Literal["imagenet", "cifar"]
+    num_classes: int
+    shortcut: str | None
+    zero_channels: str = "end"
+    stride_in: str = "1x1"
+    pool_alignment: str = "caffe"
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    group_size: int | None = None
+    dtype: Any = jnp.float32
+    unroll: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool, features: bool = False) -> Any:
+        """Classifies images.
+
+        Args:
+          images: (batch, height, width, channels), pre-processed, of any spatial size.
+          train: normalise by the batch's statistics and update the running ones (collection `batch_stats`, which must
+            be mutable).
+          features: also return the maps that each stage ends with.
+
+        Returns:
+          logits, (batch, num_classes), float32; with `features` a pair of them and a dict "stage1", … of (batch,
+          height', width', channels).
+        """
+        norm = partial(BatchNorm, self.momentum, self.epsilon, self.group_size, self.dtype)
+        block = partial(
+            BasicBlock, shortcut=self.shortcut, zero_channels=self.zero_channels, norm=norm, dtype=self.dtype
+        )
+        if self.bottleneck:
+            block = partial(BottleneckBlock, *block.args, **block.keywords, stride_in=self.stride_in)
+
+        large = self.stem == "imagenet"
+        x = images.astype(self.dtype)
+        x = (
+            Conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)
+            if large
+            else Conv(self.widths[0], 3, dtype=self.dtype, name="conv1")(x)
+        )
+        x = nn.relu(norm(name="bn1")(x, train))
+        if large:
+            x = max_pool(x, self.pool_alignment)
+
+        maps = {}
+        for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
+            x = Stage(partial(block, width), blocks, 1 if i == 0 else 2, self.unroll, name=f"stage{i + 1}")(x, train)
+            maps[f"stage{i + 1}"] = x
+
+        pooled = x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        # The paper does not give the classifier's initialisation; [13] (1502.01852) used 0.01 for its fully-connected
+        # layers.
+        logits = nn.Dense(self.num_classes, dtype=pooled.dtype, kernel_init=nn.initializers.normal(0.01), name="fc")(
+            pooled
+        )
+        return (logits, maps) if features else logits

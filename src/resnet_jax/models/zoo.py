@@ -1,0 +1,72 @@
+"""The networks by their names: resnet18 … resnet152, plain18 …, cifar_resnet20 … 1202, cifar_plain20 …"""
+
+import difflib
+import re
+from typing import Any
+
+from resnet_jax.models.resnet import ResNet
+
+# Table 1: blocks in each stage. Depths from 50 on have bottleneck blocks.
+IMAGENET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# Table 6.
+CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
+
+FAMILIES = ("resnet", "plain", "cifar_resnet", "cifar_plain")
+NAMES = tuple(
+    f"{family}{depth}"
+    for family in FAMILIES
+    for depth in (CIFAR_DEPTHS if family.startswith("cifar") else IMAGENET_STAGES)
+)
+
+
+def create(name: str, *, num_classes: int | None = None, shortcut: str | None = None, **fields: Any) -> ResNet:
+    """Makes a network of the paper as a Linen module.
+
+    Args:
+      name: "resnet50", "plain34", "cifar_resnet110", "cifar_plain20", …; a CIFAR depth is any 6n + 2 with n >= 1.
+      num_classes: by default 1000, or 10 for the CIFAR family.
+      shortcut: "A", "B" or "C"; by default B for ImageNet and A for CIFAR, as in the paper. Plain networks have none.
+      **fields: any other field of `ResNet`, such as `dtype=jnp.bfloat16`, `stride_in="3x3"` or `group_size=32`.
+
+    Raises:
+      ValueError: the name, depth or shortcut does not exist; the message says what does.
+    """
+    match = re.fullmatch(r"(cifar_)?(resnet|plain)(\d+)", name)
+    if match is None:
+        close = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown model {name!r}: {hint}models are {', '.join(NAMES)}, and any other CIFAR depth 6n+2")
+    cifar, plain, depth = match[1] is not None, match[2] == "plain", int(match[3])
+
+    if plain and shortcut is not None:
+        raise ValueError(f"{name!r} is a plain network and has no shortcuts, but shortcut {shortcut!r} was given")
+    if not plain:
+        shortcut = shortcut or ("A" if cifar else "B")
+        if shortcut not in ("A", "B", "C"):
+            raise ValueError(
+                f"unknown shortcut {shortcut!r}: it is A (zero padding), "
+                "B (projection where dimensions grow) or C (all projections)"
+            )
+
+    if cifar:
+        if depth < 8 or (depth - 2) % 6:
+            near = max(8, 6 * round((depth - 2) / 6) + 2)
+            raise ValueError(
+                f"CIFAR networks have 6n+2 layers, but {name!r} asks for {depth}: the nearest depth is {near}"
+            )
+        stages, widths = ((depth - 2) // 6,) * 3, (16, 32, 64)
+    else:
+        if depth not in IMAGENET_STAGES:
+            raise ValueError(
+                f"ImageNet networks have {', '.join(map(str, IMAGENET_STAGES))} layers, but {name!r} asks for {depth}"
+            )
+        stages, widths = IMAGENET_STAGES[depth], (64, 128, 256, 512)
+    return ResNet(
+        stage_sizes=stages,
+        widths=widths,
+        bottleneck=not cifar and depth >= 50,
+        stem="cifar" if cifar else "imagenet",
+        num_classes=num_classes or (10 if cifar else 1000),
+        shortcut=shortcut,
+        **fields,
+    )
