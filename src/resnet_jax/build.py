@@ -1,0 +1,113 @@
+"""From a config to the objects that it describes. Models, data and steps know no config; this file reads it for
+them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from resnet_jax import models
+from resnet_jax.data.pipeline import Augmentation
+from resnet_jax.errors import InputError
+from resnet_jax.models import ResNet
+from resnet_jax.training import schedules
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def _choice(config: ConfigDict, field: str, choices: tuple[str, ...]) -> str:
+    value: Any = config
+    for name in field.split("."):
+        value = value[name]
+    if value not in choices:
+        raise InputError(f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}")
+    return value
+
+
+def model(config: ConfigDict, num_classes: int) -> ResNet:
+    """The network of `config.model`.
+
+    Raises:
+      InputError: an unknown family, depth or choice.
+    """
+    family = _choice(config, "model.family", models.FAMILIES)
+    fields = config.model
+    try:
+        return models.create(
+            f"{family}{fields.depth}",
+            num_classes=num_classes,
+            shortcut=None if family.endswith("plain") else _choice(config, "model.shortcut", ("A", "B", "C")),
+            zero_channels=_choice(config, "model.zero_channels", ("end", "both")),
+            stride_in=_choice(config, "model.stride_in", ("1x1", "3x3")),
+            momentum=fields.batch_norm_momentum,
+            epsilon=fields.batch_norm_epsilon,
+            group_size=fields.group_size,
+            dtype=_DTYPES[_choice(config, "model.dtype", tuple(_DTYPES))],
+            unroll=fields.unroll,
+        )
+    except ValueError as error:
+        raise InputError(f"config.model: {error}") from error
+
+
+def schedule(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+    """The learning rate at each iteration, before warm-up and plateaus."""
+    fields = config.optimizer
+    if _choice(config, "optimizer.schedule", ("piecewise", "plateau")) == "plateau":
+        return optax.constant_schedule(fields.learning_rate)
+    iterations = config.train.iterations
+    boundaries = fields.boundaries
+    if boundaries is None:
+        boundaries = (iterations // 2, iterations * 3 // 4)
+    return schedules.piecewise(fields.learning_rate, tuple(boundaries), fields.factor)
+
+
+def optimizer(config: ConfigDict, train_images: int) -> optax.GradientTransformationExtraArgs:
+    """The optimiser of `config.optimizer`; the training set's size sets the length of a plateau's epochs."""
+    fields = config.optimizer
+    warmup = fields.warmup_learning_rate
+    if warmup is None:
+        warmup = 0.01 if config.model.depth >= 110 and config.model.family.startswith("cifar") else 0.0
+    plateau = None
+    if fields.schedule == "plateau":
+        plateau = optax.contrib.reduce_on_plateau(
+            factor=fields.factor,
+            patience=fields.patience,
+            accumulation_size=max(train_images // config.train.batch_size, 1),
+            min_scale=1e-4,
+        )
+    return schedules.sgd(
+        schedule(config),
+        momentum=fields.momentum,
+        weight_decay=fields.weight_decay,
+        decay_everything=_choice(config, "optimizer.decay", ("all", "kernels")) == "all",
+        warmup=warmup or None,
+        plateau=plateau,
+    )
+
+
+def augmentation(config: ConfigDict) -> Augmentation:
+    """The augmentation of `config.dataset`."""
+    return Augmentation(config.dataset.pad, config.dataset.mirror)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses counts that no run can have.
+
+    Raises:
+      InputError: names the field.
+    """
+    for field in ("batch_size", "iterations", "log_every", "eval_every", "checkpoint_every"):
+        if config.train[field] < 1:
+            raise InputError(f"config.train.{field} is {config.train[field]}, but it must be at least 1")
+    if config.eval.batch_size < 1:
+        raise InputError(f"config.eval.batch_size is {config.eval.batch_size}, but it must be at least 1")
+    group = config.model.group_size
+    if group is not None and (group < 1 or config.train.batch_size % group):
+        raise InputError(
+            f"config.model.group_size is {group}, which does not divide "
+            f"config.train.batch_size={config.train.batch_size}"
+        )

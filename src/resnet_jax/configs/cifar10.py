@@ -1,0 +1,19 @@
+"""CIFAR-10 with the paper's recipe (section 4.2): 64,000 iterations of 128 images.
+
+    resnet-jax train --config=cifar10 --config.model.depth=56 --config.model.shortcut=A --workdir=runs/cifar10-56
+    resnet-jax train --config=cifar10:plain --config.model.depth=56 --workdir=runs/cifar10-plain56
+
+Expected test error (paper, table 6, %): 20 layers 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61 ± 0.16, 1202: 7.93.
+From 110 layers on, the learning rate warms up at 0.01 until the training error is below 80 %.
+"""
+
+from ml_collections import ConfigDict
+
+from resnet_jax.configs import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The residual network, or with variant "plain" its plain twin."""
+    config = base.get_config()
+    config.model.family = {"": "cifar_resnet", "plain": "cifar_plain"}[variant]
+    return config

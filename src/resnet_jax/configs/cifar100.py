@@ -1,0 +1,15 @@
+"""CIFAR-100 with the paper's CIFAR-10 recipe (the paper has no result on it).
+
+resnet-jax train --config=cifar100 --config.model.depth=56 --workdir=runs/cifar100-56
+"""
+
+from ml_collections import ConfigDict
+
+from resnet_jax.configs import cifar10
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """As `cifar10`, on 100 classes."""
+    config = cifar10.get_config(variant)
+    config.dataset.name = "cifar100"
+    return config

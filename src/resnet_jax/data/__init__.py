@@ -1,0 +1,1 @@
+"""Images: from disk (host) to normalised, augmented batches (device)."""

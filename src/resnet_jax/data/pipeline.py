@@ -1,0 +1,106 @@
+"""Batches of a device-resident data set, as pure functions of (seed, step), computed inside the compiled step."""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from resnet_jax import rng
+from resnet_jax.data.augment import Preprocessing, pad_crop_mirror
+
+
+@flax.struct.dataclass
+class DeviceSplit:
+    """A split that was put on the devices once: uint8 images (count, height, width, channels), int32 labels
+    (count,).
+    """
+
+    images: jax.Array
+    labels: jax.Array
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+class Batch(NamedTuple):
+    """Pre-processed images (batch, height, width, channels) float32, labels (batch,) int32, weights (batch,) float32.
+
+    A weight is 1, or 0 for a place that holds no example (the last batch of an evaluation).
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+
+
+class Augmentation(NamedTuple):
+    """Arguments of `augment.pad_crop_mirror`."""
+
+    pad: int
+    mirror: bool
+
+
+def train_batch(
+    split: DeviceSplit,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    seed: int,
+    step: jax.Array,
+    batch_size: int,
+) -> Batch:
+    """The batch of a training step: step k takes the positions k * batch_size … of an endless sequence of shuffled
+    epochs.
+
+    Every epoch shows each example once; a batch may straddle two epochs.
+    """
+    positions = step.astype(jnp.uint32) * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
+    count = jnp.uint32(len(split))
+    rows = shuffled(positions % count, positions // count, len(split), seed)
+    images = preprocessing(split.images[rows])
+    key = jax.random.fold_in(rng.stream(seed, "augmentation"), step)
+    images = pad_crop_mirror(key, images, augmentation.pad, augmentation.mirror)
+    return Batch(images, split.labels[rows], jnp.ones(batch_size))
+
+
+def eval_batch(split: DeviceSplit, preprocessing: Preprocessing, index: jax.Array, batch_size: int) -> Batch:
+    """The `index`-th batch of a split in order; places past its end repeat the last example with weight 0."""
+    positions = index * batch_size + jnp.arange(batch_size)
+    rows = jnp.minimum(positions, len(split) - 1)
+    weights = (positions < len(split)).astype(jnp.float32)
+    return Batch(preprocessing(split.images[rows]), split.labels[rows], weights)
+
+
+# Rounds of the shuffle. log2(50,000) is 16; three times that mixes well beyond what a chi-squared test can tell
+# (tested).
+_ROUNDS = 48
+
+
+def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> jax.Array:
+    """Where each position of an epoch's random order points: for every epoch a permutation of 0 … count - 1.
+
+    A swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): every round pairs each index with another one and a
+    coin decides whether the two change places. Unlike a sorted permutation it costs nothing for the examples that are
+    not asked for: a batch of 128 out of 50,000 takes microseconds, also on CPU, and no state.
+
+    Args:
+      position, epoch: uint32 arrays of one shape.
+      count: examples in an epoch.
+      seed: of the run.
+    """
+    size = jnp.uint32(count)
+    word = _hash(_hash(epoch.astype(jnp.uint32)) + jnp.uint32(seed & 0xFFFFFFFF))
+    index = position.astype(jnp.uint32)
+    for turn in range(_ROUNDS):
+        round_key = _hash(word + jnp.uint32(turn * 0x9E3779B9 & 0xFFFFFFFF))
+        partner = (round_key % size + size - index) % size
+        coin = _hash(jnp.maximum(index, partner) ^ _hash(round_key ^ jnp.uint32(0x5BF03635)))
+        index = jnp.where(coin & 1, partner, index)
+    return index.astype(jnp.int32)
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """The finaliser of MurmurHash3: a bijection of uint32 in which every input bit changes every output bit."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

@@ -1,0 +1,36 @@
+"""Devices: the mesh and the two shardings that data parallelism needs. This file alone knows devices."""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from resnet_jax.errors import InputError
+
+
+def make_mesh(batch_size: int, devices: int | None = None) -> Mesh:
+    """A one-dimensional mesh, axis "data", over the first `devices` devices (all of them by default).
+
+    Raises:
+      InputError: there are fewer devices, or the batch cannot be cut into equal parts for them.
+    """
+    available = jax.device_count()
+    devices = devices or available
+    if devices > available:
+        raise InputError(f"mesh.data asks for {devices} devices, but {available} are available")
+    if batch_size % devices:
+        below = batch_size // devices * devices
+        near = f"{below} or {below + devices}" if below else f"{devices}"
+        raise InputError(
+            f"a batch of {batch_size} cannot be divided by {devices} devices: use a batch size such as {near}"
+        )
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """The leading axis is cut into equal parts, one for each device."""
+    return NamedSharding(mesh, P("data"))

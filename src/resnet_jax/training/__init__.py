@@ -1,0 +1,1 @@
+"""Training: state, schedules, the compiled step, and the loop with its side effects."""

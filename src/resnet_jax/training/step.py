@@ -1,0 +1,109 @@
+"""The training and evaluation steps: pure functions, compiled with shardings, many steps to a dispatch."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit, eval_batch, train_batch
+from resnet_jax.sharding import batch_sharded, replicated
+from resnet_jax.training import schedules
+from resnet_jax.training.state import TrainState
+
+
+class Metrics(NamedTuple):
+    """Totals over examples, float32 scalars (one for each step where steps are scanned), and the learning rate."""
+
+    loss: jax.Array
+    errors: jax.Array
+    count: jax.Array
+
+
+def measure(logits: jax.Array, batch: Batch) -> Metrics:
+    """Summed cross-entropy and top-1 errors of logits (batch, classes), in float32 at least."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    errors = (logits.argmax(-1) != batch.labels).astype(jnp.float32)
+    return Metrics((losses * batch.weights).sum(), (errors * batch.weights).sum(), batch.weights.sum())
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, model: nn.Module, optimizer: optax.GradientTransformationExtraArgs
+) -> tuple[TrainState, Metrics]:
+    """One update from one batch. Pure: any sharding, any number of devices."""
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updated = model.apply(variables, batch.images, train=True, mutable=["batch_stats"])
+        metrics = measure(logits, batch)
+        return metrics.loss / metrics.count, (metrics, updated["batch_stats"])
+
+    gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+    error = metrics.errors / metrics.count
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=error)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def eval_step(state: TrainState, batch: Batch, *, model: nn.Module) -> Metrics:
+    """The metrics of one batch with running statistics."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return measure(model.apply(variables, batch.images, train=False), batch)
+
+
+TrainSteps = Callable[[TrainState, DeviceSplit, Preprocessing, int], tuple[TrainState, Metrics, jax.Array]]
+Evaluate = Callable[[TrainState, DeviceSplit, Preprocessing], Metrics]
+
+
+def compile_train_steps(
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    *,
+    seed: int,
+    batch_size: int,
+    augmentation: Augmentation,
+) -> TrainSteps:
+    """Makes `(state, split, preprocessing, steps) -> (state, metrics, rates)`: `steps` updates in one dispatch.
+
+    The state is donated. Metrics and learning rates hold one value for each step and stay on the device. Batches are
+    made inside, so that the host does nothing between two steps.
+    """
+
+    def one_step(split, preprocessing, state, _):
+        batch = train_batch(split, preprocessing, augmentation, seed, state.step, batch_size)
+        batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
+        state, metrics = train_step(state, batch, model=model, optimizer=optimizer)
+        return state, (metrics, schedules.learning_rate(state.opt_state))
+
+    @partial(jax.jit, static_argnums=3, donate_argnums=0, out_shardings=replicated(mesh))
+    def train_steps(state, split, preprocessing, steps):
+        body = partial(one_step, split, preprocessing)
+        state, (metrics, rates) = jax.lax.scan(body, state, None, length=steps)
+        return state, metrics, rates
+
+    return train_steps
+
+
+def compile_evaluate(model: nn.Module, mesh: Mesh, *, batch_size: int) -> Evaluate:
+    """Makes `(state, split, preprocessing) -> metrics`: totals over a whole split, every example counted exactly
+    once.
+    """
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def evaluate(state, split, preprocessing):
+        def one_batch(totals, index):
+            batch = eval_batch(split, preprocessing, index, batch_size)
+            batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
+            return jax.tree.map(jnp.add, totals, eval_step(state, batch, model=model)), None
+
+        batches = -(-len(split) // batch_size)
+        totals = Metrics(*(jnp.zeros(()) for _ in Metrics._fields))
+        return jax.lax.scan(one_batch, totals, jnp.arange(batches))[0]
+
+    return evaluate

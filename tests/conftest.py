@@ -1,0 +1,32 @@
+"""Eight CPU devices, strict broadcasting and a compilation cache for every test; set before JAX starts."""
+
+import os
+from pathlib import Path
+
+# The environment, so that the processes that tests start share them.
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "resnet_jax" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Grain reads absl's flags, which pytest does not parse.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of images and reference weights that RESNET_JAX_TEST_DATA names; CI must have it."""
+    folder = os.environ.get("RESNET_JAX_TEST_DATA")
+    if not folder:
+        reason = "RESNET_JAX_TEST_DATA does not name the folder of test images"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}, and CI must not skip what needs them")
+        pytest.skip(reason)
+    if not Path(folder).is_dir():
+        pytest.fail(f"RESNET_JAX_TEST_DATA is {folder!r}, which is not a folder")
+    return Path(folder)

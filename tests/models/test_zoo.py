@@ -1,0 +1,102 @@
+"""The named networks: their tables in the paper, and the messages about names that do not exist."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from resnet_jax import models
+
+
+def parameters(name, **fields):
+    model = models.create(name, **fields)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+# Computed by hand from table 1; 18, 50 and 152 with option B are also torchvision's.
+@pytest.mark.parametrize(
+    ("depth", "a", "b", "c"),
+    [
+        (18, 11_515_688, 11_689_512, 12_043_816),
+        (34, 21_623_848, 21_797_672, 22_716_840),
+        (50, 22_780_456, 25_557_032, 40_128_552),
+        (101, 41_772_584, 44_549_160, 76_981_288),
+        (152, 57_416_232, 60_192_808, 107_335_720),
+    ],
+)
+def test_parameters_on_imagenet(depth, a, b, c):
+    counts = {option: parameters(f"resnet{depth}", shortcut=option) for option in "ABC"}
+    assert counts == {"A": a, "B": b, "C": c}
+    assert parameters(f"plain{depth}") == a
+    assert parameters(f"resnet{depth}") == b
+    assert parameters(f"resnet{depth}", stride_in="3x3") == b
+
+
+@pytest.mark.parametrize(
+    ("depth", "a", "b", "c"),
+    [
+        (20, 269_722, 272_474, 283_962),
+        (32, 464_154, 466_906, 489_594),
+        (44, 658_586, 661_338, 695_226),
+        (56, 853_018, 855_770, 900_858),
+        (110, 1_727_962, 1_730_714, 1_826_202),
+        (1202, 19_421_274, 19_424_026, 20_538_714),
+    ],
+)
+def test_parameters_on_cifar(depth, a, b, c):
+    counts = {option: parameters(f"cifar_resnet{depth}", shortcut=option) for option in "ABC"}
+    assert counts == {"A": a, "B": b, "C": c}
+    assert parameters(f"cifar_plain{depth}") == a
+    assert parameters(f"cifar_resnet{depth}") == a
+    assert parameters(f"cifar_resnet{depth}", num_classes=100) == a + 5_850
+
+
+@pytest.mark.parametrize("name", [*models.NAMES, "cifar_resnet8", "cifar_plain14"])
+def test_names_say_how_many_weighted_layers_there_are(name):
+    model = models.create(name)
+    layers = 1 + sum(model.stage_sizes) * (3 if model.bottleneck else 2) + 1
+    assert layers == int(re.findall(r"\d+", name)[0])
+    assert (model.shortcut is None) == ("plain" in name)
+
+
+def test_names_are_those_of_the_paper():
+    expected = {f"{kind}{depth}" for kind in ("resnet", "plain") for depth in (18, 34, 50, 101, 152)}
+    expected |= {f"cifar_{kind}{depth}" for kind in ("resnet", "plain") for depth in (20, 32, 44, 56, 110, 1202)}
+    assert set(models.NAMES) == expected
+    assert len(models.NAMES) == len(expected)
+
+
+def test_fields_and_classes_are_passed_on():
+    model = models.create("resnet50", num_classes=3, shortcut="C", dtype=jnp.bfloat16, stride_in="3x3", group_size=32)
+    assert (model.num_classes, model.shortcut, model.dtype) == (3, "C", jnp.bfloat16)
+    assert (model.stride_in, model.group_size) == ("3x3", 32)
+    assert (models.create("resnet50").num_classes, models.create("cifar_resnet20").num_classes) == (1000, 10)
+    with pytest.raises(TypeError, match="stride_inn"):
+        models.create("resnet50", stride_inn="3x3")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("resent50", {}, "'resent50': did you mean 'resnet50'"),
+        ("cifar-resnet20", {}, "did you mean 'cifar_resnet20'"),
+        ("ResNet50", {}, "did you mean 'resnet50'"),
+        ("resnet50v2", {}, "did you mean 'resnet50'"),
+        ("inception", {}, "unknown model 'inception': models are resnet18, .*cifar_plain1202"),
+        ("", {}, "unknown model"),
+        ("resnet42", {}, "18, 34, 50, 101, 152 layers, but 'resnet42' asks for 42"),
+        ("plain20", {}, "'plain20' asks for 20"),
+        ("cifar_resnet21", {}, r"6n\+2 .* asks for 21: the nearest depth is 20"),
+        ("cifar_plain57", {}, "the nearest depth is 56"),
+        ("cifar_resnet2", {}, "the nearest depth is 8"),
+        ("resnet50", {"shortcut": "D"}, "unknown shortcut 'D': it is A .* B .* C"),
+        ("cifar_resnet20", {"shortcut": "b"}, "unknown shortcut 'b'"),
+        ("plain34", {"shortcut": "B"}, "'plain34' is a plain network .* shortcut 'B'"),
+        ("cifar_plain20", {"shortcut": "A"}, "has no shortcuts"),
+    ],
+)
+def test_mistakes_are_explained(name, fields, message):
+    with pytest.raises(ValueError, match=message):
+        models.create(name, **fields)
