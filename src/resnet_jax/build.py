@@ -35,19 +35,23 @@ def model(config: ConfigDict, num_classes: int) -> ResNet:
       InputError: an unknown family, depth or choice.
     """
     family = _choice(config, "model.family", models.FAMILIES)
+    shortcut = _choice(config, "model.shortcut", ("A", "B", "C"))
     fields = config.model
+    choices = {
+        "zero_channels": _choice(config, "model.zero_channels", ("end", "both")),
+        "stride_in": _choice(config, "model.stride_in", ("1x1", "3x3")),
+        "dtype": _DTYPES[_choice(config, "model.dtype", tuple(_DTYPES))],
+    }
     try:
         return models.create(
             f"{family}{fields.depth}",
             num_classes=num_classes,
-            shortcut=None if family.endswith("plain") else _choice(config, "model.shortcut", ("A", "B", "C")),
-            zero_channels=_choice(config, "model.zero_channels", ("end", "both")),
-            stride_in=_choice(config, "model.stride_in", ("1x1", "3x3")),
+            shortcut=None if family.endswith("plain") else shortcut,
             momentum=fields.batch_norm_momentum,
             epsilon=fields.batch_norm_epsilon,
             group_size=fields.group_size,
-            dtype=_DTYPES[_choice(config, "model.dtype", tuple(_DTYPES))],
             unroll=fields.unroll,
+            **choices,
         )
     except ValueError as error:
         raise InputError(f"config.model: {error}") from error

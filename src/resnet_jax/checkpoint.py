@@ -1,15 +1,33 @@
 """Checkpoints: the whole state, the pre-processing and the class names of a step. This file alone knows Orbax."""
 
-import shutil
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of its network's classes, in the order of the logits, and of its images' shape."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+
+
+class Restored(NamedTuple):
+    """A loaded checkpoint."""
+
+    state: TrainState
+    preprocessing: Preprocessing
+    card: Card
+
 
 # Older ones are deleted. More than one, so that a damaged one costs the steps of one interval and not the run.
 KEEP = 3
@@ -38,16 +56,18 @@ class Checkpoints:
         with _clear_errors(self.directory):
             self._checkpointer.close()
 
-    def save(self, state: TrainState, preprocessing: Preprocessing, class_names: Sequence[str], step: int) -> None:
+    def save(self, state: TrainState, preprocessing: Preprocessing, card: Card, step: int) -> None:
         """Starts saving; returns as soon as the arrays have been copied from the devices.
 
         Raises:
           InputError: this or the previous checkpoint could not be written, for instance because the disk is full.
         """
         with _clear_errors(self.directory):
+            for damaged in self._steps_from(step):
+                self._checkpointer.delete(damaged)
             self._checkpointer.save_checkpointables_async(
                 step,
-                {"state": state, "preprocessing": preprocessing, "classes": {"names": list(class_names)}},
+                {"state": state, "preprocessing": preprocessing, "card": dataclasses.asdict(card)},
             )
 
     def wait(self) -> None:
@@ -61,18 +81,18 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def restore(
-        self, abstract_state: TrainState, abstract_preprocessing: Preprocessing, say: Callable[[str], None]
-    ) -> tuple[TrainState, Preprocessing] | None:
+        self, abstract: Callable[[Card], tuple[TrainState, Preprocessing]], say: Callable[[str], None]
+    ) -> Restored | None:
         """Loads the newest whole checkpoint.
 
-        One that cannot be read is moved to `damaged/` beside the others, `say` is told, and the one before is tried.
+        One that cannot be read is passed over; `save` replaces it when the run gets there again.
 
         Args:
-          abstract_state, abstract_preprocessing: shapes, dtypes and shardings to restore to.
+          abstract: gives the shapes, dtypes and shardings to restore to.
           say: is given one line about each damaged checkpoint.
 
         Returns:
-          The state and the pre-processing, or None if there is no checkpoint.
+          The checkpoint, or None if there is none.
 
         Raises:
           InputError: there are checkpoints, and none can be read.
@@ -80,30 +100,20 @@ class Checkpoints:
         steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
         for step in reversed(steps):
             try:
-                loaded = self._checkpointer.load_checkpointables(
-                    step, {"state": abstract_state, "preprocessing": abstract_preprocessing}
-                )
-                return loaded["state"], loaded["preprocessing"]
+                card = Card(**self._checkpointer.load_checkpointables(step, {"card": None})["card"])
+                card = Card(tuple(card.class_names), tuple(card.image_shape))
+                state, preprocessing = abstract(card)
+                loaded = self._checkpointer.load_checkpointables(step, {"state": state, "preprocessing": preprocessing})
+                return Restored(loaded["state"], loaded["preprocessing"], card)
             except Exception as error:  # Orbax and TensorStore raise many types for damaged files.
-                damaged = self._set_aside(step)
-                say(f"checkpoint {step} is damaged ({_first_line(error)}); moved it to {damaged}, trying an older one")
+                say(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
         if steps:
             raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another --workdir")
         return None
 
-    def _set_aside(self, step: int) -> Path:
-        target = self.directory.parent / "damaged" / str(step)
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(exist_ok=True)
-        (self.directory / str(step)).rename(target)
-        self._checkpointer.reload()
-        return target
-
-
-def class_names(workdir: Path, step: int) -> tuple[str, ...]:
-    """The class names that a checkpoint holds."""
-    loaded = ocp.load_checkpointables(workdir.absolute() / "checkpoints" / str(step), {"classes": None})
-    return tuple(loaded["classes"]["names"])
+    def _steps_from(self, step: int) -> list[int]:
+        """Checkpoints that `restore` passed over: a run only gets to a step again when those could not be read."""
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints if checkpoint.step >= step]
 
 
 class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)

@@ -17,13 +17,22 @@ def make_mesh(batch_size: int, devices: int | None = None) -> Mesh:
     devices = devices or available
     if devices > available:
         raise InputError(f"mesh.data asks for {devices} devices, but {available} are available")
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    check_divides(mesh, batch_size, "config.train.batch_size")
+    return mesh
+
+
+def check_divides(mesh: Mesh, batch_size: int, field: str) -> None:
+    """Refuses a batch that the mesh cannot cut into equal parts.
+
+    Raises:
+      InputError: names the field that holds the batch size, and sizes that would do.
+    """
+    devices = mesh.size
     if batch_size % devices:
         below = batch_size // devices * devices
         near = f"{below} or {below + devices}" if below else f"{devices}"
-        raise InputError(
-            f"a batch of {batch_size} cannot be divided by {devices} devices: use a batch size such as {near}"
-        )
-    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+        raise InputError(f"{field}={batch_size} cannot be divided by {devices} devices: use a size such as {near}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

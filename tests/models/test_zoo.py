@@ -89,7 +89,7 @@ def test_fields_and_classes_are_passed_on():
         ("resnet42", {}, "18, 34, 50, 101, 152 layers, but 'resnet42' asks for 42"),
         ("plain20", {}, "'plain20' asks for 20"),
         ("cifar_resnet21", {}, r"6n\+2 .* asks for 21: the nearest depth is 20"),
-        ("cifar_plain57", {}, "the nearest depth is 56"),
+        ("cifar_plain61", {}, "the nearest depth is 62"),
         ("cifar_resnet2", {}, "the nearest depth is 8"),
         ("resnet50", {"shortcut": "D"}, "unknown shortcut 'D': it is A .* B .* C"),
         ("cifar_resnet20", {"shortcut": "b"}, "unknown shortcut 'b'"),

@@ -5,6 +5,20 @@ one.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from resnet_jax.errors import InputError
+
+
+def cifar_family(variant: str) -> str:
+    """The model family of a config's variant: "" is residual, "plain" its plain twin.
+
+    Raises:
+      InputError: another variant.
+    """
+    families = {"": "cifar_resnet", "plain": "cifar_plain"}
+    if variant not in families:
+        raise InputError(f"there is no variant {variant!r} of this config: it has ':plain'")
+    return families[variant]
+
 
 def get_config() -> ConfigDict:
     """A config of all fields; a field whose value is None is derived from others in `resnet_jax.build`."""

@@ -15,5 +15,5 @@ from resnet_jax.configs import base
 def get_config(variant: str = "") -> ConfigDict:
     """The residual network, or with variant "plain" its plain twin."""
     config = base.get_config()
-    config.model.family = {"": "cifar_resnet", "plain": "cifar_plain"}[variant]
+    config.model.family = base.cifar_family(variant)
     return config

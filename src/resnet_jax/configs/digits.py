@@ -14,8 +14,7 @@ from resnet_jax.configs import base
 def get_config(variant: str = "") -> ConfigDict:
     """The residual network, or with variant "plain" its plain twin."""
     config = base.get_config()
-    config.model.family = {"": "cifar_resnet", "plain": "cifar_plain"}[variant]
-    config.model.depth = 14
+    config.model.family = base.cifar_family(variant)
     config.dataset.update(name="digits", pad=1, mirror=False)
     config.train.update(batch_size=64, iterations=1_200, log_every=50, eval_every=200, checkpoint_every=200)
     config.eval.batch_size = 120

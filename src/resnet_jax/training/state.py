@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Sharding
 
 from resnet_jax import rng
+from resnet_jax.data.augment import Preprocessing
 
 
 @flax.struct.dataclass
@@ -54,12 +55,15 @@ def create_state(
     return jax.jit(init, out_shardings=sharding)(rng.stream(seed, "parameters"))
 
 
-def abstract_state(
+def abstract_checkpoint(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     sharding: Sharding,
-) -> TrainState:
-    """Shapes, dtypes and shardings of a state, for restoring one."""
+) -> tuple[TrainState, Preprocessing]:
+    """Shapes, dtypes and shardings of what a checkpoint holds, for restoring it."""
     state = jax.eval_shape(lambda: create_state(model, optimizer, 0, image_shape, sharding))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+    preprocessing = Preprocessing(jax.ShapeDtypeStruct(image_shape, jnp.float32))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), (state, preprocessing)
+    )

@@ -1,0 +1,1 @@
+"""Evaluation: what a trained network makes of images."""

@@ -1,0 +1,68 @@
+"""What a trained network sees in image files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from resnet_jax.errors import InputError
+from resnet_jax.evaluation.trained import Trained
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads an image file as the network was trained to see images.
+
+    The shorter side is resized, the centre is cropped, and colour becomes grey where the network sees grey.
+
+    Args:
+      path: any format that Pillow reads.
+      shape: (height, width, channels) of the result, uint8; channels 1 or 3.
+
+    Raises:
+      InputError: the file is absent or no image.
+    """
+    height, width, channels = shape
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"there is no image file {path}") from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    scale = max(width / image.width, height / image.height)
+    size = (max(round(image.width * scale), width), max(round(image.height * scale), height))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height))).reshape(shape)
+
+
+def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
+    """Class probabilities: uint8 (batch, height, width, channels) -> float32 (batch, classes)."""
+
+    @jax.jit
+    def probabilities(state, preprocessing, images):
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        return jax.nn.softmax(trained.model.apply(variables, preprocessing(images), train=False))
+
+    return np.asarray(probabilities(trained.state, trained.preprocessing, images))
+
+
+def predict_files(trained: Trained, paths: Sequence[Path], top: int = 5) -> list[dict[str, Any]]:
+    """The most probable classes of each file: {"file", "classes": [{"name", "probability"}, …]} in falling order.
+
+    Raises:
+      InputError: a file that is absent or no image.
+    """
+    images = np.stack([read_image(path, trained.card.image_shape) for path in paths])
+    return [
+        {
+            "file": str(path),
+            "classes": [
+                {"name": trained.card.class_names[i], "probability": float(row[i])} for i in np.argsort(-row)[:top]
+            ],
+        }
+        for path, row in zip(paths, predict(trained, images), strict=True)
+    ]

@@ -1,0 +1,120 @@
+"""The files of a run: config.json, metrics.jsonl with TensorBoard events beside it, result.json when it is complete."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.errors import InputError
+
+# Where the data lies may change between two starts of one run; everything else is part of what the run is.
+_FREE_FIELDS = ("dataset.data_dir",)
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir belong to the config, or checks that it does.
+
+    Raises:
+      InputError: it belongs to another config; the message names the fields that differ.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, config.to_json_best_effort(indent=2) + "\n")
+        return
+    theirs, ours = _flat(json.loads(path.read_text())), _flat(json.loads(config.to_json_best_effort()))
+    differing = [
+        f"{field} ({theirs.get(field)!r} there, {ours.get(field)!r} asked for)"
+        for field in sorted(theirs | ours)
+        if field not in _FREE_FIELDS and theirs.get(field) != ours.get(field)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} belongs to another config, which differs in {', '.join(differing)}: "
+            "use another --workdir, or the same fields to go on with that run"
+        )
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config that a workdir belongs to.
+
+    Raises:
+      InputError: it is no workdir of a run.
+    """
+    try:
+        return ConfigDict(json.loads((workdir / "config.json").read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{workdir} is not the workdir of a run (no readable config.json): give a folder that resnet-jax train made"
+        ) from error
+
+
+def read_result(workdir: Path) -> dict[str, Any] | None:
+    """The result of a complete run, or None."""
+    path = workdir / "result.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
+    """Marks a run as complete."""
+    write_whole(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is either there as a whole or not at all, whenever the process is killed."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; one that a kill cut short is left out."""
+    path = workdir / "metrics.jsonl"
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+class MetricsLog:
+    """Writes scalars to metrics.jsonl, a line for each step, and to TensorBoard; a context manager.
+
+    Lines of steps after `step`, which a run that was killed had reached past its last checkpoint, are dropped: they
+    will be written again.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+        path = workdir / "metrics.jsonl"
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends the scalars of one step."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
