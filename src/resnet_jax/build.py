@@ -2,15 +2,13 @@
 them.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from resnet_jax import models
+from resnet_jax.configs import Config
 from resnet_jax.data.pipeline import Augmentation
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
@@ -19,7 +17,7 @@ from resnet_jax.training import schedules
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def _choice(config: ConfigDict, field: str, choices: tuple[str, ...]) -> str:
+def _choice(config: Config, field: str, choices: tuple[str, ...]) -> str:
     value: Any = config
     for name in field.split("."):
         value = value[name]
@@ -28,7 +26,7 @@ def _choice(config: ConfigDict, field: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def model(config: ConfigDict, num_classes: int) -> ResNet:
+def model(config: Config, num_classes: int) -> ResNet:
     """The network of `config.model`.
 
     Raises:
@@ -57,7 +55,7 @@ def model(config: ConfigDict, num_classes: int) -> ResNet:
         raise InputError(f"config.model: {error}") from error
 
 
-def schedule(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+def schedule(config: Config) -> optax.Schedule:
     """The learning rate at each iteration, before warm-up and plateaus."""
     fields = config.optimizer
     if _choice(config, "optimizer.schedule", ("piecewise", "plateau")) == "plateau":
@@ -69,7 +67,7 @@ def schedule(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     return schedules.piecewise(fields.learning_rate, tuple(boundaries), fields.factor)
 
 
-def optimizer(config: ConfigDict, train_images: int) -> optax.GradientTransformationExtraArgs:
+def optimizer(config: Config, train_images: int) -> optax.GradientTransformationExtraArgs:
     """The optimiser of `config.optimizer`; the training set's size sets the length of a plateau's epochs."""
     fields = config.optimizer
     warmup = fields.warmup_learning_rate
@@ -93,12 +91,12 @@ def optimizer(config: ConfigDict, train_images: int) -> optax.GradientTransforma
     )
 
 
-def augmentation(config: ConfigDict) -> Augmentation:
+def augmentation(config: Config) -> Augmentation:
     """The augmentation of `config.dataset`."""
     return Augmentation(config.dataset.pad, config.dataset.mirror)
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Config) -> None:
     """Refuses counts that no run can have.
 
     Raises:

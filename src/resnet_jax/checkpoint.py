@@ -18,7 +18,7 @@ class Card:
     """What a checkpoint says of its network's classes, in the order of the logits, and of its images' shape."""
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
 
 
 class Restored(NamedTuple):
@@ -42,10 +42,10 @@ class Checkpoints:
     def __init__(self, workdir: Path):
         self.directory = workdir.absolute() / "checkpoints"
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
+            str(self.directory),
             # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),  # pyright: ignore[reportArgumentType]
             cleanup_tmp_directories=True,
         )
 

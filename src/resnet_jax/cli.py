@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
+from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
 
 # Defines a flag among the values; argv is the whole command line.
@@ -41,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
 
 
 def _help() -> str:
-    lines = [f"  {name:10} {function.__doc__.splitlines()[0]}" for name, function in _COMMANDS.items()]
+    lines = [f"  {name:10} {(function.__doc__ or '').splitlines()[0]}" for name, function in _COMMANDS.items()]
     return "resnet-jax COMMAND [--help] …\n\n" + "\n".join(lines)
 
 
@@ -143,7 +144,7 @@ def _no_more(rest: Sequence[str]) -> None:
 _FORMAT = _string("format", "table", ("table", "json"))
 
 
-def parse_config(source: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def parse_config(source: str, overrides: Sequence[str] = ()) -> Config:
     """Loads a config and overrides fields of it.
 
     Args:

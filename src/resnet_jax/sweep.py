@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
 from resnet_jax.training.loop import train
 from resnet_jax.workdir import write_whole
@@ -37,7 +37,7 @@ def points(axes: Sequence[str]) -> list[Point]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def sweep(make_config: Callable[[Point], ConfigDict], axes: Sequence[str], directory: Path) -> list[dict[str, Any]]:
+def sweep(make_config: Callable[[Point], Config], axes: Sequence[str], directory: Path) -> list[dict[str, Any]]:
     """Trains every point of a grid, one after another, each in a folder of its own; skips those that are complete.
 
     Args:

@@ -8,13 +8,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
 
 # Where the data lies may change between two starts of one run; everything else is part of what the run is.
 _FREE_FIELDS = ("dataset.data_dir",)
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
+def claim(workdir: Path, config: Config) -> None:
     """Makes the workdir belong to the config, or checks that it does.
 
     Raises:
@@ -38,7 +39,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         )
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path) -> Config:
     """The config that a workdir belongs to.
 
     Raises:

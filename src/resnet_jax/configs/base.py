@@ -5,6 +5,7 @@ one.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
 
 
@@ -20,7 +21,7 @@ def cifar_family(variant: str) -> str:
     return families[variant]
 
 
-def get_config() -> ConfigDict:
+def get_config() -> Config:
     """A config of all fields; a field whose value is None is derived from others in `resnet_jax.build`."""
     return ConfigDict(
         {

@@ -7,12 +7,10 @@ Expected test error (paper, table 6, %): 20 layers 8.75, 32: 7.51, 44: 7.17, 56:
 From 110 layers on, the learning rate warms up at 0.01 until the training error is below 80 %.
 """
 
-from ml_collections import ConfigDict
-
-from resnet_jax.configs import base
+from resnet_jax.configs import Config, base
 
 
-def get_config(variant: str = "") -> ConfigDict:
+def get_config(variant: str = "") -> Config:
     """The residual network, or with variant "plain" its plain twin."""
     config = base.get_config()
     config.model.family = base.cifar_family(variant)

@@ -3,12 +3,10 @@
 resnet-jax train --config=cifar100 --config.model.depth=56 --workdir=runs/cifar100-56
 """
 
-from ml_collections import ConfigDict
-
-from resnet_jax.configs import cifar10
+from resnet_jax.configs import Config, cifar10
 
 
-def get_config(variant: str = "") -> ConfigDict:
+def get_config(variant: str = "") -> Config:
     """As `cifar10`, on 100 classes."""
     config = cifar10.get_config(variant)
     config.dataset.name = "cifar100"

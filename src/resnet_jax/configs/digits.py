@@ -6,12 +6,10 @@
 The paper's recipe, shortened and without mirror images: a digit's mirror image is no digit.
 """
 
-from ml_collections import ConfigDict
-
-from resnet_jax.configs import base
+from resnet_jax.configs import Config, base
 
 
-def get_config(variant: str = "") -> ConfigDict:
+def get_config(variant: str = "") -> Config:
     """The residual network, or with variant "plain" its plain twin."""
     config = base.get_config()
     config.model.family = base.cifar_family(variant)

@@ -5,9 +5,11 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
 from resnet_jax import rng
 from resnet_jax.data.augment import Preprocessing, pad_crop_mirror
+from resnet_jax.data.sources import Split
 
 
 @flax.struct.dataclass
@@ -21,6 +23,11 @@ class DeviceSplit:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+
+def put_split(split: Split, sharding: Sharding) -> DeviceSplit:
+    """Copies a whole split to the devices."""
+    return DeviceSplit(*jax.device_put((split.images, split.labels), sharding))
 
 
 class Batch(NamedTuple):

@@ -6,6 +6,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -75,7 +76,7 @@ def _digits() -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    scans = load_digits()
+    scans: Any = load_digits()
     # The scans have 17 grey levels, 0 to 16.
     images = np.rint(scans.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = scans.target.astype(np.int32)
@@ -89,7 +90,7 @@ def _cifar(name: str, data_dir: str | None) -> Dataset:
 
     folder = prepared_folder(name, data_dir)
     builder = tfds.builder_from_directory(folder)
-    features = builder.info.features
+    features: Any = builder.info.features
     label_key = "label"
     if features is None or label_key not in features or "image" not in features:
         raise InputError(f"{folder} does not hold images with labels: is it really {name}?")

@@ -7,7 +7,7 @@ import jax
 
 from resnet_jax import sharding
 from resnet_jax.data import sources
-from resnet_jax.data.pipeline import DeviceSplit
+from resnet_jax.data.pipeline import put_split
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.training.step import compile_evaluate
@@ -38,9 +38,9 @@ def evaluate(
     if images is None:
         present = ", ".join(name for name in splits if splits[name] is not None)
         raise InputError(f"there is no split {split!r} in this run's data: it has {present}")
-    batch_size = batch_size or trained.config.eval.batch_size
+    batch_size = batch_size or int(trained.config.eval.batch_size)
     sharding.check_divides(trained.mesh, batch_size, "the evaluation's batch size")
-    on_device = jax.device_put(DeviceSplit(images.images, images.labels), sharding.replicated(trained.mesh))
+    on_device = put_split(images, sharding.replicated(trained.mesh))
     score = compile_evaluate(trained.model, trained.mesh, batch_size=batch_size)
     totals = jax.device_get(score(trained.state, on_device, trained.preprocessing))
     return {

@@ -12,7 +12,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import Trained
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Reads an image file as the network was trained to see images.
 
     The shorter side is resized, the centre is cropped, and colour becomes grey where the network sees grey.
@@ -45,7 +45,8 @@ def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
     @jax.jit
     def probabilities(state, preprocessing, images):
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return jax.nn.softmax(trained.model.apply(variables, preprocessing(images), train=False))
+        logits: Any = trained.model.apply(variables, preprocessing(images), train=False)
+        return jax.nn.softmax(logits)
 
     return np.asarray(probabilities(trained.state, trained.preprocessing, images))
 

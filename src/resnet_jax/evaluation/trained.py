@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
+from resnet_jax.configs import Config
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
@@ -19,7 +19,7 @@ from resnet_jax.training.state import TrainState, abstract_checkpoint
 class Trained:
     """A network with its newest whole checkpoint, on every device of the mesh."""
 
-    config: ConfigDict
+    config: Config
     model: ResNet
     state: TrainState
     preprocessing: Preprocessing

@@ -7,6 +7,7 @@ that one fast form. Accelerators have fast kernels for the native gradients and 
 chooses when the program is lowered.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -65,10 +66,11 @@ def _kernel_gradient(
     for axis in range(2):
         low = padding[axis][0]
         pads.append((low, stuffed.shape[1 + axis] + kernel_shape[axis] - 1 - x.shape[1 + axis] - low))
+    # The chunk index varies fastest, and chunks keep a multiple of 8 images where the batch has one, so that a batch
+    # sharded over up to 8 devices in contiguous parts is summed without communication.
     batch = x.shape[0]
-    chunks = next(n for n in range(min(_CHUNKS, batch), 0, -1) if batch % n == 0)
-    # The chunk index varies fastest, so that a batch sharded over devices in contiguous parts is summed without
-    # communication.
+    parts = batch // math.gcd(batch, 8)
+    chunks = next(n for n in range(min(_CHUNKS, parts), 0, -1) if parts % n == 0)
     images = x.reshape(batch // chunks, chunks, *x.shape[1:])
     cotangents = stuffed.reshape(batch // chunks, chunks, *stuffed.shape[1:])
     gradient: Any = 0.0

@@ -18,7 +18,8 @@ class BatchNorm(nn.Module):
       epsilon: added to the variance; 1e-5 is Caffe's and Torch's default, the paper gives none.
       group_size: images that share statistics in training; None means the whole batch. The paper's nets normalised per
         GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
-        without communication when no group crosses a device. The running statistics then average the groups.
+        without communication in the forward pass when no group crosses a device. The running statistics then average
+        the groups.
       dtype: of the output.
 
     The running variance is the unbiased estimate, as in Caffe and Torch (Flax keeps the biased one); the batch is
@@ -114,13 +115,15 @@ class Shortcut(nn.Module):
 
 
 def max_pool(x: jax.Array, alignment: str) -> jax.Array:
-    """3x3 max pooling of stride 2, (batch, height, width, channels) -> (batch, ceil(height / 2), …).
+    """3x3 max pooling of stride 2 over (batch, height, width, channels); 112 x 112 become 56 x 56 either way.
 
-    `alignment` "caffe" starts the windows at the first pixel and rounds the size up; "torch" pads one pixel on every
-    side.
+    Args:
+      x: the maps.
+      alignment: "caffe" lets the first window start at the first pixel and rounds the number of windows up; "torch"
+        pads one pixel on every side.
     """
     if alignment == "torch":
         pads = [(1, 1), (1, 1)]
     else:
         pads = [(0, max(-(-(side - 3) // 2), 0) * 2 + 3 - side) for side in x.shape[1:3]]
-    return nn.max_pool(x, (3, 3), (2, 2), pads)
+    return nn.max_pool(x, (3, 3), (2, 2), pads)  # pyright: ignore[reportArgumentType] (Flax declares a string only)

@@ -11,6 +11,14 @@ from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm, max_pool
 
+_CHOICES = {
+    "stem": ("imagenet", "cifar"),
+    "shortcut": ("A", "B", "C", None),
+    "zero_channels": ("end", "both"),
+    "stride_in": ("1x1", "3x3"),
+    "pool_alignment": ("caffe", "torch"),
+}
+
 
 class Stage(nn.Module):
     """Blocks on maps of one size: the first one changes the dimensions, the others are identical and therefore scanned.
@@ -87,6 +95,9 @@ class ResNet(nn.Module):
           logits, (batch, num_classes), float32; with `features` a pair of them and a dict "stage1", … of (batch,
           height', width', channels).
         """
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
         norm = partial(BatchNorm, self.momentum, self.epsilon, self.group_size, self.dtype)
         block = partial(
             BasicBlock, shortcut=self.shortcut, zero_channels=self.zero_channels, norm=norm, dtype=self.dtype
@@ -97,7 +108,7 @@ class ResNet(nn.Module):
         large = self.stem == "imagenet"
         x = images.astype(self.dtype)
         x = (
-            Conv(64, 7, 2, dtype=self.dtype, name="conv1")(x)
+            Conv(self.widths[0], 7, 2, dtype=self.dtype, name="conv1")(x)
             if large
             else Conv(self.widths[0], 3, dtype=self.dtype, name="conv1")(x)
         )

@@ -41,7 +41,8 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
     if plain and shortcut is not None:
         raise ValueError(f"{name!r} is a plain network and has no shortcuts, but shortcut {shortcut!r} was given")
     if not plain:
-        shortcut = shortcut or ("A" if cifar else "B")
+        if shortcut is None:
+            shortcut = "A" if cifar else "B"
         if shortcut not in ("A", "B", "C"):
             raise ValueError(
                 f"unknown shortcut {shortcut!r}: it is A (zero padding), "
@@ -66,7 +67,7 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
         widths=widths,
         bottleneck=not cifar and depth >= 50,
         stem="cifar" if cifar else "imagenet",
-        num_classes=num_classes or (10 if cifar else 1000),
+        num_classes=(10 if cifar else 1000) if num_classes is None else num_classes,
         shortcut=shortcut,
         **fields,
     )

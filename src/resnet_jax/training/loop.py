@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnet_jax import build, sharding, workdir
 from resnet_jax.analysis.plots import plot_curves
 from resnet_jax.checkpoint import Card, Checkpoints
+from resnet_jax.configs import Config
 from resnet_jax.data import sources
 from resnet_jax.data.augment import Preprocessing, per_pixel_mean
-from resnet_jax.data.pipeline import DeviceSplit
+from resnet_jax.data.pipeline import put_split
 from resnet_jax.errors import InputError
 from resnet_jax.training.state import abstract_checkpoint, create_state
 from resnet_jax.training.step import compile_evaluate, compile_train_steps
 
 
-def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
+def train(config: Config, directory: Path) -> dict[str, Any]:
     """Trains what the config describes, or goes on with what the directory holds of it.
 
     Args:
@@ -51,11 +51,10 @@ def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
     everywhere = sharding.replicated(mesh)
     optimizer = build.optimizer(config, len(dataset.train))
     card = Card(dataset.class_names, dataset.train.images.shape[1:])
-    train_split, test_split, validation_split = (
-        split and jax.device_put(DeviceSplit(split.images, split.labels), everywhere)
-        for split in (dataset.train, dataset.test, dataset.validation)
-    )
-    preprocessing = jax.device_put(Preprocessing(per_pixel_mean(dataset.train.images)), everywhere)
+    train_split, test_split = put_split(dataset.train, everywhere), put_split(dataset.test, everywhere)
+    # The test images are looked at once, after the last iteration, where there are images to validate on.
+    watched = ("validation", put_split(dataset.validation, everywhere)) if dataset.validation else ("test", test_split)
+    preprocessing = Preprocessing(jax.device_put(per_pixel_mean(dataset.train.images), everywhere))
     train_steps = compile_train_steps(
         model,
         optimizer,
@@ -66,7 +65,7 @@ def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
     )
     evaluate = compile_evaluate(model, mesh, batch_size=config.eval.batch_size)
 
-    def scores(state, split, name):
+    def scores(state, name, split):
         totals = jax.device_get(evaluate(state, split, preprocessing))
         return {f"{name}_loss": float(totals.loss / totals.count), f"{name}_error": float(totals.errors / totals.count)}
 
@@ -96,19 +95,17 @@ def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
                     "images_per_second": float(metrics.count.sum() / (time.perf_counter() - started)),
                 }
                 if step == total or _passes(config.train.eval_every, before, step):
-                    name, split = ("validation", validation_split) if validation_split else ("test", test_split)
-                    line |= scores(state, split, name)
-                    console.print(
-                        f"iteration {step}: " + ", ".join(f"{key} {value:.4g}" for key, value in line.items())
-                    )
+                    line |= scores(state, *watched)
+                    console.print(_describe(step, total, line))
                 log.write(step, line)
                 if step == total or _passes(config.train.checkpoint_every, before, step):
                     checkpoints.save(state, preprocessing, card, step)
                 progress.update(bar, completed=step, speed=f"{line['images_per_second']:,.0f} images/s")
+        last = workdir.read_metrics(directory)[-1]
         result = {
             "step": step,
-            **{key: line[key] for key in ("train_loss", "train_error")},
-            **scores(state, test_split, "test"),
+            **{key: last[key] for key in ("train_loss", "train_error")},
+            **scores(state, "test", test_split),
             "test_images": len(test_split),
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         }
@@ -137,7 +134,15 @@ def _stop_if_not_finite(losses: Any, step: int, checkpoints: Checkpoints) -> Non
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console)
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, disable=console.is_jupyter)
+
+
+def _describe(step: int, total: int, line: dict[str, float]) -> str:
+    errors = ", ".join(f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error"))
+    rate, speed = line["learning_rate"], line["images_per_second"]
+    return (
+        f"iteration {step}/{total}: {errors}, train loss {line['train_loss']:.4f}, lr {rate:g}, {speed:,.0f} images/s"
+    )
 
 
 def _print_result(console: Console, directory: Path, result: dict[str, Any]) -> None:

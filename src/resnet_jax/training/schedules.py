@@ -1,6 +1,5 @@
 """The paper's optimiser: SGD with momentum, weight decay, and its learning-rate schedules (sections 3.4 and 4.2)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ class ScheduleState(NamedTuple):
 
 
 def scheduled_learning_rate(
-    schedule: Callable[[jax.Array], jax.Array | float], warmup: float | None, warmup_until_error: float = 0.8
+    schedule: optax.Schedule, warmup: float | None, warmup_until_error: float = 0.8
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by the learning rate of the step, and remembers it for the log.
 
@@ -62,11 +61,11 @@ def scheduled_learning_rate(
             jnp.where(at_end, 0.0, window_error),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] (value is required)
 
 
 def sgd(
-    schedule: Callable[[jax.Array], jax.Array | float],
+    schedule: optax.Schedule,
     momentum: float,
     weight_decay: float,
     decay_everything: bool = True,
@@ -97,7 +96,7 @@ def _is_kernel(params):
     return traverse_util.path_aware_map(lambda path, _: path[-1] == "kernel", params)
 
 
-def piecewise(learning_rate: float, boundaries: tuple[int, ...], factor: float) -> Callable[[jax.Array], jax.Array]:
+def piecewise(learning_rate: float, boundaries: tuple[int, ...], factor: float) -> optax.Schedule:
     """`learning_rate`, multiplied by `factor` at each boundary, in iterations."""
     return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
 

@@ -34,7 +34,7 @@ def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     seed: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     sharding: Sharding,
 ) -> TrainState:
     """Draws the initial state of a run, directly into its sharding.
@@ -58,12 +58,12 @@ def create_state(
 def abstract_checkpoint(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     sharding: Sharding,
 ) -> tuple[TrainState, Preprocessing]:
     """Shapes, dtypes and shardings of what a checkpoint holds, for restoring it."""
     state = jax.eval_shape(lambda: create_state(model, optimizer, 0, image_shape, sharding))
-    preprocessing = Preprocessing(jax.ShapeDtypeStruct(image_shape, jnp.float32))
+    preprocessing = jax.eval_shape(lambda: Preprocessing(jnp.zeros(image_shape)))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), (state, preprocessing)
     )

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,8 +18,15 @@ from resnet_jax.training import schedules
 from resnet_jax.training.state import TrainState
 
 
-class Metrics(NamedTuple):
-    """Totals over examples, float32 scalars (one for each step where steps are scanned), and the learning rate."""
+@flax.struct.dataclass
+class Metrics:
+    """Totals over examples, float32 scalars; one for each step where steps are scanned.
+
+    Attributes:
+      loss: summed cross-entropy.
+      errors: examples whose largest logit is another class's.
+      count: examples.
+    """
 
     loss: jax.Array
     errors: jax.Array
@@ -39,6 +47,7 @@ def train_step(
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
+        logits: Any
         logits, updated = model.apply(variables, batch.images, train=True, mutable=["batch_stats"])
         metrics = measure(logits, batch)
         return metrics.loss / metrics.count, (metrics, updated["batch_stats"])
@@ -53,7 +62,8 @@ def train_step(
 def eval_step(state: TrainState, batch: Batch, *, model: nn.Module) -> Metrics:
     """The metrics of one batch with running statistics."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return measure(model.apply(variables, batch.images, train=False), batch)
+    logits: Any = model.apply(variables, batch.images, train=False)
+    return measure(logits, batch)
 
 
 TrainSteps = Callable[[TrainState, DeviceSplit, Preprocessing, int], tuple[TrainState, Metrics, jax.Array]]
@@ -103,7 +113,7 @@ def compile_evaluate(model: nn.Module, mesh: Mesh, *, batch_size: int) -> Evalua
             return jax.tree.map(jnp.add, totals, eval_step(state, batch, model=model)), None
 
         batches = -(-len(split) // batch_size)
-        totals = Metrics(*(jnp.zeros(()) for _ in Metrics._fields))
+        totals = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
         return jax.lax.scan(one_batch, totals, jnp.arange(batches))[0]
 
     return evaluate
