@@ -97,19 +97,36 @@ def augmentation(config: Config) -> Augmentation:
 
 
 def check(config: Config) -> None:
-    """Refuses counts that no run can have.
+    """Refuses what no run can have, before anything is written or trained.
 
     Raises:
       InputError: names the field.
     """
-    for field in ("batch_size", "iterations", "log_every", "eval_every", "checkpoint_every"):
-        if config.train[field] < 1:
-            raise InputError(f"config.train.{field} is {config.train[field]}, but it must be at least 1")
-    if config.eval.batch_size < 1:
-        raise InputError(f"config.eval.batch_size is {config.eval.batch_size}, but it must be at least 1")
+    at_least = {
+        "dataset.pad": 0,
+        "eval.batch_size": 1,
+        **{
+            f"train.{field}": 1 for field in ("batch_size", "iterations", "log_every", "eval_every", "checkpoint_every")
+        },
+    }
+    if config.mesh.data is not None:
+        at_least["mesh.data"] = 1
+    for field, least in at_least.items():
+        group, name = field.split(".")
+        if config[group][name] < least:
+            raise InputError(f"config.{field} is {config[group][name]}, but it must be at least {least}")
+    if not 0 <= config.seed < 2**32:  # JAX's keys would make several seeds outside one and the same
+        raise InputError(f"config.seed is {config.seed}, but it must be from 0 to {2**32 - 1}")
+    boundaries = config.optimizer.boundaries
+    if boundaries is not None and not all(type(boundary) is int and boundary > 0 for boundary in boundaries):
+        raise InputError(
+            f"config.optimizer.boundaries is {tuple(boundaries)!r}, but it must be iterations, such as (32000, 48000)"
+        )
     group = config.model.group_size
     if group is not None and (group < 1 or config.train.batch_size % group):
         raise InputError(
             f"config.model.group_size is {group}, which does not divide "
             f"config.train.batch_size={config.train.batch_size}"
         )
+    model(config, num_classes=10)
+    optimizer(config, train_images=1)

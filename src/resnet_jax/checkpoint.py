@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError
+from resnet_jax.rng import hash_words
 from resnet_jax.training.state import TrainState
 
 
@@ -67,7 +70,11 @@ class Checkpoints:
                 self._checkpointer.delete(damaged)
             self._checkpointer.save_checkpointables_async(
                 step,
-                {"state": state, "preprocessing": preprocessing, "card": dataclasses.asdict(card)},
+                {
+                    "state": state,
+                    "preprocessing": preprocessing,
+                    "card": {**dataclasses.asdict(card), "fingerprint": int(_fingerprint(state))},
+                },
             )
 
     def wait(self) -> None:
@@ -100,10 +107,12 @@ class Checkpoints:
         steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
         for step in reversed(steps):
             try:
-                card = Card(**self._checkpointer.load_checkpointables(step, {"card": None})["card"])
-                card = Card(tuple(card.class_names), tuple(card.image_shape))
+                fields = self._checkpointer.load_checkpointables(step, {"card": None})["card"]
+                card = Card(tuple(fields["class_names"]), tuple(fields["image_shape"]))
                 state, preprocessing = abstract(card)
                 loaded = self._checkpointer.load_checkpointables(step, {"state": state, "preprocessing": preprocessing})
+                if int(_fingerprint(loaded["state"])) != fields["fingerprint"]:
+                    raise ValueError("its arrays are not those that were saved")
                 return Restored(loaded["state"], loaded["preprocessing"], card)
             except Exception as error:  # Orbax and TensorStore raise many types for damaged files.
                 say(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
@@ -114,6 +123,21 @@ class Checkpoints:
     def _steps_from(self, step: int) -> list[int]:
         """Checkpoints that `restore` passed over: a run only gets to a step again when those could not be read."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints if checkpoint.step >= step]
+
+
+@jax.jit
+def _fingerprint(state: TrainState) -> jax.Array:
+    """A hash of every bit of a state, uint32: Orbax's files carry no checksum of their arrays.
+
+    Sums of integers do not depend on their order, so it is the same however the state is sharded.
+    """
+    total = jnp.zeros((), jnp.uint32)
+    for i, leaf in enumerate(jax.tree.leaves(state)):
+        flat = leaf.reshape(-1)
+        words = flat.astype(jnp.uint32) if flat.dtype == bool else jax.lax.bitcast_convert_type(flat, jnp.uint32)
+        places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B9) + jnp.uint32(i)
+        total += hash_words(words.reshape(-1) ^ hash_words(places)).sum(dtype=jnp.uint32)
+    return total
 
 
 class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)

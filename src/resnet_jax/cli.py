@@ -1,6 +1,7 @@
 """resnet-jax COMMAND: from the command line to functions. Every command is a function that can be called without it."""
 
 import difflib
+import errno
 import json
 import os
 import sys
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _COMMANDS[command](arguments)
         return 0
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        said = "the disk is full: free some space and run the same command again" if full else error
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
@@ -59,7 +62,8 @@ def _set_up() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    logging.set_verbosity(logging.ERROR)
+    # What Orbax logs as an error, with a traceback, it also raises.
+    logging.set_verbosity(logging.FATAL)
     # Grain refuses to start workers in a process whose absl flags were not parsed.
     flags.FLAGS.mark_as_parsed()
 
@@ -274,6 +278,40 @@ def sweep(arguments: Sequence[str]) -> None:
     sweeping.sweep(make_config, values.axis, Path(_given(values.workdir, "workdir")))
 
 
+def benchmark(arguments: Sequence[str]) -> None:
+    """Measures how fast a network trains on the devices at hand.
+
+    resnet-jax benchmark train [--model=NAME] [--shortcut=A|B|C] [--batch_size=N] [--image_size=N]
+                               [--dtype=float32|bfloat16] [--input=device|synthetic] [--variants=NAME,NAME,…]
+                               [--steps=N] [--rounds=N] [--format=table|json]
+
+    The variants are scanned (several steps to a dispatch, the default), rolled, unrolled, unrolled_scanned, and linen:
+    the same network in plain nn.Conv and nn.BatchNorm. Their rounds alternate.
+    """
+    values, rest = _parse(
+        arguments,
+        _string("model", "cifar_resnet20"),
+        _string("shortcut"),
+        _integer("batch_size", 128),
+        _integer("image_size"),
+        _string("dtype", "float32"),
+        _string("input", "device"),
+        _string("variants", "scanned"),
+        _integer("steps", 10),
+        _integer("rounds", 5),
+        _FORMAT,
+    )
+    if rest != ["train"]:
+        raise InputError(f"what to measure is {' '.join(rest) or 'missing'}, but it must be train: see --help")
+    from resnet_jax import benchmark as benchmarks
+
+    fields = values.flag_values_dict()
+    for name in ("format", "variants"):
+        fields.pop(name)
+    result = benchmarks.train_benchmark(**fields, variants=values.variants.split(","))
+    print(json.dumps(result, indent=2) if values.format == "json" else benchmarks.render(result))
+
+
 def prepare(arguments: Sequence[str]) -> None:
     """Downloads a data set and prepares it for reading, once; needs the extra "prepare".
 
@@ -292,7 +330,7 @@ def _complain(line: str) -> None:
 
 _PACKAGED = tuple(sorted(path.stem for path in _CONFIGS.glob("*.py") if path.stem not in ("__init__", "base")))
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    function.__name__: function for function in (train, evaluate, predict, summary, sweep, prepare)
+    function.__name__: function for function in (train, evaluate, predict, summary, sweep, benchmark, prepare)
 }
 
 if __name__ == "__main__":

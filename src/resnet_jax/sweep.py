@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from resnet_jax import build
 from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
 from resnet_jax.training.loop import train
@@ -51,9 +52,9 @@ def sweep(make_config: Callable[[Point], Config], axes: Sequence[str], directory
     """
     console = Console(soft_wrap=True, highlight=False)
     grid = points(axes)
-    configs = [
-        make_config(point) for point in grid
-    ]  # All of them first: a mistyped value shows before hours of training.
+    configs = [make_config(point) for point in grid]
+    for config in configs:  # All of them first: a mistyped value shows before hours of training.
+        build.check(config)
     results = []
     for i, (point, config) in enumerate(zip(grid, configs, strict=True)):
         name = ",".join(f"{field}={value}" for field, value in point.items())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,27 +92,40 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int):
-        from tensorboardX import SummaryWriter
+        # Its SummaryWriter writes from a thread, which would tell of a full disk with a traceback and go on.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
         path = workdir / "metrics.jsonl"
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+        (workdir / "events").mkdir(exist_ok=True)
+        self._events = EventsWriter(str(workdir / "events" / "events"))
+        # TensorBoard forgets the steps that will be written again.
+        self._events.write_event(
+            Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of one step."""
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.summary import scalar
+
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+            self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        self._events.flush()
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        self._events.close()
+        try:
+            self._events.close()
+        finally:
+            self._file.close()
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

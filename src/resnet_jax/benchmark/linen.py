@@ -69,11 +69,13 @@ class LinenResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
         imagenet = self.stem == "imagenet"
-        x = _conv(self.widths[0], *((7, 2) if imagenet else (3, 1)), self.dtype, name="conv1")(images)
+        size, stride = (7, 2) if imagenet else (3, 1)
+        x = _conv(self.widths[0], size, stride, self.dtype, name="conv1")(images)
         x = nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="bn1")(x))
         if imagenet:
             # The windows start at the first pixel, as Caffe's do for maps of an even size.
-            x = nn.max_pool(x, (3, 3), (2, 2), ((0, 1), (0, 1)))
+            padding: Any = ((0, 1), (0, 1))
+            x = nn.max_pool(x, (3, 3), (2, 2), padding)
         for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
@@ -94,7 +96,8 @@ def linen_twin(model: ResNet) -> LinenResNet:
 def to_linen(variables: Any) -> Any:
     """Variables, or gradients, of a `ResNet` in the layout of its `linen_twin`: stacked blocks become single ones."""
     copied = {}
-    for (collection, module, *path), value in traverse_util.flatten_dict(variables).items():
+    flat: dict[Any, Any] = traverse_util.flatten_dict(variables)
+    for (collection, module, *path), value in flat.items():
         if not module.startswith("stage"):
             copied[collection, module, *path] = value
             continue
@@ -103,6 +106,6 @@ def to_linen(variables: Any) -> Any:
         if part == "first":
             copied[collection, f"{module}_block1", name, leaf] = value
         else:
-            for i, block in enumerate(value):
-                copied[collection, f"{module}_block{i + 2}", name, leaf] = block
+            for i in range(len(value)):
+                copied[collection, f"{module}_block{i + 2}", name, leaf] = value[i]
     return traverse_util.unflatten_dict(copied)

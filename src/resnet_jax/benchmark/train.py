@@ -19,10 +19,10 @@ from rich.table import Table
 
 from resnet_jax import models, rng, sharding
 from resnet_jax.analysis import complexity
-from resnet_jax.benchmark.environment import describe_environment
 from resnet_jax.benchmark.linen import linen_twin
 from resnet_jax.data.augment import Preprocessing, per_pixel_mean
 from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
+from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.training import schedules
@@ -230,8 +230,11 @@ def _synthetic(
 
     @partial(jax.jit, static_argnums=2, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def train_steps(state, batch, steps):
-        step = partial(train_step, model=model, optimizer=optimizer)
-        return jax.lax.scan(lambda state, _: step(state, batch), state, None, length=steps)
+        def step(state, _):
+            return train_step(state, batch, model=model, optimizer=optimizer)
+
+        # A single step is no loop: XLA:CPU is slow at the convolution gradients of plain Linen in any loop.
+        return jax.lax.scan(step, state, None, length=steps, unroll=2 if steps == 1 else 1)
 
     return train_steps, (make_batch(),)
 

@@ -83,7 +83,7 @@ def get_config() -> Config:
                 "eval_every": 1_000,
                 "checkpoint_every": 2_000,
             },
-            "eval": {"batch_size": 500},
+            "eval": {"batch_size": 512},
             # Devices that share a batch; None is all of them.
             "mesh": {"data": placeholder(int)},
         }

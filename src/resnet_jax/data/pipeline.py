@@ -96,18 +96,11 @@ def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> ja
       seed: of the run.
     """
     size = jnp.uint32(count)
-    word = _hash(_hash(epoch.astype(jnp.uint32)) + jnp.uint32(seed & 0xFFFFFFFF))
+    word = rng.hash_words(rng.hash_words(epoch.astype(jnp.uint32)) + jnp.uint32(seed & 0xFFFFFFFF))
     index = position.astype(jnp.uint32)
     for turn in range(_ROUNDS):
-        round_key = _hash(word + jnp.uint32(turn * 0x9E3779B9 & 0xFFFFFFFF))
+        round_key = rng.hash_words(word + jnp.uint32(turn * 0x9E3779B9 & 0xFFFFFFFF))
         partner = (round_key % size + size - index) % size
-        coin = _hash(jnp.maximum(index, partner) ^ _hash(round_key ^ jnp.uint32(0x5BF03635)))
+        coin = rng.hash_words(jnp.maximum(index, partner) ^ rng.hash_words(round_key ^ jnp.uint32(0x5BF03635)))
         index = jnp.where(coin & 1, partner, index)
     return index.astype(jnp.int32)
-
-
-def _hash(x: jax.Array) -> jax.Array:
-    """The finaliser of MurmurHash3: a bijection of uint32 in which every input bit changes every output bit."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)

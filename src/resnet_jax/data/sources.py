@@ -131,7 +131,7 @@ def _read_split(builder, split: str, label_key: str) -> Split:
         records = source.__getitems__(list(range(len(source))))
         with ThreadPoolExecutor() as threads:
             images = np.stack(list(threads.map(lambda record: _decode(record["image"]), records)))
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"the {split} split in {builder.data_path} cannot be read: {error}") from error
     return Split(images, np.array([record[label_key] for record in records], np.int32))
 

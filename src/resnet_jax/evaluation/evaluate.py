@@ -38,7 +38,9 @@ def evaluate(
     if images is None:
         present = ", ".join(name for name in splits if splits[name] is not None)
         raise InputError(f"there is no split {split!r} in this run's data: it has {present}")
-    batch_size = batch_size or int(trained.config.eval.batch_size)
+    batch_size = trained.config.eval.batch_size if batch_size is None else batch_size
+    if batch_size < 1:
+        raise InputError(f"the evaluation's batch size is {batch_size}, but it must be at least 1")
     sharding.check_divides(trained.mesh, batch_size, "the evaluation's batch size")
     on_device = put_split(images, sharding.replicated(trained.mesh))
     score = compile_evaluate(trained.model, trained.mesh, batch_size=batch_size)

@@ -41,7 +41,8 @@ class Stage(nn.Module):
                 variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
                 split_rngs={"params": True},
                 length=self.blocks - 1,
-                unroll=self.blocks - 1 if self.unroll else 1,
+                # One more than the length: with just the length JAX leaves a loop of a single turn.
+                unroll=self.blocks if self.unroll else 1,
             )
             x, _ = scan(self.block(stride=1, name="rest"), x)
         return x

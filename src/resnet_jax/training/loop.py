@@ -9,16 +9,15 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_jax import build, sharding, workdir
+from resnet_jax import build, workdir
 from resnet_jax.analysis.plots import plot_curves
-from resnet_jax.checkpoint import Card, Checkpoints
+from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import Config
-from resnet_jax.data import sources
-from resnet_jax.data.augment import Preprocessing, per_pixel_mean
-from resnet_jax.data.pipeline import put_split
+from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError
-from resnet_jax.training.state import abstract_checkpoint, create_state
-from resnet_jax.training.step import compile_evaluate, compile_train_steps
+from resnet_jax.training.state import TrainState, abstract_checkpoint, create_state
+from resnet_jax.training.step import Metrics
+from resnet_jax.training.task import Task, resident_task
 
 
 def train(config: Config, directory: Path) -> dict[str, Any]:
@@ -37,83 +36,78 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
     """
     console = Console(soft_wrap=True, highlight=False)
     build.check(config)
-    mesh = sharding.make_mesh(config.train.batch_size, config.mesh.data)
-    sharding.check_divides(mesh, config.eval.batch_size, "config.eval.batch_size")
-    dataset = sources.load(config.dataset.name, config.dataset.data_dir, config.dataset.validation_images)
-    model = build.model(config, len(dataset.class_names))
-    workdir.claim(directory, config)
     result = workdir.read_result(directory)
     if result is not None:
+        workdir.claim(directory, config)
         console.print(f"{directory} is complete after {result['step']} iterations; nothing to train")
-        _print_result(console, directory, result)
-        return result
-
-    everywhere = sharding.replicated(mesh)
-    optimizer = build.optimizer(config, len(dataset.train))
-    card = Card(dataset.class_names, dataset.train.images.shape[1:])
-    train_split, test_split = put_split(dataset.train, everywhere), put_split(dataset.test, everywhere)
-    # The test images are looked at once, after the last iteration, where there are images to validate on.
-    watched = ("validation", put_split(dataset.validation, everywhere)) if dataset.validation else ("test", test_split)
-    preprocessing = Preprocessing(jax.device_put(per_pixel_mean(dataset.train.images), everywhere))
-    train_steps = compile_train_steps(
-        model,
-        optimizer,
-        mesh,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        augmentation=build.augmentation(config),
+    else:
+        task = resident_task(config)
+        workdir.claim(directory, config)
+        with Checkpoints(directory) as checkpoints:
+            state = _first_state(config, task, checkpoints, console)
+            result = _train(config, task, state, directory, checkpoints, console)
+        plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
+        workdir.write_result(directory, result)
+    console.print(
+        f"test error {result['test_error']:.2%} on {result['test_images']} images after {result['step']} iterations\n"
+        f"checkpoint {directory / 'checkpoints' / str(result['step'])}\n"
+        f"curves     {directory / 'curves.png'}"
     )
-    evaluate = compile_evaluate(model, mesh, batch_size=config.eval.batch_size)
-
-    def scores(state, name, split):
-        totals = jax.device_get(evaluate(state, split, preprocessing))
-        return {f"{name}_loss": float(totals.loss / totals.count), f"{name}_error": float(totals.errors / totals.count)}
-
-    with Checkpoints(directory) as checkpoints:
-        restored = checkpoints.restore(
-            lambda card: abstract_checkpoint(model, optimizer, card.image_shape, everywhere), console.print
-        )
-        if restored is None:
-            state = create_state(model, optimizer, config.seed, card.image_shape, everywhere)
-        else:
-            state = restored.state
-            console.print(f"going on from the checkpoint of iteration {int(state.step)}")
-        total, step = config.train.iterations, int(state.step)
-        with workdir.MetricsLog(directory, step) as log, _progress(console) as progress:
-            bar = progress.add_task(f"{config.model.family}{config.model.depth}", total=total, completed=step, speed="")
-            while step < total:
-                started, before = time.perf_counter(), step
-                steps = min(config.train.log_every - step % config.train.log_every, total - step)
-                state, metrics, rates = train_steps(state, train_split, preprocessing, steps)
-                metrics, rates = jax.device_get((metrics, rates))
-                _stop_if_not_finite(metrics.loss, step, checkpoints)
-                step += steps
-                line = {
-                    "train_loss": float(metrics.loss.sum() / metrics.count.sum()),
-                    "train_error": float(metrics.errors.sum() / metrics.count.sum()),
-                    "learning_rate": float(rates[-1]),
-                    "images_per_second": float(metrics.count.sum() / (time.perf_counter() - started)),
-                }
-                if step == total or _passes(config.train.eval_every, before, step):
-                    line |= scores(state, *watched)
-                    console.print(_describe(step, total, line))
-                log.write(step, line)
-                if step == total or _passes(config.train.checkpoint_every, before, step):
-                    checkpoints.save(state, preprocessing, card, step)
-                progress.update(bar, completed=step, speed=f"{line['images_per_second']:,.0f} images/s")
-        last = workdir.read_metrics(directory)[-1]
-        result = {
-            "step": step,
-            **{key: last[key] for key in ("train_loss", "train_error")},
-            **scores(state, "test", test_split),
-            "test_images": len(test_split),
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        }
-        checkpoints.wait()
-    plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
-    workdir.write_result(directory, result)
-    _print_result(console, directory, result)
     return result
+
+
+def _first_state(config: Config, task: Task, checkpoints: Checkpoints, console: Console) -> TrainState:
+    """The state of the newest whole checkpoint, or a new one."""
+    restored = checkpoints.restore(
+        lambda card: abstract_checkpoint(task.model, task.optimizer, card.image_shape, task.everywhere), console.print
+    )
+    if restored is None:
+        return create_state(task.model, task.optimizer, config.seed, task.card.image_shape, task.everywhere)
+    console.print(f"going on from the checkpoint of iteration {int(restored.state.step)}")
+    return restored.state
+
+
+def _train(
+    config: Config, task: Task, state: TrainState, directory: Path, checkpoints: Checkpoints, console: Console
+) -> dict[str, Any]:
+    fields, total, step = config.train, config.train.iterations, int(state.step)
+    with workdir.MetricsLog(directory, step) as log, _progress(console) as progress:
+        bar = progress.add_task(f"{config.model.family}{config.model.depth}", total=total, completed=step, speed="")
+        while step < total:
+            started, before = time.perf_counter(), step
+            steps = min(fields.log_every - step % fields.log_every, total - step)
+            state, metrics, rates = task.advance(state, steps)
+            metrics, rates = jax.device_get((metrics, rates))
+            _stop_if_not_finite(metrics.loss, step, checkpoints)
+            step += steps
+            line = _means(metrics, "train")
+            line |= {"learning_rate": float(rates[-1]), "seconds": time.perf_counter() - started}
+            if step == total or _passes(fields.eval_every, before, step):
+                line |= _means(jax.device_get(task.score(state, task.watched)), task.watched)
+                console.print(_describe(step, total, line))
+            log.write(step, line)
+            if step == total or _passes(fields.checkpoint_every, before, step):
+                checkpoints.save(state, task.preprocessing, task.card, step)
+            speed = fields.batch_size * steps / line["seconds"]
+            progress.update(bar, completed=step, speed=f"{speed:,.0f} images/s")
+    lines = workdir.read_metrics(directory)
+    test = jax.device_get(task.score(state, "test"))
+    result = {
+        "step": step,
+        **{key: lines[-1][key] for key in ("train_loss", "train_error")},
+        **_means(test, "test"),
+        "test_images": int(test.count),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "training_seconds": sum(line["seconds"] for line in lines),
+        "environment": describe_environment(),
+    }
+    checkpoints.wait()
+    return result
+
+
+def _means(metrics: Metrics, name: str) -> dict[str, float]:
+    count = metrics.count.sum()
+    return {f"{name}_loss": float(metrics.loss.sum() / count), f"{name}_error": float(metrics.errors.sum() / count)}
 
 
 def _passes(every: int, before: int, after: int) -> bool:
@@ -132,22 +126,13 @@ def _stop_if_not_finite(losses: Any, step: int, checkpoints: Checkpoints) -> Non
         )
 
 
+def _describe(step: int, total: int, line: dict[str, float]) -> str:
+    errors = ", ".join(f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error"))
+    return (
+        f"iteration {step}/{total}: {errors}, loss {line['train_loss']:.4f}, learning rate {line['learning_rate']:.3g}"
+    )
+
+
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     return Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, disable=console.is_jupyter)
-
-
-def _describe(step: int, total: int, line: dict[str, float]) -> str:
-    errors = ", ".join(f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error"))
-    rate, speed = line["learning_rate"], line["images_per_second"]
-    return (
-        f"iteration {step}/{total}: {errors}, train loss {line['train_loss']:.4f}, lr {rate:g}, {speed:,.0f} images/s"
-    )
-
-
-def _print_result(console: Console, directory: Path, result: dict[str, Any]) -> None:
-    console.print(
-        f"test error {result['test_error']:.2%} on {result['test_images']} images after {result['step']} iterations\n"
-        f"checkpoint {directory / 'checkpoints' / str(result['step'])}\n"
-        f"curves     {directory / 'curves.png'}"
-    )

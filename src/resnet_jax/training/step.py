@@ -94,7 +94,8 @@ def compile_train_steps(
     @partial(jax.jit, static_argnums=3, donate_argnums=0, out_shardings=replicated(mesh))
     def train_steps(state, split, preprocessing, steps):
         body = partial(one_step, split, preprocessing)
-        state, (metrics, rates) = jax.lax.scan(body, state, None, length=steps)
+        # A single step is written out: with unroll=1 JAX would leave a loop of a single turn.
+        state, (metrics, rates) = jax.lax.scan(body, state, None, length=steps, unroll=2 if steps == 1 else 1)
         return state, metrics, rates
 
     return train_steps

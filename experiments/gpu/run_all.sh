@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Everything in this project that wants an accelerator, in parts of at most ten minutes each.
+#
+#   experiments/gpu/run_all.sh [PART …]     without a name: all parts, one after another
+#
+# A part leaves small JSON files under experiments/results/ and skips those that are there, so running it again goes on.
+#
+#   DATA      where TFDS keeps CIFAR-10 as array_record files   (default ~/tensorflow_datasets)
+#   RESULTS   where the JSON files go                           (default experiments/results beside this script)
+#   RUNS      where training runs keep their workdirs           (default runs/gpu)
+#   TINY=1    the same commands with tiny settings, to try them on a CPU
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+DATA=${DATA:-$HOME/tensorflow_datasets}
+RESULTS=${RESULTS:-$here/../results}
+RUNS=${RUNS:-runs/gpu}
+TINY=${TINY:-}
+PYTHON=${PYTHON:-python3}
+PARTS=(imagenet_bfloat16 imagenet_float32 cifar_bfloat16 cifar_float32 variants recipe_resnet20 recipe_plain20)
+
+mkdir -p "$RESULTS"
+failed=()
+
+# result NAME COMMAND…: keeps what the command prints, a JSON document, unless it failed or is there already.
+result() {
+  local name=$1 file=$RESULTS/$1.json
+  shift
+  if [[ -s $file ]]; then
+    echo "$name: already in $file"
+    return
+  fi
+  echo "$name: $*"
+  if "$@" >"$file.partial"; then
+    mv "$file.partial" "$file"
+  else
+    rm -f "$file.partial"
+    failed+=("$name")
+  fi
+}
+
+resnet_jax() { "$PYTHON" -m resnet_jax.cli "$@"; }
+
+# throughput MODEL DTYPE BATCH [ARGUMENT …]: a process of its own, so that its peak memory is that of one network.
+throughput() {
+  local model=$1 dtype=$2 batch=$3
+  shift 3
+  local size=(--steps=20 --rounds=5)
+  [[ -n $TINY ]] && { batch=8; size=(--steps=1 --rounds=1 --image_size=32); }
+  result "train_${model}_${dtype}" \
+    resnet_jax benchmark train --model="$model" --dtype="$dtype" --batch_size="$batch" "${size[@]}" --format=json "$@"
+}
+
+imagenet() {
+  local model models=(resnet18 resnet34 resnet50 resnet101 resnet152 plain18 plain34)
+  [[ -n $TINY ]] && models=(resnet18)
+  for model in "${models[@]}"; do throughput "$model" "$1" 256; done
+}
+
+cifar() {
+  local depth depths=(20 32 44 56 110 1202)
+  [[ -n $TINY ]] && depths=(8)
+  for depth in "${depths[@]}"; do throughput "cifar_resnet$depth" "$1" 128; done
+  [[ -n $TINY ]] || throughput cifar_plain20 "$1" 128
+}
+
+# Whether scanned blocks and scanned steps pay on this device, against the same network in plain Linen.
+variants() {
+  local networks=(cifar_resnet20:128 resnet50:256) network batch size=(--steps=20 --rounds=5)
+  [[ -n $TINY ]] && { networks=(cifar_resnet8:8); size=(--steps=1 --rounds=1); }
+  for network in "${networks[@]}"; do
+    batch=${network#*:} network=${network%:*}
+    result "variants_${network}" resnet_jax benchmark train --model="$network" --dtype=bfloat16 --batch_size="$batch" \
+      --variants=scanned,unrolled_scanned,rolled,unrolled,linen "${size[@]}" --format=json
+  done
+}
+
+# recipe FAMILY: the paper's 64,000 iterations on CIFAR-10; what was interrupted goes on.
+recipe() {
+  local workdir=$RUNS/cifar10-$1-20 size=(--config.train.eval_every=4000)
+  [[ -n $TINY ]] && size=(--config.train.iterations=4 --config.train.batch_size=16 --config.model.depth=8)
+  if resnet_jax train --config=cifar10 --config.model.family="$1" --config.dataset.data_dir="$DATA" \
+    --workdir="$workdir" "${size[@]}"; then
+    result "recipe_$1_20" cat "$workdir/result.json"
+  else
+    failed+=("recipe_$1_20")
+  fi
+}
+
+for part in "${@:-${PARTS[@]}}"; do
+  echo "== $part"
+  case $part in
+    imagenet_bfloat16 | imagenet_float32) imagenet "${part#imagenet_}" ;;
+    cifar_bfloat16 | cifar_float32) cifar "${part#cifar_}" ;;
+    variants) variants ;;
+    recipe_resnet20) recipe cifar_resnet ;;
+    recipe_plain20) recipe cifar_plain ;;
+    *)
+      echo "unknown part $part: parts are ${PARTS[*]}" >&2
+      exit 2
+      ;;
+  esac
+done
+if ((${#failed[@]})); then
+  echo "failed: ${failed[*]}" >&2
+  exit 1
+fi

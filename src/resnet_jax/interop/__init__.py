@@ -1,0 +1,1 @@
+"""Weights and programs that other libraries read and write."""

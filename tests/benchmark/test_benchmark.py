@@ -1,0 +1,80 @@
+"""What the benchmark reports is consistent; how fast anything is, no test says."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from resnet_jax.analysis import complexity
+from resnet_jax.benchmark import render, train_benchmark
+from resnet_jax.errors import InputError
+from resnet_jax.models import create
+
+TINY = {"model": "cifar_resnet8", "batch_size": 8, "image_size": 8, "steps": 2}
+
+
+def check(result, steps_per_dispatch, rounds):
+    cost = complexity.summary(create("cifar_resnet8"), 8)["multiply_adds"]
+    assert result["multiply_adds"] == cost
+    assert [row["steps_per_dispatch"] for row in result["variants"]] == steps_per_dispatch
+    for row in result["variants"]:
+        step = row["step_time"]
+        assert 0 < step["min"] <= step["median"] <= step["max"]
+        assert step["n"] == row["relative_speed"]["n"] == rounds
+        assert row["images_per_second"] == pytest.approx(8 / step["median"])
+        assert row["multiply_adds_per_second"] == pytest.approx(3 * cost * row["images_per_second"])
+        assert all(row[f"{part}_time"] > 0 for part in ("init", "trace", "compile", "first_dispatch"))
+        assert row["program_bytes"] > 0
+        assert math.isfinite(row["loss"])
+    first = result["variants"][0]["relative_speed"]
+    assert first["min"] == first["max"] == 1
+    assert result["environment"]["devices"] == jax.device_count()
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_variants_on_a_fixed_batch():
+    result = train_benchmark(**TINY, input="synthetic", variants=("linen", "scanned"), rounds=3)
+    check(result, [1, 2], rounds=3)
+    losses = {row["name"]: row["loss"] for row in result["variants"]}
+    # Eight steps or nine on one batch.
+    assert max(losses.values()) < math.log(10)
+    assert result["arguments"]["shortcut"] == "A"
+
+    text = render(result)
+    assert "fake devices" in text
+    assert "variants=linen,scanned" in text
+    assert all(f"\n  {name}" in text for name in losses)
+    assert all(version in text for version in (jax.__version__, result["environment"]["date"]))
+    assert max(map(len, text.splitlines())) <= 160
+
+
+def test_the_input_on_the_device_runs_through_the_real_step():
+    result = train_benchmark(**TINY, input="device", dtype="bfloat16", shortcut="B", rounds=1)
+    assert [row["name"] for row in result["variants"]] == ["scanned"]
+    assert result["arguments"] == {
+        **TINY,
+        "shortcut": "B",
+        "dtype": "bfloat16",
+        "input": "device",
+        "variants": ["scanned"],
+        "rounds": 1,
+    }
+    assert "scanned" in render(result)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"input": "disk"}, "input is 'disk', but it must be one of synthetic, device"),
+        ({"dtype": "float8"}, "dtype is 'float8'"),
+        ({"variants": ("linen", "fast")}, "variants is 'fast'"),
+        ({"variants": ()}, "variants is empty"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"model": "cifar_resnet21"}, "6n\\+2"),
+        ({"batch_size": 9}, "batch_size=9 cannot be divided by 8 devices"),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        train_benchmark(**{**TINY, **wrong})

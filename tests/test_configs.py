@@ -1,0 +1,213 @@
+import ast
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import build, cli, configs
+from resnet_jax.data import sources
+from resnet_jax.errors import InputError
+from resnet_jax.training import loop
+
+# ml_collections loads config files in a way that Python deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+PACKAGED = sorted(path.stem for path in Path(configs.__file__).parent.glob("[!_]*.py") if path.stem != "base")
+VARIANTS = [name + variant for name in PACKAGED for variant in ("", ":plain")]
+SHRUNK = "model.depth=8 train.iterations=1 train.batch_size=8 eval.batch_size=16"
+
+
+def fake_split(count, classes, seed):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return sources.Split(images, random.integers(0, classes, count, dtype=np.int32))
+
+
+@pytest.fixture
+def fake_cifar(monkeypatch):
+    """CIFAR of a few random images; the digits stay themselves."""
+    load = sources.load
+
+    def fake(name, data_dir=None, validation_images=0):
+        if name == "digits":
+            return load(name, data_dir, validation_images)
+        classes = {"cifar10": 10, "cifar100": 100}[name]
+        names = tuple(f"class {i}" for i in range(classes))
+        return sources.Dataset(fake_split(24, classes, 0), None, fake_split(20, classes, 1), names)
+
+    monkeypatch.setattr(sources, "load", fake)
+
+
+def test_there_are_configs():
+    assert {"digits", "cifar10", "cifar100"} <= set(PACKAGED)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_shrunk_step(name, fake_cifar, tmp_path):
+    config = cli.parse_config(name, SHRUNK.split())
+    result = loop.train(config, tmp_path / "run")
+    assert result["step"] == 1
+    assert np.isfinite(result["train_loss"])
+    assert 0 <= result["test_error"] <= 1
+    classes = 100 if name.startswith("cifar100") else 10
+    # Depth 8 (n = 1): 97,216 - 21,926 with option A on colour images and ten classes (section 2.4 of the notes).
+    expected = 75_290 + 65 * (classes - 10) - (2 * 9 * 16 if name.startswith("digits") else 0)
+    assert result["parameters"] == expected
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert line["step"] == 1
+
+
+def test_the_papers_cifar_recipe_is_the_default():
+    config = cli.parse_config("cifar10")
+    assert config.train.batch_size == 128
+    assert config.train.iterations == 64_000
+    assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.1, 0.9)
+    assert config.optimizer.weight_decay == 1e-4
+    assert (config.dataset.pad, config.dataset.mirror) == (4, True)
+    assert config.dataset.validation_images == 0
+    assert (config.model.family, config.model.depth, config.model.shortcut) == ("cifar_resnet", 20, "A")
+    assert config.model.batch_norm_epsilon == 1e-5
+    assert config.model.group_size is None
+    schedule = build.schedule(config)
+    # 0.1 until update 32,000, a tenth of it until 48,000, a hundredth until 64,000.
+    rates = schedule(jnp.array([0, 31_999, 32_000, 47_999, 48_000, 63_999]))
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("depth", "rate"), [(20, 0.1), (56, 0.1), (110, 0.01), (1202, 0.01)])
+def test_warm_up_from_110_layers_on(depth, rate):
+    optimizer = build.optimizer(cli.parse_config("cifar10", [f"model.depth={depth}"]), 50_000)
+    params = {"kernel": jnp.ones(())}
+    updates, _ = optimizer.update(
+        {"kernel": jnp.ones(())}, optimizer.init(params), params, value=jnp.asarray(0.9, jnp.float32)
+    )
+    np.testing.assert_allclose(updates["kernel"], -rate * (1 + 1e-4), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_usual_batches_suit_usual_numbers_of_devices(name):
+    config = cli.parse_config(name)
+    for devices in (1, 2, 4, 8):
+        assert config.train.batch_size % devices == 0
+        assert config.eval.batch_size % devices == 0
+
+
+def test_overrides():
+    config = cli.parse_config(
+        "digits:plain",
+        [
+            "model.depth=14",
+            "seed=7",
+            "optimizer.learning_rate=0.05",
+            "optimizer.boundaries=(300, 450)",
+            "optimizer.warmup_learning_rate=0.01",
+            "model.group_size=16",
+            "mesh.data=2",
+            "dataset.data_dir=/data",
+            "dataset.mirror=true",
+        ],
+    )
+    assert config.model.family == "cifar_plain"
+    assert (config.model.depth, config.seed, config.optimizer.learning_rate) == (14, 7, 0.05)
+    assert config.optimizer.boundaries == (300, 450)
+    assert config.optimizer.warmup_learning_rate == 0.01
+    assert (config.model.group_size, config.mesh.data, config.dataset.data_dir) == (16, 2, "/data")
+    assert config.dataset.mirror is True
+    assert np.isclose(build.schedule(config)(jnp.asarray(300)), 0.005)
+
+
+def test_placeholders_are_none_and_derived():
+    config = cli.parse_config("digits")
+    optimizer = config.optimizer
+    for value in (optimizer.boundaries, optimizer.warmup_learning_rate, config.model.group_size, config.mesh.data):
+        assert value is None
+    # A half and three quarters of another length.
+    config = cli.parse_config("digits", ["train.iterations=400"])
+    np.testing.assert_allclose(build.schedule(config)(jnp.array([199, 200, 300])), [0.1, 0.01, 0.001], rtol=1e-6)
+
+
+def test_loading_a_config_twice_gives_two():
+    first = cli.parse_config("digits", ["model.depth=8"])
+    assert cli.parse_config("digits").model.depth == 20
+    assert first.model.depth == 8
+
+
+def test_a_config_of_ones_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from resnet_jax.configs import digits\n\n\n"
+        "def get_config():\n    config = digits.get_config()\n    config.model.depth = 26\n    return config\n"
+    )
+    assert cli.parse_config(str(path), ["seed=3"]).model.depth == 26
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.dept=8", "depth"),
+        ("modle.depth=8", "model"),
+        ("model.depth=x", "depth=x"),
+        ("dataset.mirror=7", "mirror=7"),
+        ("optimizer.learning_rate=fast", "learning_rate=fast"),
+    ],
+)
+def test_mistyped_overrides(override, message):
+    with pytest.raises(InputError, match=message):
+        cli.parse_config("digits", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.iterations=0", "train.iterations is 0"),
+        ("train.log_every=-1", "train.log_every is -1"),
+        ("eval.batch_size=0", "eval.batch_size is 0"),
+        ("dataset.pad=-1", "dataset.pad is -1"),
+        ("mesh.data=0", "mesh.data is 0"),
+        ("seed=-1", "seed is -1"),
+        ("seed=4294967296", "seed is 4294967296, but it must be from 0 to 4294967295"),
+        ("optimizer.boundaries=('a',)", "optimizer.boundaries"),
+        ("optimizer.boundaries=(0.5, 0.75)", "optimizer.boundaries"),
+        ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine', but it must be one of piecewise, plateau"),
+        ("optimizer.decay=none", "optimizer.decay"),
+        ("model.dtype=float16", "model.dtype"),
+        ("model.family=vit", "model.family"),
+        ("model.depth=21", "the nearest depth is 20"),
+        ("model.shortcut=D", "model.shortcut is 'D'"),
+        ("model.group_size=5", "model.group_size is 5, which does not divide"),
+        ("mesh.data=99", "99 devices, but 8 are available"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused_before_anything_is_written(override, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        loop.train(cli.parse_config("digits", [override]), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_largest_seed_is_a_seed_of_its_own():
+    config = cli.parse_config("digits", ["seed=4294967295"])
+    build.check(config)
+    keys = [jax.random.key(seed) for seed in (0, 2**31, config.seed)]
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_commands_of_the_docstring_parse(name):
+    docstring = ast.get_docstring(ast.parse((Path(configs.__file__).parent / f"{name}.py").read_text()))
+    commands = re.findall(r"^ *resnet-jax train (.*)$", docstring, re.MULTILINE)
+    assert commands
+    for command in commands:
+        source, *rest = re.findall(r"--config=(\S+)|--config\.(\S+)", command)
+        assert source[0].split(":")[0] == name
+        build.check(cli.parse_config(source[0], [override for _, override in rest]))
+        assert "--workdir=runs/" in command
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_unknown_variants(name):
+    with pytest.raises(InputError, match="there is no variant 'wide' of this config: it has ':plain'"):
+        cli.parse_config(f"{name}:wide")

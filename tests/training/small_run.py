@@ -1,0 +1,57 @@
+"""A run of seconds, and what a finished one left behind."""
+
+import json
+
+import jax
+import numpy as np
+
+from resnet_jax.configs import digits
+from resnet_jax.evaluation.trained import load_trained
+
+FIELDS = {
+    "model.depth": 8,
+    "mesh.data": 1,
+    "train.batch_size": 16,
+    "train.iterations": 60,
+    "train.log_every": 10,
+    "train.eval_every": 20,
+    "train.checkpoint_every": 20,
+}
+TIMINGS = ("seconds", "images_per_second", "training_seconds", "environment")
+
+
+def small_config(fields=None):
+    """60 iterations of the digits config with 8 layers, on one device."""
+    config = digits.get_config()
+    config.update_from_flattened_dict(FIELDS | (fields or {}))
+    return config
+
+
+def saved_steps(directory):
+    """The steps whose checkpoints are complete."""
+    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def untimed(line):
+    """A line or a result without its times and machine, all that may differ between two equal runs."""
+    return {name: value for name, value in line.items() if name not in TIMINGS}
+
+
+def lines_of(directory):
+    """metrics.jsonl without times."""
+    return [untimed(json.loads(line)) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def result_of(directory):
+    """result.json without times."""
+    return untimed(json.loads((directory / "result.json").read_text()))
+
+
+def assert_same_run(one, other):
+    """The newest checkpoints are equal to the bit, and so are metrics and results."""
+    ours, theirs = load_trained(one), load_trained(other)
+    ours, theirs = jax.device_get(((ours.state, ours.preprocessing), (theirs.state, theirs.preprocessing)))
+    assert len(jax.tree.leaves(ours)) > 30
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert lines_of(one) == lines_of(other)
+    assert result_of(one) == result_of(other)

@@ -1,0 +1,207 @@
+"""The compiled steps: numbers against NumPy, one run on any number of devices, collectives, compilations, transfers."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from resnet_jax import models, sharding
+from resnet_jax.data import sources
+from resnet_jax.data.augment import Preprocessing, per_pixel_mean
+from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
+from resnet_jax.training import schedules
+from resnet_jax.training.state import TrainState, create_state
+from resnet_jax.training.step import compile_evaluate, compile_train_steps, measure, train_step
+
+BATCH = 16
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
+OPTIMIZER = schedules.sgd(schedules.piecewise(0.1, (12,), 0.1), momentum=0.9, weight_decay=1e-4)
+
+
+class Run:
+    """What the loop sets up, on `devices` devices, for a tiny network on the digits."""
+
+    def __init__(self, devices, dtype=jnp.float32, **fields):
+        digits = sources.load("digits")
+        self.mesh = sharding.make_mesh(BATCH, devices)
+        self.model = models.create("cifar_resnet8", num_classes=10, dtype=dtype, **fields)
+        everywhere = sharding.replicated(self.mesh)
+        self.split = jax.device_put(DeviceSplit(digits.train.images, digits.train.labels), everywhere)
+        self.test = jax.device_put(DeviceSplit(digits.test.images, digits.test.labels), everywhere)
+        self.preprocessing = jax.device_put(Preprocessing(per_pixel_mean(digits.train.images)), everywhere)
+        state = create_state(self.model, OPTIMIZER, 3, (8, 8, 1), everywhere)
+        params, stats = jax.tree.map(lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats))
+        opt_state = jax.jit(OPTIMIZER.init, out_shardings=everywhere)(params)
+        self.state = TrainState(state.step, params, stats, opt_state)
+        self.train_steps = compile_train_steps(
+            self.model, OPTIMIZER, self.mesh, seed=3, batch_size=BATCH, augmentation=Augmentation(1, True)
+        )
+
+    def dispatch(self, steps):
+        """Trains; returns the loss of each step."""
+        self.state, metrics, self.rates = self.train_steps(self.state, self.split, self.preprocessing, steps)
+        return metrics.loss / metrics.count
+
+    def losses(self):
+        """Of 20 steps, in dispatches of 5."""
+        return np.concatenate([jax.device_get(self.dispatch(5)) for _ in range(4)])
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """After 20 steps in float32, by number of devices: the run and its losses."""
+    runs = {devices: Run(devices) for devices in (1, 2, 8)}
+    return {devices: (run, run.losses()) for devices, run in runs.items()}
+
+
+def instructions(compiled):
+    """How often each collective stands in a compiled program."""
+    text = compiled.as_text()
+    found = {name: len(re.findall(rf" {name}(?:-start)?\(", text)) for name in COLLECTIVES}
+    return {name: count for name, count in found.items() if count}
+
+
+def test_metrics_are_numpys_with_weights():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=20, size=(64, 10)).astype(np.float32)
+    logits[0, :2] = 500.0, -500.0
+    labels = rng.integers(10, size=64).astype(np.int32)
+    weights = rng.integers(2, size=64).astype(np.float32)
+    weights[0] = 1.0
+
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(64), labels]
+    np.testing.assert_allclose(np.exp(-losses), probabilities[np.arange(64), labels])
+
+    ours = measure(jnp.asarray(logits), Batch(jnp.zeros((64, 8, 8, 1)), jnp.asarray(labels), jnp.asarray(weights)))
+    assert float(ours.loss) == pytest.approx((losses * weights).sum(), rel=1e-6)
+    assert float(ours.errors) == ((logits.argmax(1) != labels) * weights).sum()
+    assert float(ours.count) == weights.sum() < 64
+
+
+def test_the_same_run_on_1_2_and_8_devices(runs):
+    one, two, eight = (runs[devices][1] for devices in (1, 2, 8))
+    assert len(np.unique(one)) == 20
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    np.testing.assert_allclose(eight, one, rtol=1e-4)
+
+
+def test_the_same_run_on_1_2_and_8_devices_in_float64(runs):
+    with jax.enable_x64(True):
+        one, two, eight = (Run(devices, jnp.float64).losses() for devices in (1, 2, 8))
+    assert one.dtype == np.float64
+    assert np.ptp(one) > 0.1
+    np.testing.assert_allclose(two, one, rtol=1e-9)
+    np.testing.assert_allclose(eight, one, rtol=1e-9)
+
+
+def test_no_dispatch_compiles_again_or_transfers_anything(runs):
+    for run, _ in runs.values():
+        compiled = run.train_steps._cache_size()
+        with jax.transfer_guard("disallow"):
+            run.dispatch(5)
+        assert run.train_steps._cache_size() == compiled == 1
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed host-to-device"):
+        jnp.sin(np.ones(3))
+
+
+def test_five_steps_in_one_dispatch_are_five_dispatches_of_one_step():
+    together, apart = Run(1), Run(1)
+    losses = together.dispatch(5)
+    given = jax.tree.leaves(apart.state)
+    rates = []
+    for step in range(5):
+        assert int(apart.state.step) == step
+        np.testing.assert_allclose(apart.dispatch(1), losses[step : step + 1], rtol=1e-5)
+        rates.append(apart.rates)
+    assert all(leaf.is_deleted() for leaf in given)  # donated
+    np.testing.assert_array_equal(np.concatenate(rates), together.rates)
+    for one, five in zip(jax.tree.leaves(apart.state), jax.tree.leaves(together.state), strict=True):
+        np.testing.assert_allclose(one, five, rtol=1e-4, atol=1e-5)
+
+
+def test_learning_rate_of_each_step_is_returned():
+    run = Run(1)
+    rates = np.concatenate([run.dispatch(5) * 0 + run.rates for _ in range(4)])
+    np.testing.assert_allclose(rates, [0.1 if step < 12 else 0.01 for step in range(20)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("group", [2, 8])
+def test_groups_are_per_device_statistics(group):
+    """A step with groups, on 1 and on 8 devices, against 16 / group devices with a plain batch norm each."""
+    devices = BATCH // group
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(BATCH, 8, 8, 1)), rng.integers(10, size=BATCH)
+    with jax.enable_x64(True):
+        plain = Run(devices, jnp.float64)
+        params, stats = plain.state.params, plain.state.batch_stats
+
+        def local_step(params, stats, images, labels):
+            def loss(params):
+                variables = {"params": params, "batch_stats": stats}
+                logits, updated = plain.model.apply(variables, images, train=True, mutable=["batch_stats"])
+                one_hot = jax.nn.one_hot(labels, 10)
+                return -(jax.nn.log_softmax(logits) * one_hot).sum(-1).mean(), updated["batch_stats"]
+
+            (value, updated), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            return jax.lax.pmean((value, gradients, updated), "data")
+
+        specs = {"in_specs": (P(), P(), P("data"), P("data")), "out_specs": P()}
+        mapped = jax.jit(jax.shard_map(local_step, mesh=plain.mesh, **specs, check_vma=False))
+        loss, gradients, updated = mapped(params, stats, images, labels)
+        expected = jax.tree.map(
+            lambda w, g: np.asarray(w - np.float32(0.1).astype(float) * (g + 1e-4 * w)), params, gradients
+        )
+
+        for devices in (1, 8):
+            run = Run(devices, jnp.float64, group_size=group)
+            batch = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(BATCH))
+            batch = jax.device_put(batch, sharding.batch_sharded(run.mesh))
+            state, metrics = jax.jit(partial(train_step, model=run.model, optimizer=OPTIMIZER))(run.state, batch)
+            assert float(metrics.loss / metrics.count) == pytest.approx(float(loss), rel=1e-12)
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), state.params, expected)
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), state.batch_stats, updated)
+
+
+@pytest.mark.parametrize("group", [None, 2])
+def test_a_step_on_8_devices_only_reduces(runs, group):
+    run = Run(8, group_size=group)
+    compiled = run.train_steps.lower(run.state, run.split, run.preprocessing, 5).compile()
+    assert set(instructions(compiled)) == {"all-reduce"}
+
+
+@pytest.mark.parametrize(("group", "expected"), [(None, {"all-reduce"}), (2, set()), (1, set()), (4, {"all-reduce"})])
+def test_the_forward_communicates_only_where_a_group_crosses_devices(group, expected):
+    mesh = sharding.make_mesh(BATCH, 8)
+    model = models.create("cifar_resnet8", num_classes=10, group_size=group)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
+
+    def logits(variables, images):
+        return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+
+    sharded = sharding.batch_sharded(mesh)
+    forward = jax.jit(logits, in_shardings=(sharding.replicated(mesh), sharded), out_shardings=sharded)
+    images = jax.ShapeDtypeStruct((BATCH, 8, 8, 1), jnp.float32)
+    assert set(instructions(forward.lower(variables, images).compile())) == expected
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 7), (1, 500), (2, 64), (8, 8), (8, 112), (8, 360)])
+def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size):
+    run, _ = runs[devices]
+    digits = sources.load("digits")
+    images = digits.test.images - per_pixel_mean(digits.train.images)
+    variables = jax.device_get({"params": run.state.params, "batch_stats": run.state.batch_stats})
+    logits = np.asarray(run.model.apply(variables, images, train=False), np.float64)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(360), digits.test.labels]
+
+    evaluate = compile_evaluate(run.model, run.mesh, batch_size=batch_size)
+    with jax.transfer_guard("disallow"):
+        totals = jax.device_get(evaluate(run.state, run.test, run.preprocessing))
+    assert totals.count == len(digits.test) == 360
+    assert totals.errors == (logits.argmax(1) != digits.test.labels).sum()
+    assert totals.loss == pytest.approx(losses.sum(), rel=1e-5)
