@@ -19,7 +19,7 @@ train: install
 	$(BIN)/resnet-jax train --config=digits --workdir=runs/digits
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

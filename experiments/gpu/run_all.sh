@@ -45,9 +45,9 @@ resnet_jax() { "$PYTHON" -m resnet_jax.cli "$@"; }
 throughput() {
   local model=$1 dtype=$2 batch=$3
   shift 3
-  local size=(--steps=20 --rounds=5)
-  [[ -n $TINY ]] && { batch=8; size=(--steps=1 --rounds=1 --image_size=32); }
-  result "train_${model}_${dtype}" \
+  local size=(--steps=20 --rounds=5) cache=false # compile times are those of a first run
+  [[ -n $TINY ]] && { batch=8; cache=true; size=(--steps=1 --rounds=1 --image_size=32); }
+  JAX_ENABLE_COMPILATION_CACHE=$cache result "train_${model}_${dtype}" \
     resnet_jax benchmark train --model="$model" --dtype="$dtype" --batch_size="$batch" "${size[@]}" --format=json "$@"
 }
 

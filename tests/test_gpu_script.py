@@ -1,0 +1,54 @@
+"""The GPU script runs all its parts, with tiny settings on a CPU, and its results can be read."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "experiments" / "gpu" / "run_all.sh"
+
+
+@pytest.mark.subprocess
+@pytest.mark.test_data
+def test_every_part_leaves_results_and_is_not_run_twice(test_data, tmp_path):
+    environment = {
+        **os.environ,
+        "TINY": "1",
+        "DATA": str(test_data / "tfds"),
+        "RESULTS": str(tmp_path / "results"),
+        "RUNS": str(tmp_path / "runs"),
+        "PYTHON": sys.executable,
+    }
+
+    def run(*parts):
+        return subprocess.run(["bash", SCRIPT, *parts], env=environment, cwd=tmp_path, capture_output=True, text=True)
+
+    first = run()
+    assert first.returncode == 0, first.stderr
+    results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
+    assert set(results) == {
+        "train_resnet18_bfloat16",
+        "train_resnet18_float32",
+        "train_cifar_resnet8_bfloat16",
+        "train_cifar_resnet8_float32",
+        "variants_cifar_resnet8",
+        "recipe_cifar_resnet_20",
+        "recipe_cifar_plain_20",
+    }
+    for name, result in results.items():
+        assert result["environment"]["jax"]
+        if name.startswith("recipe"):
+            assert result["step"] == 4
+            assert result["test_images"] == 10_000
+        else:
+            assert all(variant["images_per_second"] > 0 for variant in result["variants"])
+
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+    second = run()
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("already in") == len(results)
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+    assert run("no_such_part").returncode == 2
