@@ -80,7 +80,6 @@ BAD = [
     ("train --config=digits --workdir=new --config.model=3", "model=3"),
     ("train --config=digits --workdir=new --config.optimizer.boundaries=x,y", "optimizer.boundaries"),
     ("train --config=digits --workdir=new --config.train.batch_size=12", "by 8 devices: use a size such as 8 or 16"),
-    ("train --config=digits --workdir=new --config.eval.batch_size=12", "config.eval.batch_size=12 cannot be divided"),
     ("train --config=digits --workdir=new --config.dataset.name=mnist", "unknown dataset.name 'mnist'"),
     ("train --config=cifar10 --workdir=new --config.dataset.data_dir=absent", "absent does not exist"),
     ("train --config=cifar10 --workdir=new --config.dataset.data_dir=data", "it holds mnist"),

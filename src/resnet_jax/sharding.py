@@ -7,19 +7,17 @@ from jax.sharding import PartitionSpec as P
 from resnet_jax.errors import InputError
 
 
-def make_mesh(batch_size: int, devices: int | None = None) -> Mesh:
+def make_mesh(devices: int | None = None) -> Mesh:
     """A one-dimensional mesh, axis "data", over the first `devices` devices (all of them by default).
 
     Raises:
-      InputError: there are fewer devices, or the batch cannot be cut into equal parts for them.
+      InputError: there are fewer devices.
     """
     available = jax.device_count()
     devices = devices or available
     if devices > available:
-        raise InputError(f"mesh.data asks for {devices} devices, but {available} are available")
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    check_divides(mesh, batch_size, "config.train.batch_size")
-    return mesh
+        raise InputError(f"config.mesh.data asks for {devices} devices, but {available} are available")
+    return jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
 
 
 def check_divides(mesh: Mesh, batch_size: int, field: str) -> None:

@@ -27,7 +27,7 @@ class Run:
 
     def __init__(self, devices, dtype=jnp.float32, **fields):
         digits = sources.load("digits")
-        self.mesh = sharding.make_mesh(BATCH, devices)
+        self.mesh = sharding.make_mesh(devices)
         self.model = models.create("cifar_resnet8", num_classes=10, dtype=dtype, **fields)
         everywhere = sharding.replicated(self.mesh)
         self.split = jax.device_put(DeviceSplit(digits.train.images, digits.train.labels), everywhere)
@@ -177,7 +177,7 @@ def test_a_step_on_8_devices_only_reduces(runs, group):
 
 @pytest.mark.parametrize(("group", "expected"), [(None, {"all-reduce"}), (2, set()), (1, set()), (4, {"all-reduce"})])
 def test_the_forward_communicates_only_where_a_group_crosses_devices(group, expected):
-    mesh = sharding.make_mesh(BATCH, 8)
+    mesh = sharding.make_mesh(8)
     model = models.create("cifar_resnet8", num_classes=10, group_size=group)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False))
 

@@ -107,7 +107,7 @@ def train_benchmark(
     except ValueError as error:
         raise InputError(str(error)) from error
     size = image_size or (224 if network.stem == "imagenet" else 32)
-    mesh = sharding.make_mesh(jax.device_count())
+    mesh = sharding.make_mesh()
     sharding.check_divides(mesh, batch_size, "batch_size")
     cost = complexity.summary(network, size)["multiply_adds"]
 

@@ -38,12 +38,11 @@ def evaluate(
     if images is None:
         present = ", ".join(name for name in splits if splits[name] is not None)
         raise InputError(f"there is no split {split!r} in this run's data: it has {present}")
-    batch_size = trained.config.eval.batch_size if batch_size is None else batch_size
-    if batch_size < 1:
-        raise InputError(f"the evaluation's batch size is {batch_size}, but it must be at least 1")
-    sharding.check_divides(trained.mesh, batch_size, "the evaluation's batch size")
+    size: int = trained.config.eval.batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise InputError(f"the evaluation's batch size is {size}, but it must be at least 1")
     on_device = put_split(images, sharding.replicated(trained.mesh))
-    score = compile_evaluate(trained.model, trained.mesh, batch_size=batch_size)
+    score = compile_evaluate(trained.model, trained.mesh, batch_size=size)
     totals = jax.device_get(score(trained.state, on_device, trained.preprocessing))
     return {
         "workdir": str(directory),

@@ -38,7 +38,7 @@ def load_trained(directory: Path, say: Callable[[str], None] = print) -> Trained
       InputError: it is no workdir, or holds no whole checkpoint.
     """
     config = workdir.read_config(directory)
-    mesh = sharding.make_mesh(config.eval.batch_size, config.mesh.data)
+    mesh = sharding.make_mesh()
 
     def abstract(card):
         model = build.model(config, len(card.class_names))

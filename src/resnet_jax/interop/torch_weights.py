@@ -37,14 +37,21 @@ _LEAVES = {
 
 
 class Place(NamedTuple):
-    """Where a tensor of a torch network lies in ours: the path of a leaf, and its index if blocks are stacked there."""
+    """Where a tensor of a torch network lies in ours.
+
+    Attributes:
+      path: of the leaf among our variables.
+      block: its place on the leaf's leading axis, if that stacks blocks.
+      shape: of our array, without that axis.
+    """
 
     path: tuple[str, ...]
-    index: int | None
-    shape: tuple[int, ...]  # ours
+    block: int | None
+    shape: tuple[int, ...]
 
 
-def _abstract(model: ResNet) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+def _abstract(model: ResNet) -> dict[Any, Any]:
+    """The shape and dtype of every variable, by its path."""
     # The parameters depend on the number of input channels alone, which torch's networks fix to 3.
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
     return traverse_util.flatten_dict(variables)
@@ -97,7 +104,7 @@ def from_torch(tensors: Tensors, model: ResNet) -> dict[str, Any]:
         if tensors[name].shape != expected:
             raise InputError(f"the weight {name} has the shape {tensors[name].shape}, but {expected} was expected")
         value = _from_torch_axes(np.asarray(tensors[name], np.float32))
-        flat[place.path][... if place.index is None else place.index] = value
+        flat[place.path][... if place.block is None else place.block] = value
     return traverse_util.unflatten_dict(flat)
 
 
@@ -113,7 +120,7 @@ def to_torch(variables: Mapping[str, Any], model: ResNet, classifier: str = "fc"
     tensors = {}
     for name, place in places(model, classifier).items():
         value = np.asarray(flat[place.path])
-        tensors[name] = np.ascontiguousarray(_to_torch_axes(value if place.index is None else value[place.index]))
+        tensors[name] = np.ascontiguousarray(_to_torch_axes(value if place.block is None else value[place.block]))
         if name.endswith("running_var"):
             tensors[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return tensors

@@ -102,9 +102,11 @@ def compile_train_steps(
 
 
 def compile_evaluate(model: nn.Module, mesh: Mesh, *, batch_size: int) -> Evaluate:
-    """Makes `(state, split, preprocessing) -> metrics`: totals over a whole split, every example counted exactly
-    once.
+    """Makes `(state, split, preprocessing) -> metrics`: totals over a whole split, each example counted exactly once.
+
+    The batch size is rounded up to a multiple of the devices.
     """
+    batch_size += -batch_size % mesh.size
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def evaluate(state, split, preprocessing):

@@ -47,8 +47,8 @@ def resident_task(config: Config) -> Task:
     Raises:
       InputError: the config names data, a network or devices that do not exist.
     """
-    mesh = sharding.make_mesh(config.train.batch_size, config.mesh.data)
-    sharding.check_divides(mesh, config.eval.batch_size, "config.eval.batch_size")
+    mesh = sharding.make_mesh(config.mesh.data)
+    sharding.check_divides(mesh, config.train.batch_size, "config.train.batch_size")
     everywhere = sharding.replicated(mesh)
     dataset = sources.load(config.dataset.name, config.dataset.data_dir, config.dataset.validation_images)
     model = build.model(config, len(dataset.class_names))
