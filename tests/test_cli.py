@@ -89,7 +89,6 @@ BAD = [
     ("evaluate --workdir=absent", "absent is not the workdir of a run"),
     ("evaluate --workdir=run --split=dev", "no split 'dev'"),
     ("evaluate --workdir=run --protocol=none", "--protocol=none"),
-    ("evaluate --workdir=run --batch_size=12", "cannot be divided by 8 devices"),
     ("evaluate --workdir=run --batch_size=0", "must be at least 1"),
     ("predict --workdir=run", "no image file was given"),
     ("predict image.png", "--workdir is missing"),

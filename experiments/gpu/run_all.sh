@@ -16,7 +16,8 @@ DATA=${DATA:-$HOME/tensorflow_datasets}
 RESULTS=${RESULTS:-$here/../results}
 RUNS=${RUNS:-runs/gpu}
 TINY=${TINY:-}
-PYTHON=${PYTHON:-python3}
+venv=$here/../../.venv/bin/python
+PYTHON=${PYTHON:-$([[ -x $venv ]] && echo "$venv" || echo python3)}
 PARTS=(imagenet_bfloat16 imagenet_float32 cifar_bfloat16 cifar_float32 variants recipe_resnet20 recipe_plain20)
 
 mkdir -p "$RESULTS"
@@ -78,6 +79,10 @@ variants() {
 # recipe FAMILY: the paper's 64,000 iterations on CIFAR-10; what was interrupted goes on.
 recipe() {
   local workdir=$RUNS/cifar10-$1-20 size=(--config.train.eval_every=4000)
+  if [[ -s $RESULTS/recipe_$1_20.json ]]; then
+    echo "recipe_$1_20: already in $RESULTS/recipe_$1_20.json"
+    return
+  fi
   [[ -n $TINY ]] && size=(--config.train.iterations=4 --config.train.batch_size=16 --config.model.depth=8)
   if resnet_jax train --config=cifar10 --config.model.family="$1" --config.dataset.data_dir="$DATA" \
     --workdir="$workdir" "${size[@]}"; then

@@ -2,6 +2,7 @@
 them.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -38,6 +39,7 @@ def model(config: Config, num_classes: int) -> ResNet:
     choices = {
         "zero_channels": _choice(config, "model.zero_channels", ("end", "both")),
         "stride_in": _choice(config, "model.stride_in", ("1x1", "3x3")),
+        "pool_alignment": _choice(config, "model.pool_alignment", ("caffe", "torch")),
         "dtype": _DTYPES[_choice(config, "model.dtype", tuple(_DTYPES))],
     }
     try:
@@ -96,27 +98,41 @@ def augmentation(config: Config) -> Augmentation:
     return Augmentation(config.dataset.pad, config.dataset.mirror)
 
 
+# The least and the greatest value of each number that a run can have.
+_BOUNDS = {
+    "seed": (0, 2**32 - 1),  # JAX's keys would make several seeds outside one and the same
+    "model.batch_norm_momentum": (0, 1),
+    "model.batch_norm_epsilon": (0, math.inf),
+    "dataset.pad": (0, math.inf),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.momentum": (0, 1),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.factor": (0, math.inf),
+    "optimizer.patience": (1, math.inf),
+    "optimizer.warmup_learning_rate": (0, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.iterations": (1, math.inf),
+    "train.log_every": (1, math.inf),
+    "train.eval_every": (1, math.inf),
+    "train.checkpoint_every": (1, math.inf),
+    "eval.batch_size": (1, math.inf),
+    "mesh.data": (1, math.inf),
+}
+
+
 def check(config: Config) -> None:
     """Refuses what no run can have, before anything is written or trained.
 
     Raises:
       InputError: names the field.
     """
-    at_least = {
-        "dataset.pad": 0,
-        "eval.batch_size": 1,
-        **{
-            f"train.{field}": 1 for field in ("batch_size", "iterations", "log_every", "eval_every", "checkpoint_every")
-        },
-    }
-    if config.mesh.data is not None:
-        at_least["mesh.data"] = 1
-    for field, least in at_least.items():
-        group, name = field.split(".")
-        if config[group][name] < least:
-            raise InputError(f"config.{field} is {config[group][name]}, but it must be at least {least}")
-    if not 0 <= config.seed < 2**32:  # JAX's keys would make several seeds outside one and the same
-        raise InputError(f"config.seed is {config.seed}, but it must be from 0 to {2**32 - 1}")
+    for field, (least, greatest) in _BOUNDS.items():
+        value: Any = config
+        for name in field.split("."):
+            value = value[name]
+        if value is not None and not least <= value <= greatest:
+            wanted = f"from {least} to {greatest}" if math.isfinite(greatest) else f"at least {least}"
+            raise InputError(f"config.{field} is {value}, but it must be {wanted}")
     boundaries = config.optimizer.boundaries
     if boundaries is not None and not all(type(boundary) is int and boundary > 0 for boundary in boundaries):
         raise InputError(
@@ -129,4 +145,7 @@ def check(config: Config) -> None:
             f"config.train.batch_size={config.train.batch_size}"
         )
     model(config, num_classes=10)
-    optimizer(config, train_images=1)
+    try:
+        optimizer(config, train_images=1)
+    except ValueError as error:  # Optax's own bounds, of a plateau's factor for instance
+        raise InputError(f"config.optimizer: {error}") from error

@@ -1,10 +1,11 @@
 """Checkpoints: the whole state, the pre-processing and the class names of a step. This file alone knows Orbax."""
 
 import dataclasses
+import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +19,31 @@ from resnet_jax.training.state import TrainState
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of its network's classes, in the order of the logits, and of its images' shape."""
+    """What a checkpoint says of its network's classes, in the order of the logits, of its images' shape and its data.
+
+    Attributes:
+      class_names: in the order of the logits.
+      image_shape: (height, width, channels).
+      data_crc: CRC-32 of the training images and labels; another data set gives another one.
+    """
 
     class_names: tuple[str, ...]
     image_shape: tuple[int, ...]
+    data_crc: int
 
 
 class Restored(NamedTuple):
     """A loaded checkpoint."""
 
     state: TrainState
+    card: Card
+
+
+class RestoredNetwork(NamedTuple):
+    """What a checkpoint holds of a trained network; `variables` are its parameters and running statistics."""
+
+    step: int
+    variables: Any
     preprocessing: Preprocessing
     card: Card
 
@@ -39,17 +55,24 @@ KEEP = 3
 class Checkpoints:
     """The checkpoints under a run's `checkpoints/`; a context manager, which ends when everything is on disk.
 
-    Saving is asynchronous and atomic: a run that is killed at any moment leaves whole checkpoints only.
+    Saving is asynchronous and atomic: a run that is killed at any moment leaves whole checkpoints only. A checkpoint
+    has four parts: "variables" and "preprocessing", which make predictions; "training", the step and the optimiser's
+    state; and "card".
+
+    Raises:
+      InputError: with `write`, when another process is writing in this workdir.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, *, write: bool):
         self.directory = workdir.absolute() / "checkpoints"
+        self._lock = _lock(workdir) if write else None
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory),
             # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
             preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),  # pyright: ignore[reportArgumentType]
-            cleanup_tmp_directories=True,
+            # What a killed run was writing; a reader must leave alone what a live run is writing.
+            cleanup_tmp_directories=write,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -58,22 +81,38 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         with _clear_errors(self.directory):
             self._checkpointer.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def save(self, state: TrainState, preprocessing: Preprocessing, card: Card, step: int) -> None:
         """Starts saving; returns as soon as the arrays have been copied from the devices.
 
         Raises:
-          InputError: this or the previous checkpoint could not be written, for instance because the disk is full.
+          InputError: the state holds a number that is not finite, or this or the previous checkpoint could not be
+            written, for instance because the disk is full.
         """
+        variables, training = _parts(state)
+        fingerprints = [_fingerprint(variables), _fingerprint(training)]
+        if not all(finite for _, finite in jax.device_get(fingerprints)):
+            raise InputError(
+                f"the state of iteration {step} holds numbers that are not finite and was not saved: "
+                "train in another --workdir with a lower config.optimizer.learning_rate or a warm-up"
+            )
+        hashes = [int(value) for value, _ in jax.device_get(fingerprints)]
         with _clear_errors(self.directory):
-            for damaged in self._steps_from(step):
-                self._checkpointer.delete(damaged)
+            for passed_over in self._steps_from(step):
+                self._checkpointer.delete(passed_over)
             self._checkpointer.save_checkpointables_async(
                 step,
                 {
-                    "state": state,
+                    "variables": variables,
+                    "training": training,
                     "preprocessing": preprocessing,
-                    "card": {**dataclasses.asdict(card), "fingerprint": int(_fingerprint(state))},
+                    "card": {
+                        **dataclasses.asdict(card),
+                        "fingerprints": hashes,
+                        "mean_shape": list(preprocessing.mean.shape),
+                    },
                 },
             )
 
@@ -87,33 +126,61 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def restore(
-        self, abstract: Callable[[Card], tuple[TrainState, Preprocessing]], say: Callable[[str], None]
-    ) -> Restored | None:
-        """Loads the newest whole checkpoint.
+    def restore(self, abstract: TrainState, say: Callable[[str], None]) -> Restored | None:
+        """Loads the state of the newest whole checkpoint.
 
         One that cannot be read is passed over; `save` replaces it when the run gets there again.
 
         Args:
-          abstract: gives the shapes, dtypes and shardings to restore to.
+          abstract: shapes, dtypes and shardings to restore to.
           say: is given one line about each damaged checkpoint.
 
         Returns:
-          The checkpoint, or None if there is none.
+          The state and the card, or None if there is no checkpoint.
 
         Raises:
           InputError: there are checkpoints, and none can be read.
         """
+
+        def load(step: int) -> Restored:
+            card, fields = self._load_card(step)
+            variables, training = _parts(abstract)
+            loaded = self._checkpointer.load_checkpointables(step, {"variables": variables, "training": training})
+            variables, training = loaded["variables"], loaded["training"]
+            _check_fingerprints([variables, training], fields["fingerprints"])
+            return Restored(TrainState(**training, **variables), card)
+
+        return self._newest_whole(load, say)
+
+    def restore_network(
+        self, abstract: Callable[[Card], TrainState], say: Callable[[str], None]
+    ) -> RestoredNetwork | None:
+        """Loads what predictions need of the newest whole checkpoint; arguments and errors as of `restore`."""
+
+        def load(step: int) -> RestoredNetwork:
+            card, fields = self._load_card(step)
+            state = abstract(card)
+            mean: Any = jax.ShapeDtypeStruct(tuple(fields["mean_shape"]), jnp.float32, sharding=state.step.sharding)
+            loaded = self._checkpointer.load_checkpointables(
+                step, {"variables": state.variables, "preprocessing": Preprocessing(mean)}
+            )
+            _check_fingerprints([loaded["variables"]], fields["fingerprints"])
+            return RestoredNetwork(step, loaded["variables"], loaded["preprocessing"], card)
+
+        return self._newest_whole(load, say)
+
+    def _load_card(self, step: int) -> tuple[Card, dict[str, Any]]:
+        fields = self._checkpointer.load_checkpointables(step, {"card": None})["card"]
+        card = Card(tuple(fields["class_names"]), tuple(fields["image_shape"]), fields["data_crc"])
+        return card, fields
+
+    def _newest_whole(self, load: Callable[[int], Any], say: Callable[[str], None]) -> Any:
         steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
         for step in reversed(steps):
             try:
-                fields = self._checkpointer.load_checkpointables(step, {"card": None})["card"]
-                card = Card(tuple(fields["class_names"]), tuple(fields["image_shape"]))
-                state, preprocessing = abstract(card)
-                loaded = self._checkpointer.load_checkpointables(step, {"state": state, "preprocessing": preprocessing})
-                if int(_fingerprint(loaded["state"])) != fields["fingerprint"]:
-                    raise ValueError("its arrays are not those that were saved")
-                return Restored(loaded["state"], loaded["preprocessing"], card)
+                return load(step)
+            except (MemoryError, InputError):
+                raise
             except Exception as error:  # Orbax and TensorStore raise many types for damaged files.
                 say(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
         if steps:
@@ -125,19 +192,42 @@ class Checkpoints:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints if checkpoint.step >= step]
 
 
-@jax.jit
-def _fingerprint(state: TrainState) -> jax.Array:
-    """A hash of every bit of a state, uint32: Orbax's files carry no checksum of their arrays.
+def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    return state.variables, {"step": state.step, "opt_state": state.opt_state}
 
-    Sums of integers do not depend on their order, so it is the same however the state is sharded.
+
+def _lock(workdir: Path) -> IO[str]:
+    """Holds a workdir until it is closed or the process ends, however it ends."""
+    file = (workdir / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(f"another process is training in {workdir}: wait for it, or use another --workdir") from error
+    return file
+
+
+def _check_fingerprints(parts: list[Any], expected: list[int]) -> None:
+    for part, value in zip(parts, expected, strict=False):
+        if int(_fingerprint(part)[0]) != value:
+            raise ValueError("its arrays are not those that were saved")
+
+
+@jax.jit
+def _fingerprint(tree: Any) -> tuple[jax.Array, jax.Array]:
+    """A hash of every bit of the arrays, uint32, and whether all of them are finite.
+
+    Orbax's files carry no checksum of their arrays. Sums of integers do not depend on their order, so the hash is the
+    same however the arrays are sharded.
     """
-    total = jnp.zeros((), jnp.uint32)
-    for i, leaf in enumerate(jax.tree.leaves(state)):
+    total, finite = jnp.zeros((), jnp.uint32), jnp.ones((), bool)
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
         flat = leaf.reshape(-1)
+        finite &= jnp.isfinite(flat).all()
         words = flat.astype(jnp.uint32) if flat.dtype == bool else jax.lax.bitcast_convert_type(flat, jnp.uint32)
         places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B9) + jnp.uint32(i)
         total += hash_words(words.reshape(-1) ^ hash_words(places)).sum(dtype=jnp.uint32)
-    return total
+    return total, finite
 
 
 class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)

@@ -64,6 +64,7 @@ def _set_up() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     # What Orbax logs as an error, with a traceback, it also raises.
     logging.set_verbosity(logging.FATAL)
+    sys.excepthook = _except_hook
     # Grain refuses to start workers in a process whose absl flags were not parsed.
     flags.FLAGS.mark_as_parsed()
 
@@ -146,6 +147,14 @@ def _no_more(rest: Sequence[str]) -> None:
 
 
 _FORMAT = _string("format", "table", ("table", "json"))
+
+
+def _except_hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Keeps one line one line: TensorStore prints this from its threads when Orbax gives a save up, as on a full
+    disk.
+    """
+    if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def parse_config(source: str, overrides: Sequence[str] = ()) -> Config:
@@ -265,15 +274,12 @@ def sweep(arguments: Sequence[str]) -> None:
     _given(values.config, "config")
     from resnet_jax import sweep as sweeping
 
-    source, overrides = "", []
-    for argument in _with_config_paths(arguments):
-        if argument.startswith("--config="):
-            source = argument.removeprefix("--config=")
-        elif argument.startswith("--config."):
-            overrides.append(argument.removeprefix("--config."))
+    source = next(arg for arg in _with_config_paths(arguments) if arg.startswith("--config=")).partition("=")[2]
+    overrides = config_flags.get_override_values(values["config"])
 
     def make_config(point):
-        return parse_config(source, [*overrides, *(f"{field}={value}" for field, value in point.items())])
+        given = {field: repr(value) if isinstance(value, tuple) else value for field, value in overrides.items()}
+        return parse_config(source, [f"{field}={value}" for field, value in (given | point).items()])
 
     sweeping.sweep(make_config, values.axis, Path(_given(values.workdir, "workdir")))
 

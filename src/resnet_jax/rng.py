@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 
-def stream(seed: int, name: str) -> jax.Array:
-    """The PRNG key of a named stream of draws, such as "parameters" or "augmentation"."""
+def stream(seed: int | jax.Array, name: str) -> jax.Array:
+    """The PRNG key of a named stream of draws, such as "parameters" or "augmentation"; a seed is below 2**32."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 

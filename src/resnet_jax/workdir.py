@@ -9,11 +9,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.configs import Config
+from resnet_jax.configs import Config, base
 from resnet_jax.errors import InputError
 
-# Where the data lies may change between two starts of one run; everything else is part of what the run is.
-_FREE_FIELDS = ("dataset.data_dir",)
+# May change between two starts of one run, which comes out the same; everything else is part of what the run is.
+_FREE_FIELDS = (
+    "dataset.data_dir",
+    "eval.batch_size",
+    "mesh.data",
+    "model.unroll",
+    "train.checkpoint_every",
+    "train.eval_every",
+    "train.log_every",
+)
 
 
 def claim(workdir: Path, config: Config) -> None:
@@ -27,7 +35,7 @@ def claim(workdir: Path, config: Config) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_whole(path, config.to_json_best_effort(indent=2) + "\n")
         return
-    theirs, ours = _flat(json.loads(path.read_text())), _flat(json.loads(config.to_json_best_effort()))
+    theirs, ours = (_flat(json.loads(each.to_json_best_effort())) for each in (read_config(workdir), config))
     differing = [
         f"{field} ({theirs.get(field)!r} there, {ours.get(field)!r} asked for)"
         for field in sorted(theirs | ours)
@@ -47,17 +55,25 @@ def read_config(workdir: Path) -> Config:
       InputError: it is no workdir of a run.
     """
     try:
-        return ConfigDict(json.loads((workdir / "config.json").read_text()))
+        fields = json.loads((workdir / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(
             f"{workdir} is not the workdir of a run (no readable config.json): give a folder that resnet-jax train made"
         ) from error
+    # A field that is younger than the run has its default.
+    config = base.get_config()
+    with config.ignore_type():
+        config.update(ConfigDict(fields))
+    return config
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
     """The result of a complete run, or None."""
     path = workdir / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged: remove it, and the same command writes it again") from error
 
 
 def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
@@ -68,7 +84,10 @@ def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is either there as a whole or not at all, whenever the process is killed."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

@@ -31,7 +31,8 @@ def logits(trained):
     """float32 logits of uint8 images."""
 
     def apply(images):
-        variables = {"params": trained.state.params, "batch_stats": trained.state.batch_stats}
-        return trained.model.apply(variables, images.astype("float32") - trained.preprocessing.mean[None], train=False)
+        return trained.model.apply(
+            trained.variables, images.astype("float32") - trained.preprocessing.mean[None], train=False
+        )
 
     return apply

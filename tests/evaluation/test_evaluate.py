@@ -25,7 +25,7 @@ def test_scores_are_numpys(workdir, logits, split):
     assert 0.02 < result["error"] < 0.85
 
 
-@pytest.mark.parametrize("batch_size", [8, 56, 360, 512])
+@pytest.mark.parametrize("batch_size", [1, 12, 56, 360, 512])
 def test_batch_size_makes_no_difference(workdir, batch_size):
     ours, usual = evaluate(workdir, batch_size=batch_size), evaluate(workdir)
     assert ours["images"] == 360
@@ -43,8 +43,6 @@ def test_the_runs_own_result_is_the_same(workdir):
 def test_what_cannot_be_evaluated(workdir, tmp_path):
     with pytest.raises(InputError, match="no split 'dev' in this run's data: it has test, train, validation"):
         evaluate(workdir, "dev")
-    with pytest.raises(InputError, match="batch size=12 cannot be divided by 8 devices: use a size such as 8 or 16"):
-        evaluate(workdir, batch_size=12)
     for batch_size in (0, -8):
         with pytest.raises(InputError, match=f"batch size is {batch_size}, but it must be at least 1"):
             evaluate(workdir, batch_size=batch_size)

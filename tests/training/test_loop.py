@@ -54,14 +54,13 @@ def test_the_result_is_what_the_checkpoint_scores(finished):
     directory, result = finished
     trained = load_trained(directory)
     digits = sources.load("digits")
-    variables = {"params": trained.state.params, "batch_stats": trained.state.batch_stats}
     images = digits.test.images - digits.train.images.mean(0, dtype=np.float64).astype(np.float32)
-    logits = np.asarray(trained.model.apply(variables, images, train=False))
+    logits = np.asarray(trained.model.apply(trained.variables, images, train=False))
     assert result["test_error"] == pytest.approx((logits.argmax(1) != digits.test.labels).mean(), rel=1e-6)
     assert result["test_images"] == 360
     convolutions = 9 * (1 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
     assert result["parameters"] == convolutions + 2 * (3 * 16 + 2 * 32 + 2 * 64) + 650
-    assert int(trained.state.step) == 60
+    assert trained.step == 60
 
 
 def test_a_complete_run_is_not_trained_again(finished, capsys):
@@ -105,7 +104,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         train(small_config({"optimizer.boundaries": (25,), "optimizer.factor": 1e30}), tmp_path)
     assert saved_steps(tmp_path) == [20]
     assert [line["step"] for line in lines_of(tmp_path)] == [10, 20]
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_trained(tmp_path).state))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load_trained(tmp_path).variables))
     assert not (tmp_path / "result.json").exists()
 
 

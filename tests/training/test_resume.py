@@ -106,10 +106,18 @@ def remove_largest_file(checkpoint):
 
 
 def remove_metadata(checkpoint):
-    """Of the state."""
-    for path in (checkpoint / "state").rglob("*"):
+    """Of the network."""
+    for path in (checkpoint / "variables").rglob("*"):
         if path.is_file() and "METADATA" in path.name.upper():
             path.unlink()
+
+
+def flip_one_byte(checkpoint):
+    """In the middle of the largest file, which holds arrays: nothing of Orbax notices."""
+    largest = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
 
 
 def empty(checkpoint):
@@ -138,7 +146,7 @@ def killed(finished, tmp_path):
 
 
 @unawaited
-@pytest.mark.parametrize("damage", [truncate, garble, remove_largest_file, remove_metadata, empty])
+@pytest.mark.parametrize("damage", [truncate, garble, remove_largest_file, remove_metadata, flip_one_byte, empty])
 def test_a_damaged_checkpoint_is_passed_over(finished, killed, capfd, damage):
     damage(killed / "checkpoints" / "40")
     train(small_config(), killed)

@@ -37,13 +37,14 @@ class Run:
         params, stats = jax.tree.map(lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats))
         opt_state = jax.jit(OPTIMIZER.init, out_shardings=everywhere)(params)
         self.state = TrainState(state.step, params, stats, opt_state)
+        self.seed = jax.device_put(np.uint32(3), everywhere)
         self.train_steps = compile_train_steps(
-            self.model, OPTIMIZER, self.mesh, seed=3, batch_size=BATCH, augmentation=Augmentation(1, True)
+            self.model, OPTIMIZER, self.mesh, batch_size=BATCH, augmentation=Augmentation(1, True)
         )
 
     def dispatch(self, steps):
         """Trains; returns the loss of each step."""
-        self.state, metrics, self.rates = self.train_steps(self.state, self.split, self.preprocessing, steps)
+        self.state, metrics, self.rates = self.train_steps(self.state, self.split, self.preprocessing, self.seed, steps)
         return metrics.loss / metrics.count
 
     def losses(self):
@@ -171,7 +172,7 @@ def test_groups_are_per_device_statistics(group):
 @pytest.mark.parametrize("group", [None, 2])
 def test_a_step_on_8_devices_only_reduces(runs, group):
     run = Run(8, group_size=group)
-    compiled = run.train_steps.lower(run.state, run.split, run.preprocessing, 5).compile()
+    compiled = run.train_steps.lower(run.state, run.split, run.preprocessing, run.seed, 5).compile()
     assert set(instructions(compiled)) == {"all-reduce"}
 
 
@@ -201,7 +202,7 @@ def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size)
 
     evaluate = compile_evaluate(run.model, run.mesh, batch_size=batch_size)
     with jax.transfer_guard("disallow"):
-        totals = jax.device_get(evaluate(run.state, run.test, run.preprocessing))
+        totals = jax.device_get(evaluate(run.state.variables, run.test, run.preprocessing))
     assert totals.count == len(digits.test) == 360
     assert totals.errors == (logits.argmax(1) != digits.test.labels).sum()
     assert totals.loss == pytest.approx(losses.sum(), rel=1e-5)

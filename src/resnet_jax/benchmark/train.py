@@ -245,16 +245,14 @@ def _on_device(
     mesh: Mesh,
     batch_size: int,
     image_shape: tuple[int, int, int],
-) -> tuple[Any, tuple[DeviceSplit, Preprocessing]]:
+) -> tuple[Any, tuple[DeviceSplit, Preprocessing, jax.Array]]:
     """The real training step, and four batches of noise as uint8 images."""
     count = 4 * batch_size
     images = np.random.default_rng(0).integers(0, 256, (count, *image_shape), np.uint8)
     split = DeviceSplit(images, np.arange(count, dtype=np.int32) % 10)  # pyright: ignore[reportArgumentType]
     preprocessing = Preprocessing(per_pixel_mean(images))  # pyright: ignore[reportArgumentType]
-    train_steps = compile_train_steps(
-        model, optimizer, mesh, seed=0, batch_size=batch_size, augmentation=Augmentation(4, True)
-    )
-    return train_steps, jax.device_put((split, preprocessing), sharding.replicated(mesh))
+    train_steps = compile_train_steps(model, optimizer, mesh, batch_size=batch_size, augmentation=Augmentation(4, True))
+    return train_steps, jax.device_put((split, preprocessing, np.uint32(0)), sharding.replicated(mesh))
 
 
 def _program_bytes(compiled: Any) -> int | None:

@@ -37,6 +37,8 @@ def get_config() -> Config:
                 "zero_channels": "end",
                 # Which convolution of a bottleneck has the stride: "1x1" (the paper's release) or "3x3" (v1.5).
                 "stride_in": "1x1",
+                # Of the ImageNet stem's pooling: "caffe" (the paper's release) or "torch".
+                "pool_alignment": "caffe",
                 "batch_norm_momentum": 0.9,
                 "batch_norm_epsilon": 1e-5,
                 # Images that share batch-norm statistics; None is the whole batch. The paper's two GPUs had 64 each.

@@ -26,7 +26,13 @@ def per_pixel_mean(images: np.ndarray) -> np.ndarray:
     return images.mean(0, dtype=np.float64).astype(np.float32)
 
 
-def pad_crop_mirror(key: jax.Array, images: jax.Array, pad: int, mirror: bool) -> jax.Array:
+def mirror(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image (batch, height, width, channels), left to right, with probability one half."""
+    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(flip, images[:, :, ::-1], images)
+
+
+def pad_crop_mirror(key: jax.Array, images: jax.Array, pad: int, mirrored: bool) -> jax.Array:
     """The paper's CIFAR-10 augmentation (section 4.2): zero padding, a random crop of the old size, a random mirror
     image.
 
@@ -36,7 +42,7 @@ def pad_crop_mirror(key: jax.Array, images: jax.Array, pad: int, mirror: bool) -
       key: of this batch; the draws do not depend on how the batch is sharded.
       images: (batch, height, width, channels) float.
       pad: pixels added on each side.
-      mirror: whether half of the images are mirrored.
+      mirrored: whether half of the images are mirrored.
     """
     batch, height, width, channels = images.shape
     offset_key, mirror_key = jax.random.split(key)
@@ -44,7 +50,4 @@ def pad_crop_mirror(key: jax.Array, images: jax.Array, pad: int, mirror: bool) -
     offsets = jax.random.randint(offset_key, (batch, 2), 0, 2 * pad + 1)
     crop = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (height, width, channels)))
     cropped = crop(padded, offsets)
-    if not mirror:
-        return cropped
-    flip = jax.random.bernoulli(mirror_key, 0.5, (batch, 1, 1, 1))
-    return jnp.where(flip, cropped[:, :, ::-1], cropped)
+    return mirror(mirror_key, cropped) if mirrored else cropped

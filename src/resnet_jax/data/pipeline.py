@@ -52,7 +52,7 @@ def train_batch(
     split: DeviceSplit,
     preprocessing: Preprocessing,
     augmentation: Augmentation,
-    seed: int,
+    seed: int | jax.Array,
     step: jax.Array,
     batch_size: int,
 ) -> Batch:
@@ -83,7 +83,7 @@ def eval_batch(split: DeviceSplit, preprocessing: Preprocessing, index: jax.Arra
 _ROUNDS = 48
 
 
-def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> jax.Array:
+def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int | jax.Array) -> jax.Array:
     """Where each position of an epoch's random order points: for every epoch a permutation of 0 … count - 1.
 
     A swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): every round pairs each index with another one and a
@@ -96,7 +96,7 @@ def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int) -> ja
       seed: of the run.
     """
     size = jnp.uint32(count)
-    word = rng.hash_words(rng.hash_words(epoch.astype(jnp.uint32)) + jnp.uint32(seed & 0xFFFFFFFF))
+    word = rng.hash_words(rng.hash_words(epoch.astype(jnp.uint32)) + jnp.asarray(seed, jnp.uint32))
     index = position.astype(jnp.uint32)
     for turn in range(_ROUNDS):
         round_key = rng.hash_words(word + jnp.uint32(turn * 0x9E3779B9 & 0xFFFFFFFF))

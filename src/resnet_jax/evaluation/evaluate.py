@@ -43,10 +43,10 @@ def evaluate(
         raise InputError(f"the evaluation's batch size is {size}, but it must be at least 1")
     on_device = put_split(images, sharding.replicated(trained.mesh))
     score = compile_evaluate(trained.model, trained.mesh, batch_size=size)
-    totals = jax.device_get(score(trained.state, on_device, trained.preprocessing))
+    totals = jax.device_get(score(trained.variables, on_device, trained.preprocessing))
     return {
         "workdir": str(directory),
-        "step": int(trained.state.step),
+        "step": trained.step,
         "split": split,
         "images": int(totals.count),
         "error": float(totals.errors / totals.count),

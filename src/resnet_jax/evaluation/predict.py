@@ -1,15 +1,18 @@
 """What a trained network sees in image files."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import Trained
+from resnet_jax.models import ResNet
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -27,10 +30,12 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     height, width, channels = shape
     try:
         with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
+            # Pillow cuts 16-bit grey at 255 instead of scaling it.
+            shown = opened.point(lambda value: value / 256) if opened.mode.startswith("I;16") else opened
+            image = shown.convert("L" if channels == 1 else "RGB")
     except FileNotFoundError as error:
         raise InputError(f"there is no image file {path}") from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error
     scale = max(width / image.width, height / image.height)
     size = (max(round(image.width * scale), width), max(round(image.height * scale), height))
@@ -39,16 +44,25 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + width, top + height))).reshape(shape)
 
 
+# Images at a time: any number of them takes one compiled program.
+_CHUNK = 64
+
+
+@partial(jax.jit, static_argnums=0)
+def _probabilities(model: ResNet, variables: Any, preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
+    logits: Any = model.apply(variables, preprocessing(images), train=False)
+    return jax.nn.softmax(logits)
+
+
 def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
     """Class probabilities: uint8 (batch, height, width, channels) -> float32 (batch, classes)."""
-
-    @jax.jit
-    def probabilities(state, preprocessing, images):
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        logits: Any = trained.model.apply(variables, preprocessing(images), train=False)
-        return jax.nn.softmax(logits)
-
-    return np.asarray(probabilities(trained.state, trained.preprocessing, images))
+    parts = []
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        padded = np.concatenate([chunk, np.zeros((_CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
+        found = _probabilities(trained.model, trained.variables, trained.preprocessing, padded)
+        parts.append(np.asarray(found)[: len(chunk)])
+    return np.concatenate(parts)
 
 
 def predict_files(trained: Trained, paths: Sequence[Path], top: int = 5) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """A trained network, loaded from the workdir of its run."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
@@ -12,22 +14,35 @@ from resnet_jax.configs import Config
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
-from resnet_jax.training.state import TrainState, abstract_checkpoint
+from resnet_jax.training.state import abstract_state
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its newest whole checkpoint, on every device of the mesh."""
+    """A network with its newest whole checkpoint, on every device of the mesh.
+
+    Attributes:
+      config, model: of the run.
+      step: of the checkpoint.
+      variables: parameters and running statistics.
+      preprocessing, card: see `checkpoint.Checkpoints`.
+      mesh: all devices that there are, whatever the run had.
+    """
 
     config: Config
     model: ResNet
-    state: TrainState
+    step: int
+    variables: Any
     preprocessing: Preprocessing
     card: Card
     mesh: Mesh
 
 
-def load_trained(directory: Path, say: Callable[[str], None] = print) -> Trained:
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def load_trained(directory: Path, say: Callable[[str], None] = _complain) -> Trained:
     """Loads the newest whole checkpoint of a run.
 
     Args:
@@ -39,16 +54,18 @@ def load_trained(directory: Path, say: Callable[[str], None] = print) -> Trained
     """
     config = workdir.read_config(directory)
     mesh = sharding.make_mesh()
+    everywhere = sharding.replicated(mesh)
 
-    def abstract(card):
+    def abstract(card: Card):
         model = build.model(config, len(card.class_names))
-        # The optimiser's state has the same shapes whatever the size of the training set.
-        optimizer = build.optimizer(config, train_images=1)
-        return abstract_checkpoint(model, optimizer, card.image_shape, sharding.replicated(mesh))
+        # The state of the optimiser, whatever it is, is not loaded.
+        return abstract_state(model, build.optimizer(config, train_images=1), card.image_shape, everywhere)
 
-    with Checkpoints(directory) as checkpoints:
-        restored = checkpoints.restore(abstract, say)
-    if restored is None:
+    if not (directory / "checkpoints").is_dir():
         raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
-    model = build.model(config, len(restored.card.class_names))
-    return Trained(config, model, restored.state, restored.preprocessing, restored.card, mesh)
+    with Checkpoints(directory, write=False) as checkpoints:
+        trained = checkpoints.restore_network(abstract, say)
+    if trained is None:
+        raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
+    model = build.model(config, len(trained.card.class_names))
+    return Trained(config, model, trained.step, trained.variables, trained.preprocessing, trained.card, mesh)

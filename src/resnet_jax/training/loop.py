@@ -15,7 +15,7 @@ from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError
-from resnet_jax.training.state import TrainState, abstract_checkpoint, create_state
+from resnet_jax.training.state import TrainState, abstract_state, create_state
 from resnet_jax.training.step import Metrics
 from resnet_jax.training.task import Task, resident_task
 
@@ -43,7 +43,7 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
     else:
         task = resident_task(config)
         workdir.claim(directory, config)
-        with Checkpoints(directory) as checkpoints:
+        with Checkpoints(directory, write=True) as checkpoints:
             state = _first_state(config, task, checkpoints, console)
             result = _train(config, task, state, directory, checkpoints, console)
         plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
@@ -58,11 +58,15 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
 
 def _first_state(config: Config, task: Task, checkpoints: Checkpoints, console: Console) -> TrainState:
     """The state of the newest whole checkpoint, or a new one."""
-    restored = checkpoints.restore(
-        lambda card: abstract_checkpoint(task.model, task.optimizer, card.image_shape, task.everywhere), console.print
-    )
+    shape = task.card.image_shape
+    restored = checkpoints.restore(abstract_state(task.model, task.optimizer, shape, task.everywhere), console.print)
     if restored is None:
-        return create_state(task.model, task.optimizer, config.seed, task.card.image_shape, task.everywhere)
+        return create_state(task.model, task.optimizer, config.seed, shape, task.everywhere)
+    if restored.card != task.card:
+        raise InputError(
+            f"the data of {config.dataset.name!r} are not those that this run began with: "
+            "use another --workdir, or the same images for config.dataset.data_dir"
+        )
     console.print(f"going on from the checkpoint of iteration {int(restored.state.step)}")
     return restored.state
 
@@ -83,7 +87,10 @@ def _train(
             line = _means(metrics, "train")
             line |= {"learning_rate": float(rates[-1]), "seconds": time.perf_counter() - started}
             if step == total or _passes(fields.eval_every, before, step):
-                line |= _means(jax.device_get(task.score(state, task.watched)), task.watched)
+                watched = jax.device_get(task.score(state, task.watched))
+                # The loss of the last step was that of the state before it.
+                _stop_if_not_finite([watched.loss], step, checkpoints)
+                line |= _means(watched, task.watched)
                 console.print(_describe(step, total, line))
             log.write(step, line)
             if step == total or _passes(fields.checkpoint_every, before, step):
@@ -94,7 +101,7 @@ def _train(
     test = jax.device_get(task.score(state, "test"))
     result = {
         "step": step,
-        **{key: lines[-1][key] for key in ("train_loss", "train_error")},
+        **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error")},
         **_means(test, "test"),
         "test_images": int(test.count),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
@@ -115,14 +122,14 @@ def _passes(every: int, before: int, after: int) -> bool:
 
 
 def _stop_if_not_finite(losses: Any, step: int, checkpoints: Checkpoints) -> None:
-    """Raises before the state that holds no number is saved."""
+    """Raises where a step found a loss that is no number; the state is not saved."""
     bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
     if bad is not None:
         last = checkpoints.latest_step()
         kept = f"the checkpoint of iteration {last} is whole" if last is not None else "there is no checkpoint yet"
         raise InputError(
             f"the loss is {losses[bad]} at iteration {step + bad + 1}; {kept}. "
-            "A lower config.optimizer.learning_rate or a warm-up may help"
+            "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
         )
 
 

@@ -10,7 +10,6 @@ import optax
 from jax.sharding import Sharding
 
 from resnet_jax import rng
-from resnet_jax.data.augment import Preprocessing
 
 
 @flax.struct.dataclass
@@ -28,6 +27,11 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(
@@ -55,15 +59,12 @@ def create_state(
     return jax.jit(init, out_shardings=sharding)(rng.stream(seed, "parameters"))
 
 
-def abstract_checkpoint(
+def abstract_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, ...],
     sharding: Sharding,
-) -> tuple[TrainState, Preprocessing]:
-    """Shapes, dtypes and shardings of what a checkpoint holds, for restoring it."""
+) -> TrainState:
+    """Shapes, dtypes and shardings of a state, for restoring one."""
     state = jax.eval_shape(lambda: create_state(model, optimizer, 0, image_shape, sharding))
-    preprocessing = jax.eval_shape(lambda: Preprocessing(jnp.zeros(image_shape)))
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), (state, preprocessing)
-    )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)

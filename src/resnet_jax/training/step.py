@@ -1,6 +1,5 @@
 """The training and evaluation steps: pure functions, compiled with shardings, many steps to a dispatch."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from resnet_jax.data.augment import Preprocessing
-from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit, eval_batch, train_batch
+from resnet_jax.data.pipeline import Augmentation, Batch, eval_batch, train_batch
 from resnet_jax.sharding import batch_sharded, replicated
 from resnet_jax.training import schedules
 from resnet_jax.training.state import TrainState
@@ -59,15 +57,10 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def eval_step(state: TrainState, batch: Batch, *, model: nn.Module) -> Metrics:
+def eval_step(variables: Any, batch: Batch, *, model: nn.Module) -> Metrics:
     """The metrics of one batch with running statistics."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits: Any = model.apply(variables, batch.images, train=False)
     return measure(logits, batch)
-
-
-TrainSteps = Callable[[TrainState, DeviceSplit, Preprocessing, int], tuple[TrainState, Metrics, jax.Array]]
-Evaluate = Callable[[TrainState, DeviceSplit, Preprocessing], Metrics]
 
 
 def compile_train_steps(
@@ -75,25 +68,25 @@ def compile_train_steps(
     optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     *,
-    seed: int,
     batch_size: int,
     augmentation: Augmentation,
-) -> TrainSteps:
-    """Makes `(state, split, preprocessing, steps) -> (state, metrics, rates)`: `steps` updates in one dispatch.
+) -> Any:
+    """Makes `(state, split, preprocessing, seed, steps) -> (state, metrics, rates)`: `steps` updates in one dispatch.
 
     The state is donated. Metrics and learning rates hold one value for each step and stay on the device. Batches are
-    made inside, so that the host does nothing between two steps.
+    made inside, so that the host does nothing between two steps. The seed is a uint32 array: another seed is the same
+    program.
     """
 
-    def one_step(split, preprocessing, state, _):
+    def one_step(split, preprocessing, seed, state, _):
         batch = train_batch(split, preprocessing, augmentation, seed, state.step, batch_size)
         batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
         state, metrics = train_step(state, batch, model=model, optimizer=optimizer)
         return state, (metrics, schedules.learning_rate(state.opt_state))
 
-    @partial(jax.jit, static_argnums=3, donate_argnums=0, out_shardings=replicated(mesh))
-    def train_steps(state, split, preprocessing, steps):
-        body = partial(one_step, split, preprocessing)
+    @partial(jax.jit, static_argnums=4, donate_argnums=0, out_shardings=replicated(mesh))
+    def train_steps(state, split, preprocessing, seed, steps):
+        body = partial(one_step, split, preprocessing, seed)
         # A single step is written out: with unroll=1 JAX would leave a loop of a single turn.
         state, (metrics, rates) = jax.lax.scan(body, state, None, length=steps, unroll=2 if steps == 1 else 1)
         return state, metrics, rates
@@ -101,19 +94,20 @@ def compile_train_steps(
     return train_steps
 
 
-def compile_evaluate(model: nn.Module, mesh: Mesh, *, batch_size: int) -> Evaluate:
-    """Makes `(state, split, preprocessing) -> metrics`: totals over a whole split, each example counted exactly once.
+def compile_evaluate(model: nn.Module, mesh: Mesh, *, batch_size: int) -> Any:
+    """Makes `(variables, split, preprocessing) -> metrics`: totals over a whole split, each example counted exactly
+    once.
 
     The batch size is rounded up to a multiple of the devices.
     """
     batch_size += -batch_size % mesh.size
 
     @partial(jax.jit, out_shardings=replicated(mesh))
-    def evaluate(state, split, preprocessing):
+    def evaluate(variables, split, preprocessing):
         def one_batch(totals, index):
             batch = eval_batch(split, preprocessing, index, batch_size)
             batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
-            return jax.tree.map(jnp.add, totals, eval_step(state, batch, model=model)), None
+            return jax.tree.map(jnp.add, totals, eval_step(variables, batch, model=model)), None
 
         batches = -(-len(split) // batch_size)
         totals = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Sharding
 
@@ -58,11 +59,11 @@ def resident_task(config: Config) -> Task:
     if dataset.validation is not None:
         splits["validation"] = put_split(dataset.validation, everywhere)
     preprocessing = Preprocessing(jax.device_put(per_pixel_mean(dataset.train.images), everywhere))
+    seed = jax.device_put(np.uint32(config.seed), everywhere)
     train_steps = compile_train_steps(
         model,
         optimizer,
         mesh,
-        seed=config.seed,
         batch_size=config.train.batch_size,
         augmentation=build.augmentation(config),
     )
@@ -70,11 +71,11 @@ def resident_task(config: Config) -> Task:
     return Task(
         model=model,
         optimizer=optimizer,
-        card=Card(dataset.class_names, dataset.train.images.shape[1:]),
+        card=Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train)),
         preprocessing=preprocessing,
         everywhere=everywhere,
-        advance=lambda state, steps: train_steps(state, train_split, preprocessing, steps),
-        score=lambda state, split: evaluate(state, splits[split], preprocessing),
+        advance=lambda state, steps: train_steps(state, train_split, preprocessing, seed, steps),
+        score=lambda state, split: evaluate(state.variables, splits[split], preprocessing),
         # Where there are images to validate on, the test images are looked at once, after the last iteration.
         watched="test" if dataset.validation is None else "validation",
     )
