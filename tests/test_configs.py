@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax import build, cli, configs
+from resnet_jax import arguments, build, configs
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
 from resnet_jax.training import loop
@@ -48,7 +48,7 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_one_shrunk_step(name, fake_cifar, tmp_path):
-    config = cli.parse_config(name, SHRUNK.split())
+    config = arguments.parse_config(name, SHRUNK.split())
     result = loop.train(config, tmp_path / "run")
     assert result["step"] == 1
     assert np.isfinite(result["train_loss"])
@@ -62,7 +62,7 @@ def test_one_shrunk_step(name, fake_cifar, tmp_path):
 
 
 def test_the_papers_cifar_recipe_is_the_default():
-    config = cli.parse_config("cifar10")
+    config = arguments.parse_config("cifar10")
     assert config.train.batch_size == 128
     assert config.train.iterations == 64_000
     assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.1, 0.9)
@@ -80,7 +80,7 @@ def test_the_papers_cifar_recipe_is_the_default():
 
 @pytest.mark.parametrize(("depth", "rate"), [(20, 0.1), (56, 0.1), (110, 0.01), (1202, 0.01)])
 def test_warm_up_from_110_layers_on(depth, rate):
-    optimizer = build.optimizer(cli.parse_config("cifar10", [f"model.depth={depth}"]), 50_000)
+    optimizer = build.optimizer(arguments.parse_config("cifar10", [f"model.depth={depth}"]), 50_000)
     params = {"kernel": jnp.ones(())}
     updates, _ = optimizer.update(
         {"kernel": jnp.ones(())}, optimizer.init(params), params, value=jnp.asarray(0.9, jnp.float32)
@@ -90,14 +90,14 @@ def test_warm_up_from_110_layers_on(depth, rate):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_usual_batches_suit_usual_numbers_of_devices(name):
-    config = cli.parse_config(name)
+    config = arguments.parse_config(name)
     for devices in (1, 2, 4, 8):
         assert config.train.batch_size % devices == 0
         assert config.eval.batch_size % devices == 0
 
 
 def test_overrides():
-    config = cli.parse_config(
+    config = arguments.parse_config(
         "digits:plain",
         [
             "model.depth=14",
@@ -121,18 +121,18 @@ def test_overrides():
 
 
 def test_placeholders_are_none_and_derived():
-    config = cli.parse_config("digits")
+    config = arguments.parse_config("digits")
     optimizer = config.optimizer
     for value in (optimizer.boundaries, optimizer.warmup_learning_rate, config.model.group_size, config.mesh.data):
         assert value is None
     # A half and three quarters of another length.
-    config = cli.parse_config("digits", ["train.iterations=400"])
+    config = arguments.parse_config("digits", ["train.iterations=400"])
     np.testing.assert_allclose(build.schedule(config)(jnp.array([199, 200, 300])), [0.1, 0.01, 0.001], rtol=1e-6)
 
 
 def test_loading_a_config_twice_gives_two():
-    first = cli.parse_config("digits", ["model.depth=8"])
-    assert cli.parse_config("digits").model.depth == 20
+    first = arguments.parse_config("digits", ["model.depth=8"])
+    assert arguments.parse_config("digits").model.depth == 20
     assert first.model.depth == 8
 
 
@@ -142,7 +142,7 @@ def test_a_config_of_ones_own(tmp_path):
         "from resnet_jax.configs import digits\n\n\n"
         "def get_config():\n    config = digits.get_config()\n    config.model.depth = 26\n    return config\n"
     )
-    assert cli.parse_config(str(path), ["seed=3"]).model.depth == 26
+    assert arguments.parse_config(str(path), ["seed=3"]).model.depth == 26
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_config_of_ones_own(tmp_path):
 )
 def test_mistyped_overrides(override, message):
     with pytest.raises(InputError, match=message):
-        cli.parse_config("digits", [override])
+        arguments.parse_config("digits", [override])
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_mistyped_overrides(override, message):
 )
 def test_values_that_no_run_can_have_are_refused_before_anything_is_written(override, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        loop.train(cli.parse_config("digits", [override]), tmp_path / "run")
+        loop.train(arguments.parse_config("digits", [override]), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_largest_seed_is_a_seed_of_its_own():
-    config = cli.parse_config("digits", ["seed=4294967295"])
+    config = arguments.parse_config("digits", ["seed=4294967295"])
     build.check(config)
     keys = [jax.random.key(seed) for seed in (0, 2**31, config.seed)]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
@@ -203,11 +203,11 @@ def test_the_commands_of_the_docstring_parse(name):
     for command in commands:
         source, *rest = re.findall(r"--config=(\S+)|--config\.(\S+)", command)
         assert source[0].split(":")[0] == name
-        build.check(cli.parse_config(source[0], [override for _, override in rest]))
+        build.check(arguments.parse_config(source[0], [override for _, override in rest]))
         assert "--workdir=runs/" in command
 
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_unknown_variants(name):
     with pytest.raises(InputError, match="there is no variant 'wide' of this config: it has ':plain'"):
-        cli.parse_config(f"{name}:wide")
+        arguments.parse_config(f"{name}:wide")

@@ -95,7 +95,7 @@ def test_no_file_has_grown_beyond_350_lines():
     [
         "import resnet_jax",
         "from resnet_jax import cli; assert cli.main(['--help']) == 0; assert cli.main(['train', '--help']) == 0",
-        "from resnet_jax import cli; assert cli.parse_config('digits').seed == 0",
+        "from resnet_jax import arguments; assert arguments.parse_config('digits').seed == 0",
     ],
 )
 def test_help_and_configs_need_no_jax(program):

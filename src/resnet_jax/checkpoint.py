@@ -112,6 +112,7 @@ class Checkpoints:
                         **dataclasses.asdict(card),
                         "fingerprints": hashes,
                         "mean_shape": list(preprocessing.mean.shape),
+                        "std_shape": list(preprocessing.std.shape),
                     },
                 },
             )
@@ -160,9 +161,13 @@ class Checkpoints:
         def load(step: int) -> RestoredNetwork:
             card, fields = self._load_card(step)
             state = abstract(card)
-            mean: Any = jax.ShapeDtypeStruct(tuple(fields["mean_shape"]), jnp.float32, sharding=state.step.sharding)
+            mean, std = (
+                jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=state.step.sharding)
+                for name in ("mean", "std")
+            )
+            preprocessing = Preprocessing(mean, std)  # pyright: ignore[reportArgumentType]
             loaded = self._checkpointer.load_checkpointables(
-                step, {"variables": state.variables, "preprocessing": Preprocessing(mean)}
+                step, {"variables": state.variables, "preprocessing": preprocessing}
             )
             _check_fingerprints([loaded["variables"]], fields["fingerprints"])
             return RestoredNetwork(step, loaded["variables"], loaded["preprocessing"], card)

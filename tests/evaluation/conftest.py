@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from resnet_jax.cli import parse_config
+from resnet_jax.arguments import parse_config
 from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.training import loop
 

@@ -11,14 +11,16 @@ class Preprocessing:
     """What a network's input has had done to it; it is kept in the checkpoint beside the weights.
 
     Attributes:
-      mean: subtracted from the 0 to 255 pixels; (height, width, channels), float32.
+      mean: subtracted from the 0 to 255 pixels; (height, width, channels) or (1, 1, channels), float32.
+      std: divides what is left; (1, 1, channels), float32. Ones in the paper, whose release does not scale its input.
     """
 
     mean: jax.Array
+    std: jax.Array = flax.struct.field(default_factory=lambda: jnp.ones((1, 1, 1)))
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """uint8 images (batch, height, width, channels) -> float32, centred; not scaled, as in the paper's release."""
-        return images.astype(jnp.float32) - self.mean[None]
+        """uint8 images (batch, height, width, channels) -> float32."""
+        return (images.astype(jnp.float32) - self.mean[None]) / self.std[None]
 
 
 def per_pixel_mean(images: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError
+from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
 from resnet_jax.training.step import Metrics
 from resnet_jax.training.task import Task, resident_task
@@ -33,6 +34,7 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
 
     Raises:
       InputError: the config or the directory cannot be used, the disk is full, or the loss became infinite or NaN.
+      KeyboardInterrupt: after Ctrl-C, when the running dispatch has ended and its state is saved.
     """
     console = Console(soft_wrap=True, highlight=False)
     build.check(config)
@@ -75,7 +77,7 @@ def _train(
     config: Config, task: Task, state: TrainState, directory: Path, checkpoints: Checkpoints, console: Console
 ) -> dict[str, Any]:
     fields, total, step = config.train, config.train.iterations, int(state.step)
-    with workdir.MetricsLog(directory, step) as log, _progress(console) as progress:
+    with workdir.MetricsLog(directory, step) as log, _progress(console) as progress, Interruptible() as interruption:
         bar = progress.add_task(f"{config.model.family}{config.model.depth}", total=total, completed=step, speed="")
         while step < total:
             started, before = time.perf_counter(), step
@@ -93,8 +95,10 @@ def _train(
                 line |= _means(watched, task.watched)
                 console.print(_describe(step, total, line))
             log.write(step, line)
-            if step == total or _passes(fields.checkpoint_every, before, step):
+            if step == total or interruption.requested or _passes(fields.checkpoint_every, before, step):
                 checkpoints.save(state, task.preprocessing, task.card, step)
+            if interruption.requested:
+                raise KeyboardInterrupt
             speed = fields.batch_size * steps / line["seconds"]
             progress.update(bar, completed=step, speed=f"{speed:,.0f} images/s")
     lines = workdir.read_metrics(directory)

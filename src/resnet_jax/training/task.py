@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Sharding
@@ -58,7 +59,7 @@ def resident_task(config: Config) -> Task:
     splits = {"test": put_split(dataset.test, everywhere)}
     if dataset.validation is not None:
         splits["validation"] = put_split(dataset.validation, everywhere)
-    preprocessing = Preprocessing(jax.device_put(per_pixel_mean(dataset.train.images), everywhere))
+    preprocessing = jax.device_put(Preprocessing(jnp.asarray(per_pixel_mean(dataset.train.images))), everywhere)
     seed = jax.device_put(np.uint32(config.seed), everywhere)
     train_steps = compile_train_steps(
         model,

@@ -1,0 +1,121 @@
+"""Command-line arguments: flags, and configs with their overrides. Everything that parses is here."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from resnet_jax.configs import Config
+from resnet_jax.errors import InputError
+
+# Defines a flag among the values; argv is the whole command line.
+Definition = Callable[[flags.FlagValues, list[str]], Any]
+
+_CONFIGS = Path(__file__).parent / "configs"
+_PACKAGED = tuple(sorted(path.stem for path in _CONFIGS.glob("*.py") if path.stem not in ("__init__", "base")))
+
+
+def parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValues, list[str]]:
+    """Parses flags that `define` defines; returns their values and the other arguments.
+
+    Raises:
+      InputError: a flag or a config field that does not exist, or a value of another type.
+    """
+    arguments = with_config_paths(arguments)
+    values = flags.FlagValues()
+    argv = ["resnet-jax", *arguments]
+    for definition in define:
+        definition(values, argv)
+    try:
+        return values, values(argv)[1:]
+    except flags.Error as error:
+        # The last line says what is wrong; before it may stand the traceback of a config file.
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix("resnet_jax.errors.InputError: ")) from error
+    except (AttributeError, KeyError) as error:  # ml_collections says which field there is instead, on a second line
+        said = " ".join(str(error.args[0]).replace("\\n", "\n").split("\n")[1:]).strip("\"' ")
+        raise InputError(f"there is no such config field: {said or error}") from error
+    except OSError as error:
+        raise InputError(str(error).splitlines()[-1].strip()) from error
+
+
+def with_config_paths(arguments: Sequence[str]) -> list[str]:
+    """Puts the path of a packaged config where its name stands: digits:plain -> …/configs/digits.py:plain."""
+    joined = list(arguments)
+    for i, argument in enumerate(joined[:-1]):
+        if argument == "--config":
+            joined[i : i + 2] = [f"--config={joined[i + 1]}"]
+            break
+    for i, argument in enumerate(joined):
+        if argument.startswith("--config="):
+            joined[i] = f"--config={_config_path(argument.removeprefix('--config='))}"
+    return joined
+
+
+def _config_path(source: str) -> str:
+    name, colon, variant = source.partition(":")
+    if name in _PACKAGED:
+        return f"{_CONFIGS / name}.py{colon}{variant}"
+    if not Path(name).is_file():
+        close = difflib.get_close_matches(name, _PACKAGED, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(
+            f"--config={source} is neither a file nor a packaged config: {hint}these are {', '.join(_PACKAGED)}"
+        )
+    return source
+
+
+def config_flag(values: flags.FlagValues, argv: list[str]) -> None:
+    """Defines --config, a config file, and --config.FIELD for its fields, which it looks for in all of argv."""
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+
+
+def string(name: str, default: str | None = None, choices: Sequence[str] = ()) -> Definition:
+    """A flag that holds text, one of `choices` if there are any."""
+    if choices:
+        return lambda values, _: flags.DEFINE_enum(name, default, choices, "", flag_values=values)
+    return lambda values, _: flags.DEFINE_string(name, default, "", flag_values=values)
+
+
+def integer(name: str, default: int | None = None) -> Definition:
+    """A flag that holds a whole number."""
+    return lambda values, _: flags.DEFINE_integer(name, default, "", flag_values=values)
+
+
+def given(value: Any, flag: str) -> Any:
+    """The value of a flag that cannot be left out."""
+    if value is None:
+        raise InputError(f"--{flag} is missing: see --help")
+    return value
+
+
+def no_more(rest: Sequence[str]) -> None:
+    """Refuses arguments that are no flags."""
+    if rest:
+        raise InputError(f"unexpected argument {rest[0]!r}: see --help")
+
+
+FORMAT = string("format", "table", ("table", "json"))
+
+
+def parse_config(source: str, overrides: Sequence[str] = ()) -> Config:
+    """Loads a config and overrides fields of it.
+
+    Args:
+      source: a packaged config, "digits"; one of its variants, "digits:plain"; or a path to a file with `get_config`.
+      overrides: such as "model.depth=56".
+
+    Raises:
+      InputError: no such config, variant or field, or a value of another type.
+    """
+    values, _ = parse([f"--config={source}", *(f"--config.{override}" for override in overrides)], config_flag)
+    return values.config
+
+
+def default_workdir(arguments: Sequence[str]) -> Path:
+    """runs/NAME, after the config's name and variant."""
+    path = next(argument for argument in with_config_paths(arguments) if argument.startswith("--config="))
+    file, _, variant = path.removeprefix("--config=").partition(":")
+    return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
