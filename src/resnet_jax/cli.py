@@ -7,18 +7,24 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-from resnet_jax.configs import Config
+from resnet_jax.arguments import (
+    FORMAT,
+    config_flag,
+    default_workdir,
+    given,
+    integer,
+    no_more,
+    parse,
+    parse_config,
+    string,
+    with_config_paths,
+)
 from resnet_jax.errors import InputError
-
-# Defines a flag among the values; argv is the whole command line.
-Definition = Callable[[flags.FlagValues, list[str]], Any]
-
-_CONFIGS = Path(__file__).parent / "configs"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def run() -> NoReturn:
+    """The console script: `main`, and the end of the process."""
+    status = main()
+    if status == 130:
+        # Threads of XLA or TensorStore that an interruption left at work can crash Python while it tears itself down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _help() -> str:
     lines = [f"  {name:10} {(function.__doc__ or '').splitlines()[0]}" for name, function in _COMMANDS.items()]
     return "resnet-jax COMMAND [--help] …\n\n" + "\n".join(lines)
@@ -69,106 +86,12 @@ def _set_up() -> None:
     flags.FLAGS.mark_as_parsed()
 
 
-def _parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValues, list[str]]:
-    """Parses flags that `define` defines; returns their values and the other arguments.
-
-    Raises:
-      InputError: a flag or a config field that does not exist, or a value of another type.
-    """
-    arguments = _with_config_paths(arguments)
-    values = flags.FlagValues()
-    argv = ["resnet-jax", *arguments]
-    for definition in define:
-        definition(values, argv)
-    try:
-        return values, values(argv)[1:]
-    except flags.Error as error:
-        # The last line says what is wrong; before it may stand the traceback of a config file.
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("resnet_jax.errors.InputError: ")) from error
-    except (AttributeError, KeyError) as error:  # ml_collections says which field there is instead, on a second line
-        said = " ".join(str(error.args[0]).replace("\\n", "\n").split("\n")[1:]).strip("\"' ")
-        raise InputError(f"there is no such config field: {said or error}") from error
-    except OSError as error:
-        raise InputError(str(error).splitlines()[-1].strip()) from error
-
-
-def _with_config_paths(arguments: Sequence[str]) -> list[str]:
-    """Puts the path of a packaged config where its name is: --config=digits:plain ->
-    --config=…/configs/digits.py:plain.
-    """
-    joined = list(arguments)
-    for i, argument in enumerate(joined[:-1]):
-        if argument == "--config":
-            joined[i : i + 2] = [f"--config={joined[i + 1]}"]
-            break
-    for i, argument in enumerate(joined):
-        if argument.startswith("--config="):
-            joined[i] = f"--config={_config_path(argument.removeprefix('--config='))}"
-    return joined
-
-
-def _config_path(source: str) -> str:
-    name, colon, variant = source.partition(":")
-    if name in _PACKAGED:
-        return f"{_CONFIGS / name}.py{colon}{variant}"
-    if not Path(name).is_file():
-        close = difflib.get_close_matches(name, _PACKAGED, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(
-            f"--config={source} is neither a file nor a packaged config: {hint}these are {', '.join(_PACKAGED)}"
-        )
-    return source
-
-
-def _config_flag(values: flags.FlagValues, argv: list[str]) -> None:
-    # It looks for overrides of the config's fields in all of argv.
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-
-
-def _string(name: str, default: str | None = None, choices: Sequence[str] = ()) -> Definition:
-    if choices:
-        return lambda values, _: flags.DEFINE_enum(name, default, choices, "", flag_values=values)
-    return lambda values, _: flags.DEFINE_string(name, default, "", flag_values=values)
-
-
-def _integer(name: str, default: int | None = None) -> Definition:
-    return lambda values, _: flags.DEFINE_integer(name, default, "", flag_values=values)
-
-
-def _given(value: Any, flag: str) -> Any:
-    if value is None:
-        raise InputError(f"--{flag} is missing: see --help")
-    return value
-
-
-def _no_more(rest: Sequence[str]) -> None:
-    if rest:
-        raise InputError(f"unexpected argument {rest[0]!r}: see --help")
-
-
-_FORMAT = _string("format", "table", ("table", "json"))
-
-
 def _except_hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Keeps one line one line: TensorStore prints this from its threads when Orbax gives a save up, as on a full
     disk.
     """
     if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
         sys.__excepthook__(kind, error, trace)
-
-
-def parse_config(source: str, overrides: Sequence[str] = ()) -> Config:
-    """Loads a config and overrides fields of it.
-
-    Args:
-      source: a packaged config, "digits"; one of its variants, "digits:plain"; or a path to a file with `get_config`.
-      overrides: such as "model.depth=56".
-
-    Raises:
-      InputError: no such config, variant or field, or a value of another type.
-    """
-    values, _ = _parse([f"--config={source}", *(f"--config.{override}" for override in overrides)], _config_flag)
-    return values.config
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -179,18 +102,12 @@ def train(arguments: Sequence[str]) -> None:
     The packaged configs are digits, cifar10 and cifar100; their files list the fields. The workdir is runs/NAME by
     default. Running the same command again goes on from the last checkpoint, or says that the run is complete.
     """
-    values, rest = _parse(arguments, _config_flag, _string("workdir"))
-    _no_more(rest)
-    config = _given(values.config, "config")
+    values, rest = parse(arguments, config_flag, string("workdir"))
+    no_more(rest)
+    config = given(values.config, "config")
     from resnet_jax.training import loop
 
-    loop.train(config, Path(values.workdir or _default_workdir(arguments)))
-
-
-def _default_workdir(arguments: Sequence[str]) -> Path:
-    path = next(argument for argument in _with_config_paths(arguments) if argument.startswith("--config="))
-    file, _, variant = path.removeprefix("--config=").partition(":")
-    return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
+    loop.train(config, Path(values.workdir or default_workdir(arguments)))
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -199,19 +116,19 @@ def evaluate(arguments: Sequence[str]) -> None:
     resnet-jax evaluate --workdir=DIR [--protocol=center] [--split=test|train|validation] [--data_dir=DIR]
                         [--batch_size=N] [--format=table|json]
     """
-    values, rest = _parse(
+    values, rest = parse(
         arguments,
-        _string("workdir"),
-        _string("protocol", "center", ("center",)),
-        _string("split", "test"),
-        _string("data_dir"),
-        _integer("batch_size"),
-        _FORMAT,
+        string("workdir"),
+        string("protocol", "center", ("center",)),
+        string("split", "test"),
+        string("data_dir"),
+        integer("batch_size"),
+        FORMAT,
     )
-    _no_more(rest)
+    no_more(rest)
     from resnet_jax.evaluation.evaluate import evaluate as run
 
-    score = run(Path(_given(values.workdir, "workdir")), values.split, values.data_dir, values.batch_size)
+    score = run(Path(given(values.workdir, "workdir")), values.split, values.data_dir, values.batch_size)
     if values.format == "json":
         print(json.dumps(score))
     else:
@@ -226,8 +143,8 @@ def predict(arguments: Sequence[str]) -> None:
 
     resnet-jax predict --workdir=DIR [--format=table|json] IMAGE…
     """
-    values, rest = _parse(arguments, _string("workdir"), _FORMAT)
-    directory = Path(_given(values.workdir, "workdir"))
+    values, rest = parse(arguments, string("workdir"), FORMAT)
+    directory = Path(given(values.workdir, "workdir"))
     if not rest:
         raise InputError("no image file was given: see --help")
     from resnet_jax.evaluation import predict as prediction
@@ -247,12 +164,12 @@ def summary(arguments: Sequence[str]) -> None:
 
     resnet-jax summary --model=resnet50 [--shortcut=A|B|C] [--image_size=N] [--format=table|json]
     """
-    values, rest = _parse(arguments, _string("model"), _string("shortcut"), _integer("image_size"), _FORMAT)
-    _no_more(rest)
+    values, rest = parse(arguments, string("model"), string("shortcut"), integer("image_size"), FORMAT)
+    no_more(rest)
     from resnet_jax.analysis.complexity import run_summary
 
     try:
-        print(run_summary(_given(values.model, "model"), values.shortcut, values.image_size, values.format))
+        print(run_summary(given(values.model, "model"), values.shortcut, values.image_size, values.format))
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -264,24 +181,24 @@ def sweep(arguments: Sequence[str]) -> None:
 
     Running the same command again skips the points that are complete.
     """
-    values, rest = _parse(
+    values, rest = parse(
         arguments,
-        _config_flag,
-        _string("workdir"),
+        config_flag,
+        string("workdir"),
         lambda values, _: flags.DEFINE_multi_string("axis", [], "", flag_values=values),
     )
-    _no_more(rest)
-    _given(values.config, "config")
+    no_more(rest)
+    given(values.config, "config")
     from resnet_jax import sweep as sweeping
 
-    source = next(arg for arg in _with_config_paths(arguments) if arg.startswith("--config=")).partition("=")[2]
+    source = next(arg for arg in with_config_paths(arguments) if arg.startswith("--config=")).partition("=")[2]
     overrides = config_flags.get_override_values(values["config"])
 
     def make_config(point):
-        given = {field: repr(value) if isinstance(value, tuple) else value for field, value in overrides.items()}
-        return parse_config(source, [f"{field}={value}" for field, value in (given | point).items()])
+        kept = {field: repr(value) if isinstance(value, tuple) else value for field, value in overrides.items()}
+        return parse_config(source, [f"{field}={value}" for field, value in (kept | point).items()])
 
-    sweeping.sweep(make_config, values.axis, Path(_given(values.workdir, "workdir")))
+    sweeping.sweep(make_config, values.axis, Path(given(values.workdir, "workdir")))
 
 
 def benchmark(arguments: Sequence[str]) -> None:
@@ -294,18 +211,18 @@ def benchmark(arguments: Sequence[str]) -> None:
     The variants are scanned (several steps to a dispatch, the default), rolled, unrolled, unrolled_scanned, and linen:
     the same network in plain nn.Conv and nn.BatchNorm. Their rounds alternate.
     """
-    values, rest = _parse(
+    values, rest = parse(
         arguments,
-        _string("model", "cifar_resnet20"),
-        _string("shortcut"),
-        _integer("batch_size", 128),
-        _integer("image_size"),
-        _string("dtype", "float32"),
-        _string("input", "device"),
-        _string("variants", "scanned"),
-        _integer("steps", 10),
-        _integer("rounds", 5),
-        _FORMAT,
+        string("model", "cifar_resnet20"),
+        string("shortcut"),
+        integer("batch_size", 128),
+        integer("image_size"),
+        string("dtype", "float32"),
+        string("input", "device"),
+        string("variants", "scanned"),
+        integer("steps", 10),
+        integer("rounds", 5),
+        FORMAT,
     )
     if rest != ["train"]:
         raise InputError(f"what to measure is {' '.join(rest) or 'missing'}, but it must be train: see --help")
@@ -318,26 +235,46 @@ def benchmark(arguments: Sequence[str]) -> None:
     print(json.dumps(result, indent=2) if values.format == "json" else benchmarks.render(result))
 
 
+def convert(arguments: Sequence[str]) -> None:
+    """Turns PyTorch weights into a workdir, or a run's newest checkpoint into PyTorch weights.
+
+    resnet-jax convert WEIGHTS DIR     torchvision, timm, or CIFAR: .safetensors, .pth or .th
+    resnet-jax convert DIR WEIGHTS     .safetensors or .pth
+
+    Files of PyTorch's own kind (.pth, .th) need torch; .safetensors do not.
+    """
+    _, rest = parse(arguments)
+    if len(rest) != 2:
+        raise InputError(f"a source and a destination are wanted, but {len(rest)} arguments were given: see --help")
+    source, destination = Path(rest[0]), Path(rest[1])
+    from resnet_jax.interop import convert as conversion
+
+    if source.is_dir():
+        conversion.to_torch(source, destination)
+        print(f"wrote {destination}")
+    else:
+        print(f"{conversion.from_torch(source, destination)} in {destination}")
+
+
 def prepare(arguments: Sequence[str]) -> None:
     """Downloads a data set and prepares it for reading, once; needs the extra "prepare".
 
     resnet-jax prepare --dataset=cifar10|cifar100 [--data_dir=DIR]
     """
-    values, rest = _parse(arguments, _string("dataset"), _string("data_dir"))
-    _no_more(rest)
+    values, rest = parse(arguments, string("dataset"), string("data_dir"))
+    no_more(rest)
     from resnet_jax.data import sources
 
-    print(f"prepared in {sources.prepare(_given(values.dataset, 'dataset'), values.data_dir)}")
+    print(f"prepared in {sources.prepare(given(values.dataset, 'dataset'), values.data_dir)}")
 
 
 def _complain(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-_PACKAGED = tuple(sorted(path.stem for path in _CONFIGS.glob("*.py") if path.stem not in ("__init__", "base")))
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    function.__name__: function for function in (train, evaluate, predict, summary, sweep, benchmark, prepare)
+    function.__name__: function for function in (train, evaluate, predict, summary, sweep, benchmark, convert, prepare)
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

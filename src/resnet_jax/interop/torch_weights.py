@@ -5,15 +5,17 @@ This file alone knows torch layouts. Their names:
     conv1.weight, bn1.{weight, bias, running_mean, running_var}
     layer{stage}.{block}.conv{i}.weight, layer{stage}.{block}.bn{i}.…
     layer{stage}.{block}.downsample.0.weight (the projection), layer{stage}.{block}.downsample.1.… (its batch norm)
-    fc.{weight, bias}, or linear.{weight, bias} in akamaster's networks
+    fc.{weight, bias}
 
-Convolutions are (features, channels, height, width) there and (height, width, channels, features) here. Both keep the
-unbiased running variance, so statistics are copied as they are; `num_batches_tracked` has no use here and is written as
-0.
+akamaster's networks have `shortcut` where torchvision and timm have `downsample`, and `linear` where those have `fc`.
+
+Convolutions are (features, channels, height, width) there and (height, width, channels, features) here. Flax keeps the
+biased running variance and torch the unbiased one; our `BatchNorm` keeps torch's, so statistics are copied as they are.
+`num_batches_tracked` has no use here (torch reads it only where momentum is None) and is written as 0.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +36,9 @@ _LEAVES = {
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
 }
+
+# The name of a projection beside that of the classifier: torchvision's and timm's, and akamaster's.
+_PROJECTIONS = {"fc": "downsample", "linear": "shortcut"}
 
 
 class Place(NamedTuple):
@@ -58,8 +63,13 @@ def _abstract(model: ResNet) -> dict[Any, Any]:
 
 
 def places(model: ResNet, classifier: str = "fc") -> dict[str, Place]:
-    """The torch name of every parameter and running statistic of a network, and its place in our variables."""
-    found = {}
+    """The torch name of every parameter and running statistic of a network, and its place in our variables.
+
+    Args:
+      model: the network.
+      classifier: the name of the last layer: "fc" (torchvision, timm), or "linear" (akamaster).
+    """
+    found, projection = {}, _PROJECTIONS[classifier]
     for path, leaf in _abstract(model).items():
         collection, module, *inner, name = path
         end = _LEAVES[collection, name]
@@ -67,7 +77,7 @@ def places(model: ResNet, classifier: str = "fc") -> dict[str, Place]:
             found[f"{classifier if module == 'fc' else module}.{end}"] = Place(path, None, leaf.shape)
             continue
         stage, part, layer = module.removeprefix("stage"), inner[0], ".".join(inner[1:])
-        layer = layer.replace("shortcut.conv", "downsample.0").replace("shortcut.bn", "downsample.1")
+        layer = layer.replace("shortcut.conv", f"{projection}.0").replace("shortcut.bn", f"{projection}.1")
         if part == "first":
             found[f"layer{stage}.0.{layer}.{end}"] = Place(path, None, leaf.shape)
         else:
@@ -76,35 +86,41 @@ def places(model: ResNet, classifier: str = "fc") -> dict[str, Place]:
     return found
 
 
-def _to_torch_axes(array: np.ndarray) -> np.ndarray:
-    return array.transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim])
+# Convolutions, linear layers, and vectors, by their number of axes.
+_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 
 
-def _from_torch_axes(array: np.ndarray) -> np.ndarray:
-    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim])
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
 
 
 def from_torch(tensors: Tensors, model: ResNet) -> dict[str, Any]:
     """Our variables, float32, from a network's tensors by their torch names.
+
+    Args:
+      tensors: see `interop.files.read_tensors`.
+      model: the network that they are meant for; its fields decide what the weights compute, see `identify`.
+
+    Returns:
+      The collections "params" and "batch_stats" as NumPy arrays.
 
     Raises:
       InputError: a weight is missing, left over, or of another shape; the message names it and what was expected.
     """
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     named = places(model, _classifier(tensors))
-    for name in sorted(named.keys() - tensors.keys()):
-        raise InputError(
-            f"the weights lack {name}, of shape {_torch_shape(named[name].shape)}: are they of another net?"
-        )
+    for name, place in named.items():
+        expected = _torch_shape(place.shape)
+        if name not in tensors:
+            raise InputError(f"the weights lack {name}, of shape {expected}: are they of another network?")
+        if tensors[name].shape != expected:
+            raise InputError(f"the weight {name} has the shape {tensors[name].shape}, but {expected} was expected")
     for name in sorted(tensors.keys() - named.keys()):
         raise InputError(f"the weights hold {name}, of shape {tensors[name].shape}, which this network does not have")
     flat = {path: np.empty(leaf.shape, np.float32) for path, leaf in _abstract(model).items()}
-    for name, place in named.items():
-        expected = _torch_shape(place.shape)
-        if tensors[name].shape != expected:
-            raise InputError(f"the weight {name} has the shape {tensors[name].shape}, but {expected} was expected")
-        value = _from_torch_axes(np.asarray(tensors[name], np.float32))
-        flat[place.path][... if place.block is None else place.block] = value
+    for name, (path, block, shape) in named.items():
+        flat[path][... if block is None else block] = tensors[name].transpose(_FROM_TORCH[len(shape)])
     return traverse_util.unflatten_dict(flat)
 
 
@@ -114,61 +130,68 @@ def to_torch(variables: Mapping[str, Any], model: ResNet, classifier: str = "fc"
     Args:
       variables: with collections "params" and "batch_stats".
       model: the network they belong to.
-      classifier: the name of the last layer: "fc" (torchvision), or "linear" (akamaster).
+      classifier: see `places`.
     """
-    flat = traverse_util.flatten_dict(jax.device_get(dict(variables)))
+    flat: dict[Any, Any] = traverse_util.flatten_dict(jax.device_get(dict(variables)))
     tensors = {}
-    for name, place in places(model, classifier).items():
-        value = np.asarray(flat[place.path])
-        tensors[name] = np.ascontiguousarray(_to_torch_axes(value if place.block is None else value[place.block]))
+    for name, (path, block, shape) in places(model, classifier).items():
+        value = np.asarray(flat[path] if block is None else flat[path][block])
+        tensors[name] = np.ascontiguousarray(value.transpose(_TO_TORCH[len(shape)]))
         if name.endswith("running_var"):
             tensors[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return tensors
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _to_torch_axes(np.empty(shape, np.bool_)).shape
 
 
 def _classifier(tensors: Tensors) -> str:
     return "linear" if "linear.weight" in tensors else "fc"
 
 
-def strip_prefix(tensors: Tensors) -> dict[str, np.ndarray]:
-    """Removes what `torch.nn.DataParallel` puts before every name."""
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
 def identify(tensors: Tensors) -> dict[str, Any]:
-    """What the weights themselves say of their network: the fields of `config.model` that can be read off.
+    """What the weights themselves say of their network, and what they cannot say as it is in the layout they are in.
+
+    Where strides lie, where zero channels go and how pooling is aligned leaves no trace in the weights: these are
+    torchvision's for ImageNet networks (stride in the 3x3 convolution, v1.5) and akamaster's for CIFAR networks. Nor do
+    a plain network's weights differ from those of its residual twin with shortcut A: the residual one is returned.
+    Whoever knows better amends the fields.
 
     Returns:
-      "family", "depth", "shortcut", "zero_channels", "stride_in", "pool_alignment" and "num_classes". Where the strides
-      lie, where zero channels go and how pooling is aligned leaves no trace in the weights: these are torchvision's for
-      ImageNet networks (v1.5) and akamaster's for CIFAR networks.
+      The fields "family", "depth", "shortcut", "zero_channels", "stride_in" and "pool_alignment" of `config.model`, and
+      "num_classes".
 
     Raises:
       InputError: they are no ResNet of the paper.
     """
-    blocks = [len(set(_blocks(tensors, stage))) for stage in range(1, 5)]
     classifier = f"{_classifier(tensors)}.weight"
-    if not all(blocks[:3]) or classifier not in tensors or "conv1.weight" not in tensors:
+    blocks = [_blocks(tensors, stage) for stage in range(1, 5)]
+    if "conv1.0.weight" in tensors:
         raise InputError(
-            f"these are not the weights of a ResNet: conv1, layer1 … and fc were expected, "
-            f"and the names begin with {', '.join(sorted(tensors)[:3]) or 'nothing'}"
+            "these networks begin with several 3x3 convolutions (conv1.0.weight …), as timm's resnet50d does, "
+            "and the paper's with a single convolution (conv1.weight)"
         )
+    if not all(blocks[:3]) or not {classifier, "conv1.weight"} <= tensors.keys():
+        raise InputError(
+            "these are not the weights of a ResNet: conv1.weight, layer1.0.conv1.weight … and fc.weight were expected, "
+            f"and the names are {', '.join(sorted(tensors)[:3]) or 'none'} …"
+        )
+    for name in sorted(tensors):
+        if re.search(r"\.(downsample|shortcut)\.1\.weight$", name) and tensors[name].ndim == 4:
+            raise InputError(
+                f"{name} is a convolution: this network pools before it projects a shortcut, as timm's resnet50d does, "
+                "and the paper's projections come first (downsample.0.weight)"
+            )
     layers = 3 if "layer1.0.conv3.weight" in tensors else 2
-    cifar = blocks[3] == 0
-    depth = layers * sum(blocks) + 2
-    stages = (blocks[0],) * 3 if cifar else IMAGENET_STAGES.get(depth)
-    if tuple(filter(None, blocks)) != stages or (cifar and layers != 2):
-        raise InputError(f"no network of the paper has {blocks} blocks of {layers} layers in its stages")
-    projected = {int(stage) for stage in range(1, 5) if f"layer{stage}.0.downsample.0.weight" in tensors}
-    everywhere = "layer1.1.downsample.0.weight" in tensors
+    cifar = not blocks[3]
+    depth = layers * sum(map(len, blocks)) + 2
+    sizes = tuple(len(stage) for stage in blocks if stage)
+    if sizes != (sizes[:1] * 3 if cifar else IMAGENET_STAGES.get(depth)) or (cifar and layers != 2):
+        raise InputError(
+            f"no network of the paper has {', '.join(map(str, sizes))} blocks of {layers} convolutions in its stages"
+        )
+    projected = [name for name in tensors if re.search(r"^layer.*\.(downsample|shortcut)\.0\.weight$", name)]
     return {
         "family": "cifar_resnet" if cifar else "resnet",
         "depth": depth,
-        "shortcut": "C" if everywhere else "B" if projected else "A",
+        "shortcut": "C" if len(projected) == sum(sizes) else "B" if projected else "A",
         "zero_channels": "both" if cifar else "end",
         "stride_in": "1x1" if cifar else "3x3",
         "pool_alignment": "torch",
@@ -176,8 +199,6 @@ def identify(tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def _blocks(tensors: Tensors, stage: int) -> Iterator[str]:
-    for name in tensors:
-        match = re.match(rf"layer{stage}\.(\d+)\.", name)
-        if match:
-            yield match[1]
+def _blocks(tensors: Tensors, stage: int) -> set[str]:
+    matches = [re.match(rf"layer{stage}\.(\d+)\.", name) for name in tensors]
+    return {match[1] for match in matches if match}

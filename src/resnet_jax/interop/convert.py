@@ -1,0 +1,81 @@
+"""resnet-jax convert: from the weights of another library to the workdir of a run, and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax import build, sharding, workdir
+from resnet_jax.checkpoint import Card, Checkpoints
+from resnet_jax.configs import base
+from resnet_jax.data.augment import Preprocessing
+from resnet_jax.errors import InputError
+from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.interop import torch_weights
+from resnet_jax.interop.files import read_tensors, write_tensors
+from resnet_jax.training.state import TrainState
+
+# What torchvision, timm and akamaster's CIFAR networks expect: RGB, first divided by 255.
+_MEAN = 255 * np.array((0.485, 0.456, 0.406), np.float32)
+_STD = 255 * np.array((0.229, 0.224, 0.225), np.float32)
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def from_torch(source: Path, directory: Path) -> str:
+    """Makes a workdir that `evaluate` and `predict` use like that of a run, from a file of PyTorch weights.
+
+    Its config names the network, its checkpoint holds the weights and the pre-processing that they were trained with:
+    that of torchvision, which akamaster's CIFAR networks share.
+
+    Args:
+      source: a .safetensors, .pth, .pt or .th file of torchvision's, timm's or akamaster's ResNets.
+      directory: a folder that does not exist or is empty.
+
+    Returns:
+      The name of the network that was recognised.
+
+    Raises:
+      InputError: the weights cannot be read or are no network of the paper, or the folder holds something.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise InputError(f"{directory} is not empty: give a folder that does not exist yet")
+    tensors = read_tensors(source)
+    fields = torch_weights.identify(tensors)
+    classes = fields.pop("num_classes")
+    config = base.get_config()
+    config.model.update(fields)
+    cifar = fields["family"].startswith("cifar")
+    config.dataset.name = ("cifar10" if classes == 10 else "cifar100") if cifar else "imagenet2012"
+    model = build.model(config, classes)
+    variables = torch_weights.from_torch(tensors, model)
+
+    everywhere = sharding.replicated(sharding.make_mesh())
+    optimizer = build.optimizer(config, train_images=1)
+    state = TrainState(jnp.zeros((), jnp.int32), opt_state=optimizer.init(variables["params"]), **variables)
+    preprocessing = Preprocessing(jnp.asarray(_MEAN[None, None]), jnp.asarray(_STD[None, None]))
+    state, preprocessing = jax.device_put((state, preprocessing), everywhere)
+    names = _CIFAR10 if cifar and classes == 10 else tuple(f"class {i}" for i in range(classes))
+    side = 32 if cifar else 224
+    workdir.claim(directory, config)
+    with Checkpoints(directory, write=True) as checkpoints:
+        checkpoints.save(state, preprocessing, Card(names, (side, side, 3), data_crc=0), step=0)
+    return f"{config.model.family}{config.model.depth}"
+
+
+def to_torch(directory: Path, destination: Path) -> None:
+    """Writes a run's newest checkpoint in torchvision's layout (akamaster's for CIFAR networks).
+
+    Args:
+      directory: the run's workdir.
+      destination: a .safetensors or .pth file.
+
+    Raises:
+      InputError: no checkpoint, or a file that cannot be written.
+    """
+    trained = load_trained(directory)
+    classifier = "linear" if trained.model.stem == "cifar" else "fc"
+    tensors: Mapping[str, np.ndarray] = torch_weights.to_torch(trained.variables, trained.model, classifier)
+    write_tensors(destination, dict(tensors))

@@ -1,0 +1,80 @@
+"""resnet-jax convert, and what becomes of the converted networks."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax import cli
+from resnet_jax.errors import InputError
+from resnet_jax.evaluation.evaluate import evaluate
+from resnet_jax.evaluation.predict import predict, predict_files
+from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.interop import convert
+from resnet_jax.interop.files import read_tensors
+
+WEIGHTS = ("resnet20-12fca82f", "resnet44-014dd654")
+
+
+@pytest.fixture(scope="module", params=WEIGHTS)
+def converted(request, test_data, tmp_path_factory):
+    """The weights, PyTorch's own results with them, and the workdir that they were converted to."""
+    if not os.environ.get("CI"):
+        pytest.importorskip("torch")
+    weights = test_data / "weights" / f"{request.param}.th"
+    directory = tmp_path_factory.mktemp("converted") / request.param
+    convert.from_torch(weights, directory)
+    return weights, np.load(test_data / "weights" / f"{request.param}_golden.npz"), directory
+
+
+@pytest.mark.test_data
+def test_probabilities_are_pytorchs(converted):
+    _, golden, directory = converted
+    logits = golden["logits"].astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(predict(load_trained(directory), golden["image"]), expected, atol=1e-4)
+
+
+@pytest.mark.test_data
+def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
+    _, golden, directory = converted
+    score = evaluate(directory, data_dir=str(test_data / "tfds"))
+    assert score["images"] == 10_000
+    assert 100 * score["error"] == pytest.approx(float(golden["test_error_percent"]), abs=0.03)
+
+
+@pytest.mark.test_data
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_there_and_back_is_the_same_to_the_bit(converted, tmp_path, suffix):
+    weights, _, directory = converted
+    assert cli.main(["convert", str(directory), str(tmp_path / f"back{suffix}")]) == 0
+    before, after = read_tensors(weights), read_tensors(tmp_path / f"back{suffix}")
+    for name, tensor in before.items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(tensor, after[name])
+
+
+@pytest.mark.test_data
+def test_predictions_of_files(converted, tmp_path):
+    _, golden, directory = converted
+    Image.fromarray(golden["image"][0]).save(tmp_path / "image.png")
+    (found,) = predict_files(load_trained(directory), [tmp_path / "image.png"])
+    names = load_trained(directory).card.class_names
+    assert found["classes"][0]["name"] == names[int(golden["logits"][0].argmax())]
+
+
+@pytest.mark.test_data
+def test_a_folder_that_holds_something_is_left_alone(converted):
+    weights, _, directory = converted
+    before = sorted(directory.rglob("*"))
+    with pytest.raises(InputError, match="is not empty"):
+        convert.from_torch(weights, directory)
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_arguments(tmp_path, capsys):
+    assert cli.main(["convert", str(tmp_path)]) == 2
+    assert "a source and a destination are wanted" in capsys.readouterr().err
+    assert cli.main(["convert", str(tmp_path / "no.safetensors"), str(tmp_path / "out")]) == 2
+    assert "does not exist" in capsys.readouterr().err

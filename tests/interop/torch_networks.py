@@ -1,0 +1,97 @@
+"""Torch, which CI must have, and the layouts that weights come in as torch modules: torchvision's and akamaster's."""
+
+import importlib.util
+import os
+
+import numpy as np
+import pytest
+
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def import_torch():
+    """Torch; where it is not installed, the tests of the module skip, or fail in CI."""
+    if importlib.util.find_spec("torch") is None:
+        reason = "torch is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}, and CI must not skip what needs it", pytrace=False)
+        pytest.skip(reason, allow_module_level=True)
+    import torch
+
+    return torch
+
+
+torch = import_torch()
+nn = torch.nn
+
+
+class Block(nn.Module):
+    def __init__(self, inside, width, stride, bottleneck):
+        super().__init__()
+        sizes, out = ((1, 3, 1), 4 * width) if bottleneck else ((3, 3), width)
+        channels = [inside, *[width] * (len(sizes) - 1), out]
+        strides = (1, stride, 1) if bottleneck else (stride, 1)
+        self.count = len(sizes)
+        for i, size in enumerate(sizes):
+            conv = nn.Conv2d(channels[i], channels[i + 1], size, strides[i], size // 2, bias=False)
+            setattr(self, f"conv{i + 1}", conv)
+            setattr(self, f"bn{i + 1}", nn.BatchNorm2d(channels[i + 1]))
+        if stride != 1 or inside != out:
+            self.downsample = nn.Sequential(nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        y = x
+        for i in range(1, self.count + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = torch.relu(y) if i < self.count else y
+        return torch.relu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
+
+
+class TorchResNet(nn.Module):
+    """torchvision's ResNet of version 1.5, written from its names and shapes."""
+
+    def __init__(self, depth, classes):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        inside, bottleneck = 64, depth >= 50
+        for stage, blocks in enumerate(DEPTHS[depth]):
+            width, made = 64 * 2**stage, []
+            for i in range(blocks):
+                made.append(Block(inside, width, 2 if stage and not i else 1, bottleneck))
+                inside = width * (4 if bottleneck else 1)
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
+        self.fc = nn.Linear(inside, classes)
+
+    def forward(self, x):
+        x = torch.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def random_torch_resnet(depth, classes=10, seed=0):
+    """A network whose every parameter and running statistic is random, and whose activations stay near 1."""
+    generator = torch.Generator().manual_seed(seed)
+    model = TorchResNet(depth, classes)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.3, 0.9, generator=generator)
+                module.bias.normal_(0, 0.2, generator=generator)
+                module.running_mean.normal_(0, 0.2, generator=generator)
+                module.running_var.uniform_(0.5, 2.0, generator=generator)
+            elif isinstance(module, nn.Conv2d):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+            elif isinstance(module, nn.Linear):
+                module.weight.normal_(0, 0.05, generator=generator)
+                module.bias.normal_(0, 0.5, generator=generator)
+    return model
+
+
+def tensors_of(model):
+    return {name: tensor.detach().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def nchw(images):
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))
