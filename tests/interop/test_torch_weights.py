@@ -35,7 +35,7 @@ def random_tensors(model, seed=0):
     """Tensors of a network of ours by their torch names, made without torch."""
     rng = np.random.default_rng(seed)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
-    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), variables)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), variables)
     return torch_weights.to_torch(variables, model)
 
 
@@ -208,10 +208,12 @@ def test_torchvision_weights_are_recognised_and_come_back_bit_for_bit(depth):
     theirs.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in back.items()})
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cifar_resnet8", "cifar_resnet20"])
 @pytest.mark.parametrize("shortcut", ["A", "B", "C"])
-@pytest.mark.parametrize("unroll", [False, True])
-def test_shortcuts_are_recognised_however_blocks_are_stacked(name, shortcut, unroll):
+@pytest.mark.parametrize(
+    ("name", "unroll"),
+    [("resnet18", False), ("resnet50", False), ("cifar_resnet8", False), ("cifar_resnet20", False), ("resnet18", True)],
+)
+def test_shortcuts_are_recognised_however_blocks_are_stacked(name, unroll, shortcut):
     model = models.create(name, shortcut=shortcut, num_classes=3, unroll=unroll)
     fields = torch_weights.identify(random_tensors(model))
     assert f"{fields['family']}{fields['depth']}" == name
