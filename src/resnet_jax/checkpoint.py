@@ -92,13 +92,12 @@ class Checkpoints:
             written, for instance because the disk is full.
         """
         variables, training = _parts(state)
-        fingerprints = [_fingerprint(variables), _fingerprint(training)]
-        if not all(finite for _, finite in jax.device_get(fingerprints)):
+        fingerprints = jax.device_get([_fingerprint(variables), _fingerprint(training)])
+        if not all(finite for _, finite in fingerprints):
             raise InputError(
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
                 "train in another --workdir with a lower config.optimizer.learning_rate or a warm-up"
             )
-        hashes = [int(value) for value, _ in jax.device_get(fingerprints)]
         with _clear_errors(self.directory):
             for passed_over in self._steps_from(step):
                 self._checkpointer.delete(passed_over)
@@ -110,7 +109,7 @@ class Checkpoints:
                     "preprocessing": preprocessing,
                     "card": {
                         **dataclasses.asdict(card),
-                        "fingerprints": hashes,
+                        "fingerprints": [int(value) for value, _ in fingerprints],
                         "mean_shape": list(preprocessing.mean.shape),
                         "std_shape": list(preprocessing.std.shape),
                     },

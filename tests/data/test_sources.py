@@ -160,7 +160,7 @@ def test_prepare_without_tensorflow(tmp_path, monkeypatch):
 
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name))
-    with pytest.raises(InputError, match=r"needs TensorFlow.*pip install 'deep-residual-jax\[prepare\]'"):
+    with pytest.raises(InputError, match=r"needs TensorFlow.*pip install tensorflow$"):
         sources.prepare("cifar10", str(tmp_path))
     assert not list(tmp_path.iterdir())
 

@@ -166,8 +166,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
         pass
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            "preparing a data set for the first time needs TensorFlow (training does not): "
-            "pip install 'deep-residual-jax[prepare]'"
+            "preparing a data set for the first time needs TensorFlow (training does not): pip install tensorflow"
         )
     import requests
     import tensorflow_datasets as tfds
