@@ -10,12 +10,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
 import pytest
-from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Grain reads absl's flags, which pytest does not parse.
-flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_a_reader_leaves_alone_what_a_live_run_is_writing(run):
     live = run / "checkpoints" / "20.orbax-checkpoint-tmp"
     live.mkdir()
     (live / "part").write_text("of a save")
-    assert evaluate(run)["step"] == 10
+    assert evaluate([run])["steps"] == [10]
     assert (live / "part").read_text() == "of a save"
     # The next writer clears what a killed one has left.
     train(config_of(), run)
@@ -74,7 +74,7 @@ def test_a_field_that_is_younger_than_the_run_has_its_default(run):
     fields = json.loads(path.read_text())
     del fields["model"]["pool_alignment"], fields["optimizer"]["patience"]
     path.write_text(json.dumps(fields))
-    assert evaluate(run)["step"] == 10
+    assert evaluate([run])["steps"] == [10]
     assert train(config_of(), run)["step"] == 20
 
 
@@ -99,7 +99,7 @@ def test_files_that_were_cut_short(run, content):
         train(config_of(), run)
     (run / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"no readable config\.json"):
-        evaluate(run)
+        evaluate([run])
 
 
 def test_evaluating_needs_nothing_of_the_optimiser(run):
@@ -107,5 +107,5 @@ def test_evaluating_needs_nothing_of_the_optimiser(run):
     for path in (run / "checkpoints" / "10" / "training").rglob("*"):
         if path.is_file() and path.stat().st_size > 10_000:
             path.write_bytes(b"")
-    assert evaluate(run)["images"] == 360
-    assert np.isfinite(evaluate(run)["loss"])
+    assert evaluate([run])["images"] == 360
+    assert np.isfinite(evaluate([run])["loss"])

@@ -17,7 +17,7 @@ from resnet_jax import cli
 # ml_collections loads config files in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
-COMMANDS = tuple(cli._COMMANDS)
+COMMANDS = tuple(cli.COMMANDS)
 TINY = [
     "--config=digits",
     "--config.model.depth=8",
@@ -90,12 +90,28 @@ BAD = [
     ("evaluate --workdir=run --split=dev", "no split 'dev'"),
     ("evaluate --workdir=run --protocol=none", "--protocol=none"),
     ("evaluate --workdir=run --batch_size=0", "must be at least 1"),
+    ("evaluate --workdir=run --scales=big", "--scales=big is wrong"),
+    ("evaluate --workdir=run --protocol=ten_crop", "is for photographs"),
+    ("evaluate --workdir=run --recalibrate=0", "averaged over 0 batches"),
+    ("evaluate --workdir=run,data", "data is not the workdir of a run"),
+    ("export --workdir=run", "--output is missing"),
+    ("benchmark", "what to measure is missing"),
+    ("benchmark input", "--dataset is missing"),
+    ("benchmark input --dataset=folder --data_dir=data --workers=x", "--workers=x is wrong"),
+    ("prepare cache --dataset=folder --data_dir=data", "--output is missing"),
+    ("prepare cache --dataset=folder --data_dir=data --output=new", "data/train does not exist"),
+    ("train --config=folder --config.dataset.name=cache --config.dataset.data_dir=data --workdir=new", "cache"),
+    ("export --workdir=data --output=file", "data is not the workdir of a run"),
+    ("train --config=folder --workdir=new", "config.dataset.data_dir is missing"),
+    ("train --config=folder --workdir=new --config.dataset.data_dir=data", "data/train does not exist"),
+    ("train --config=imagenet --workdir=new --config.dataset.data_dir=data", "it holds mnist"),
+    ("train --config=imagenet --workdir=new --config.stream.crop=none", "stream.crop is 'none'"),
     ("predict --workdir=run", "no image file was given"),
     ("predict image.png", "--workdir is missing"),
     ("predict --workdir=data image.png", "data is not the workdir of a run"),
     ("predict --workdir=run text.png", "text.png cannot be read as an image"),
     ("predict --workdir=run absent.png", "there is no image file absent.png"),
-    ("predict --workdir=run data", "data cannot be read as an image"),
+    ("predict --workdir=run data", "the folder data holds no images"),
     ("sweep --config=digits --workdir=new", "at least one --axis"),
     ("sweep --config=digits --axis=seed=0", "--workdir is missing"),
     ("sweep --axis=seed=0 --workdir=new", "--config is missing"),
@@ -147,7 +163,7 @@ def test_summary_as_json(capsys):
 def test_scores_and_predictions_as_json_and_as_text(place, capsys):
     assert cli.main(["evaluate", "--workdir=run", "--format=json"]) == 0
     score = json.loads(capsys.readouterr().out)
-    assert (score["images"], score["step"]) == (360, 20)
+    assert (score["images"], score["steps"]) == (360, [20])
     assert cli.main(["evaluate", "--workdir=run"]) == 0
     assert f"test error {score['error']:.2%}" in capsys.readouterr().out
 
@@ -157,8 +173,10 @@ def test_scores_and_predictions_as_json_and_as_text(place, capsys):
     assert one["file"] == "image.png"
     assert len(one["classes"]) == 5
     assert cli.main(["predict", "--workdir=run", "image.png"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"image.png: {one['classes'][0]['name']} ")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "%" in line]
+    best = one["classes"][0]
+    assert rows[0] == ["image.png", best["name"], f"{best['probability']:.1%}"]
+    assert [row[0] for row in rows[1:]] == [each["name"] for each in one["classes"][1:]]
 
 
 def test_a_complete_run_is_not_trained_again(workdir, capsys):
@@ -273,7 +291,7 @@ def test_a_full_disk(tmp_path, workdir, capsys, kilobytes, whole):
     assert kept == whole
     if whole:
         assert cli.main(["evaluate", f"--workdir={log}/run", "--format=json"]) == 0
-        assert json.loads(capsys.readouterr().out)["step"] == whole[-1]
+        assert json.loads(capsys.readouterr().out)["steps"] == whole[-1:]
 
     assert (log / "second.status").read_text().strip() == "0"
     assert (log / "second.err").read_text() == ""

@@ -17,7 +17,9 @@ from resnet_jax.training import loop
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 PACKAGED = sorted(path.stem for path in Path(configs.__file__).parent.glob("[!_]*.py") if path.stem != "base")
-VARIANTS = [name + variant for name in PACKAGED for variant in ("", ":plain")]
+# Those whose data set lies on the devices, and those of photographs.
+RESIDENT = [name + variant for name in ("cifar10", "cifar100", "digits") for variant in ("", ":plain")]
+STREAMED = ["imagenet", "imagenet:plain", "imagenet_90ep", "imagenet_90ep:large_batch", "folder"]
 SHRUNK = "model.depth=8 train.iterations=1 train.batch_size=8 eval.batch_size=16"
 
 
@@ -43,10 +45,10 @@ def fake_cifar(monkeypatch):
 
 
 def test_there_are_configs():
-    assert {"digits", "cifar10", "cifar100"} <= set(PACKAGED)
+    assert set(PACKAGED) == {name.partition(":")[0] for name in RESIDENT + STREAMED}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", RESIDENT)
 def test_one_shrunk_step(name, fake_cifar, tmp_path):
     config = arguments.parse_config(name, SHRUNK.split())
     result = loop.train(config, tmp_path / "run")
@@ -59,6 +61,48 @@ def test_one_shrunk_step(name, fake_cifar, tmp_path):
     assert result["parameters"] == expected
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert line["step"] == 1
+
+
+@pytest.mark.test_data
+@pytest.mark.parametrize("name", STREAMED)
+def test_one_shrunk_step_on_photographs(name, test_data, tmp_path):
+    shrunk = "model.depth=18 train.iterations=1 train.batch_size=32 eval.batch_size=56 dataset.name=imagenet2012"
+    shrunk += " stream.side=32 stream.shorter_side=37 stream.mean_images=8"
+    overrides = [*shrunk.split(), "stream.scales=(37, 69)", f"dataset.data_dir={test_data / 'tfds'}"]
+    result = loop.train(arguments.parse_config(name, overrides), tmp_path / "run")
+    assert (result["step"], result["validation_images"]) == (1, 100)
+    assert np.isfinite(result["train_loss"])
+    assert 0 <= result["validation_error"] <= 1
+    # Section 2.3 of the notes: 11,689,512 with option B, and the plain twin without its projections.
+    projections = sum(small * 2 * small + 2 * 2 * small for small in (64, 128, 256))
+    assert result["parameters"] == 11_689_512 - (projections if name.endswith("plain") else 0)
+
+
+def test_the_papers_imagenet_recipe():
+    config = arguments.parse_config("imagenet")
+    assert (config.train.batch_size, config.train.iterations, config.model.group_size) == (256, 600_000, 32)
+    assert (config.optimizer.learning_rate, config.optimizer.momentum) == (0.1, 0.9)
+    assert config.optimizer.weight_decay == 1e-4
+    assert (config.stream.crop, tuple(config.stream.scales), config.stream.side) == ("scale", (256, 480), 224)
+    assert (config.stream.normalization, config.stream.color_noise, config.dataset.mirror) == ("mean_image", 0.1, True)
+    assert (config.model.shortcut, config.model.stride_in, config.model.pool_alignment) == ("B", "1x1", "caffe")
+
+
+@pytest.mark.parametrize(("batch", "iterations", "rate"), [(256, 450_410, 0.1), (1_024, 112_602, 0.4)])
+def test_ninety_epochs_at_any_batch_size(batch, iterations, rate):
+    config = arguments.parse_config("imagenet_90ep", [f"train.batch_size={batch}"])
+    assert config.train.iterations == iterations
+    assert config.optimizer.learning_rate == pytest.approx(rate)
+    thirty_epochs = iterations // 3
+    rates = build.schedule(config)(jnp.array([0, thirty_epochs - 1, thirty_epochs, iterations - 1]))
+    np.testing.assert_allclose(rates, [rate, rate, rate / 10, rate / 100], rtol=1e-5)
+
+
+def test_large_batches_warm_up_linearly_over_five_epochs():
+    config = arguments.parse_config("imagenet_90ep:large_batch")
+    assert (config.train.batch_size, config.optimizer.ramp_iterations) == (8_192, 781)
+    rates = build.schedule(config)(jnp.array([0, 389, 780, 781]))
+    np.testing.assert_allclose(rates, [3.2 / 781, 3.2 * 390 / 781, 3.2, 3.2], rtol=1e-5)
 
 
 def test_the_papers_cifar_recipe_is_the_default():
@@ -123,7 +167,7 @@ def test_overrides():
 def test_placeholders_are_none_and_derived():
     config = arguments.parse_config("digits")
     optimizer = config.optimizer
-    for value in (optimizer.boundaries, optimizer.warmup_learning_rate, config.model.group_size, config.mesh.data):
+    for value in (optimizer.warmup_learning_rate, config.model.group_size, config.mesh.data):
         assert value is None
     # A half and three quarters of another length.
     config = arguments.parse_config("digits", ["train.iterations=400"])
@@ -171,7 +215,7 @@ def test_mistyped_overrides(override, message):
         ("seed=-1", "seed is -1"),
         ("seed=4294967296", "seed is 4294967296, but it must be from 0 to 4294967295"),
         ("optimizer.boundaries=('a',)", "optimizer.boundaries"),
-        ("optimizer.boundaries=(0.5, 0.75)", "optimizer.boundaries"),
+        ("optimizer.boundaries=(1.5, 0.75)", "optimizer.boundaries"),
         ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine', but it must be one of piecewise, plateau"),
         ("optimizer.decay=none", "optimizer.decay"),
         ("model.dtype=float16", "model.dtype"),
@@ -209,5 +253,6 @@ def test_the_commands_of_the_docstring_parse(name):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_unknown_variants(name):
-    with pytest.raises(InputError, match="there is no variant 'wide' of this config: it has ':plain'"):
+    variants = {"imagenet_90ep": "it has ':large_batch'", "folder": "this config has no variants"}
+    with pytest.raises(InputError, match=variants.get(name, "no variant 'wide' of this config: it has ':plain'")):
         arguments.parse_config(f"{name}:wide")

@@ -68,7 +68,9 @@ def test_lower_rooms_do_not_know_higher_ones(below):
     ("library", "room"),
     [
         ("orbax", "checkpoint.py"),
-        ("tensorflow_datasets", "data/sources.py"),
+        ("tensorflow_datasets", "data/prepared.py"),
+        ("grain", "data/stream.py"),
+        ("simplejpeg", "data/decode.py"),
         ("tensorboardX", "workdir.py"),
         ("matplotlib", "analysis/plots.py"),
     ],

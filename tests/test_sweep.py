@@ -119,7 +119,7 @@ def test_a_sweep_that_was_killed_goes_on(tmp_path, capsys):
     assert len(list(directory.iterdir())) == 5
     errors = np.array(errors).reshape(2, 2)
     rows = json.loads((directory / "results.json").read_text())
-    np.testing.assert_allclose([row["test_errors"] for row in rows], errors)
+    np.testing.assert_allclose([row["errors"] for row in rows], errors)
     np.testing.assert_allclose([row["mean"] for row in rows], errors.mean(1))
     np.testing.assert_allclose([row["std"] for row in rows], errors.std(1, ddof=1))
     assert f"{100 * errors[0].mean():.2f} ± {100 * errors[0].std(ddof=1):.2f}" in said

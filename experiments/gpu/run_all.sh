@@ -5,7 +5,7 @@
 #
 # A part leaves small JSON files under experiments/results/ and skips those that are there, so running it again goes on.
 #
-#   DATA      where TFDS keeps CIFAR-10 as array_record files   (default ~/tensorflow_datasets)
+#   DATA      where TFDS keeps CIFAR-10 and ImageNet            (default ~/tensorflow_datasets)
 #   RESULTS   where the JSON files go                           (default experiments/results beside this script)
 #   RUNS      where training runs keep their workdirs           (default runs/gpu)
 #   TINY=1    the same commands with tiny settings, to try them on a CPU
@@ -18,7 +18,7 @@ RUNS=${RUNS:-runs/gpu}
 TINY=${TINY:-}
 venv=$here/../../.venv/bin/python
 PYTHON=${PYTHON:-$([[ -x $venv ]] && echo "$venv" || echo python3)}
-PARTS=(imagenet_bfloat16 imagenet_float32 cifar_bfloat16 cifar_float32 variants recipe_resnet20 recipe_plain20)
+PARTS=(imagenet_bfloat16 imagenet_float32 cifar_bfloat16 cifar_float32 variants input stream recipe_resnet20 recipe_plain20)
 
 mkdir -p "$RESULTS"
 failed=()
@@ -76,6 +76,30 @@ variants() {
   done
 }
 
+# How fast photographs are read here, and whether a ResNet-50 that trains on them waits for them.
+input() {
+  local size=(--workers=0,4,8,15 --rounds=5)
+  [[ -n $TINY ]] && size=(--workers=0 --rounds=1 --seconds=0.2 --batch_size=8)
+  result input_benchmark resnet_jax benchmark input --dataset=imagenet2012 --data_dir="$DATA" "${size[@]}" --format=json
+}
+
+stream() {
+  local dtype workdir dtypes=(bfloat16 float32) size=(--config.train.iterations=200 --config.train.log_every=50 --config.train.eval_every=200)
+  [[ -n $TINY ]] && size=(--config.train.iterations=2 --config.model.depth=18 --config.stream.side=32
+    --config.stream.scales='(37,69)' --config.stream.shorter_side=37 --config.train.batch_size=32
+    --config.model.group_size=4 --config.stream.mean_images=8)
+  [[ -n $TINY ]] && dtypes=(bfloat16)
+  for dtype in "${dtypes[@]}"; do
+    workdir=$RUNS/stream-resnet50-$dtype
+    if [[ ! -s $RESULTS/stream_resnet50_$dtype.json ]] && ! resnet_jax train --config=imagenet --workdir="$workdir" \
+      --config.dataset.data_dir="$DATA" --config.model.dtype=$dtype --config.optimizer.learning_rate=0.02 "${size[@]}"; then
+      failed+=("stream_resnet50_$dtype")
+      continue
+    fi
+    result "stream_resnet50_$dtype" cat "$workdir/result.json"
+  done
+}
+
 # recipe FAMILY: the paper's 64,000 iterations on CIFAR-10; what was interrupted goes on.
 recipe() {
   local workdir=$RUNS/cifar10-$1-20 size=(--config.train.eval_every=4000)
@@ -98,6 +122,8 @@ for part in "${@:-${PARTS[@]}}"; do
     imagenet_bfloat16 | imagenet_float32) imagenet "${part#imagenet_}" ;;
     cifar_bfloat16 | cifar_float32) cifar "${part#cifar_}" ;;
     variants) variants ;;
+    input) input ;;
+    stream) stream ;;
     recipe_resnet20) recipe cifar_resnet ;;
     recipe_plain20) recipe cifar_plain ;;
     *)

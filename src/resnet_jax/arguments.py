@@ -33,7 +33,10 @@ def parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValu
         return values, values(argv)[1:]
     except flags.Error as error:
         # The last line says what is wrong; before it may stand the traceback of a config file.
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("resnet_jax.errors.InputError: ")) from error
+        said = str(error).strip().splitlines()[-1].removeprefix("resnet_jax.errors.InputError: ")
+        if "get_config() takes 0 positional arguments" in said:
+            said = "this config has no variants: leave the colon and what follows it away"
+        raise InputError(said) from error
     except (AttributeError, KeyError) as error:  # ml_collections says which field there is instead, on a second line
         said = " ".join(str(error.args[0]).replace("\\n", "\n").split("\n")[1:]).strip("\"' ")
         raise InputError(f"there is no such config field: {said or error}") from error
@@ -79,9 +82,24 @@ def string(name: str, default: str | None = None, choices: Sequence[str] = ()) -
     return lambda values, _: flags.DEFINE_string(name, default, "", flag_values=values)
 
 
+def strings(name: str) -> Definition:
+    """A flag that can be given several times; see `listed`."""
+    return lambda values, _: flags.DEFINE_multi_string(name, None, "", flag_values=values)
+
+
+def listed(values: Sequence[str]) -> list[str]:
+    """The parts of a flag of `strings`, which commas separate: a,b and c -> a, b, c."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
 def integer(name: str, default: int | None = None) -> Definition:
     """A flag that holds a whole number."""
     return lambda values, _: flags.DEFINE_integer(name, default, "", flag_values=values)
+
+
+def number(name: str, default: float) -> Definition:
+    """A flag that holds a number."""
+    return lambda values, _: flags.DEFINE_float(name, default, "", flag_values=values)
 
 
 def given(value: Any, flag: str) -> Any:

@@ -3,13 +3,19 @@ them.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from resnet_jax import models
 from resnet_jax.configs import Config
+from resnet_jax.data import passes, photographs, sources, stream
+from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.pipeline import Augmentation
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
@@ -40,7 +46,7 @@ def model(config: Config, num_classes: int) -> ResNet:
         "zero_channels": _choice(config, "model.zero_channels", ("end", "both")),
         "stride_in": _choice(config, "model.stride_in", ("1x1", "3x3")),
         "pool_alignment": _choice(config, "model.pool_alignment", ("caffe", "torch")),
-        "dtype": _DTYPES[_choice(config, "model.dtype", tuple(_DTYPES))],
+        "dtype": _dtype(config),
     }
     try:
         return models.create(
@@ -57,16 +63,23 @@ def model(config: Config, num_classes: int) -> ResNet:
         raise InputError(f"config.model: {error}") from error
 
 
+def _dtype(config: Config) -> Any:
+    name = _choice(config, "model.dtype", (*_DTYPES, "auto"))
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return _DTYPES[name]
+
+
 def schedule(config: Config) -> optax.Schedule:
-    """The learning rate at each iteration, before warm-up and plateaus."""
+    """The learning rate at each iteration, before the paper's warm-up and plateaus."""
     fields = config.optimizer
     if _choice(config, "optimizer.schedule", ("piecewise", "plateau")) == "plateau":
-        return optax.constant_schedule(fields.learning_rate)
-    iterations = config.train.iterations
-    boundaries = fields.boundaries
-    if boundaries is None:
-        boundaries = (iterations // 2, iterations * 3 // 4)
-    return schedules.piecewise(fields.learning_rate, tuple(boundaries), fields.factor)
+        rates = optax.constant_schedule(fields.learning_rate)
+    else:
+        total = config.train.iterations
+        boundaries = tuple(each if isinstance(each, int) else int(each * total) for each in fields.boundaries)
+        rates = schedules.piecewise(fields.learning_rate, boundaries, fields.factor)
+    return schedules.ramped(rates, fields.ramp_iterations) if fields.ramp_iterations else rates
 
 
 def optimizer(config: Config, train_images: int) -> optax.GradientTransformationExtraArgs:
@@ -94,8 +107,53 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
 
 
 def augmentation(config: Config) -> Augmentation:
-    """The augmentation of `config.dataset`."""
+    """The augmentation of a data set that lies on the devices."""
     return Augmentation(config.dataset.pad, config.dataset.mirror)
+
+
+def cropping(config: Config) -> stream.Cropping:
+    """How the windows of photographs are drawn."""
+    fields = config.stream
+    return stream.Cropping(fields.crop, tuple(fields.scales), fields.side)
+
+
+def workers(config: Config) -> int:
+    """Processes that decode photographs: `config.stream.workers`, or all cores but one.
+
+    On fewer than four cores none: threads of the training process share them better.
+    """
+    chosen = config.stream.workers
+    if chosen is not None:
+        return chosen
+    cores = passes.available_cores()
+    return cores - 1 if cores >= 4 else 0
+
+
+# Of ImageNet's RGB pixels in [0, 1], as torchvision, timm and akamaster's CIFAR networks use them.
+CHANNEL_MEAN = 255 * np.array((0.485, 0.456, 0.406), np.float32)
+CHANNEL_STD = 255 * np.array((0.229, 0.224, 0.225), np.float32)
+
+
+def photograph_preprocessing(
+    config: Config, train: photographs.Photographs, say: Callable[[str], None]
+) -> Preprocessing:
+    """The pre-processing of a run on photographs; "mean_image" looks at many of them, which `say` announces."""
+    fields = config.stream
+    view: dict[str, Any] = {
+        "channel_order": fields.channel_order,
+        "shorter_side": fields.shorter_side,
+        "interpolation": fields.interpolation,
+    }
+    if fields.normalization == "channels":
+        mean, std = CHANNEL_MEAN[None, None], CHANNEL_STD[None, None]
+    else:
+        count = min(fields.mean_images, len(train))
+        say(f"computing the mean image of {count} photographs")
+        mean = passes.mean_image(train, count, fields.shorter_side, fields.side)
+        std = np.ones((1, 1, 3), np.float32)
+    if fields.channel_order == "bgr":
+        mean, std = mean[..., ::-1], std[..., ::-1]
+    return Preprocessing(jnp.asarray(mean), jnp.asarray(std), **view)
 
 
 # The least and the greatest value of each number that a run can have.
@@ -110,6 +168,13 @@ _BOUNDS = {
     "optimizer.factor": (0, math.inf),
     "optimizer.patience": (1, math.inf),
     "optimizer.warmup_learning_rate": (0, math.inf),
+    "optimizer.ramp_iterations": (0, math.inf),
+    "stream.side": (1, math.inf),
+    "stream.shorter_side": (1, math.inf),
+    "stream.mean_images": (1, math.inf),
+    "stream.color_noise": (0, math.inf),
+    "stream.damaged_share": (0, 1),
+    "stream.workers": (0, math.inf),
     "train.batch_size": (1, math.inf),
     "train.iterations": (1, math.inf),
     "train.log_every": (1, math.inf),
@@ -134,10 +199,16 @@ def check(config: Config) -> None:
             wanted = f"from {least} to {greatest}" if math.isfinite(greatest) else f"at least {least}"
             raise InputError(f"config.{field} is {value}, but it must be {wanted}")
     boundaries = config.optimizer.boundaries
-    if boundaries is not None and not all(type(boundary) is int and boundary > 0 for boundary in boundaries):
+    if not all(each > 0 if type(each) is int else isinstance(each, float) and 0 < each < 1 for each in boundaries):
         raise InputError(
-            f"config.optimizer.boundaries is {tuple(boundaries)!r}, but it must be iterations, such as (32000, 48000)"
+            f"config.optimizer.boundaries is {tuple(boundaries)!r}, but it must be iterations, such as (32000, 48000), "
+            "or parts of the training, such as (0.5, 0.75)"
         )
+    names = (*sources.NAMES, *photographs.NAMES)
+    if config.dataset.name not in names:
+        raise InputError(f"unknown dataset.name {config.dataset.name!r}: it is one of {', '.join(names)}")
+    if config.dataset.name in photographs.NAMES:
+        _check_stream(config)
     group = config.model.group_size
     if group is not None and (group < 1 or config.train.batch_size % group):
         raise InputError(
@@ -149,3 +220,27 @@ def check(config: Config) -> None:
         optimizer(config, train_images=1)
     except ValueError as error:  # Optax's own bounds, of a plateau's factor for instance
         raise InputError(f"config.optimizer: {error}") from error
+
+
+def _check_stream(config: Config) -> None:
+    _choice(config, "stream.crop", ("scale", "area"))
+    _choice(config, "stream.interpolation", tuple(INTERPOLATIONS))
+    _choice(config, "stream.normalization", ("mean_image", "channels"))
+    _choice(config, "stream.channel_order", ("rgb", "bgr"))
+    fields, scales = config.stream, tuple(config.stream.scales)
+    whole = len(scales) == 2 and all(type(scale) is int for scale in scales)
+    if fields.crop == "scale" and not (whole and fields.side <= scales[0] <= scales[1]):
+        raise InputError(
+            f"config.stream.scales is {scales}, but it must be two shorter sides, the lesser first, and neither below "
+            f"config.stream.side={fields.side}"
+        )
+    if fields.shorter_side < fields.side:
+        raise InputError(
+            f"config.stream.shorter_side is {fields.shorter_side}, but no window of config.stream.side={fields.side} "
+            "can be cut from that"
+        )
+    if config.dataset.validation_images:
+        raise InputError(
+            "config.dataset.validation_images is for data sets without validation images of their own: "
+            f"{config.dataset.name!r} has some"
+        )

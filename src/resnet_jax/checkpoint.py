@@ -9,6 +9,7 @@ from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.data.augment import Preprocessing
@@ -47,6 +48,9 @@ class RestoredNetwork(NamedTuple):
     preprocessing: Preprocessing
     card: Card
 
+
+# Fields of `Preprocessing` that are no arrays and lie beside the card.
+_VIEW = ("channel_order", "shorter_side", "interpolation")
 
 # Older ones are deleted. More than one, so that a damaged one costs the steps of one interval and not the run.
 KEEP = 3
@@ -112,6 +116,7 @@ class Checkpoints:
                         "fingerprints": [int(value) for value, _ in fingerprints],
                         "mean_shape": list(preprocessing.mean.shape),
                         "std_shape": list(preprocessing.std.shape),
+                        **{name: getattr(preprocessing, name) for name in _VIEW},
                     },
                 },
             )
@@ -160,16 +165,22 @@ class Checkpoints:
         def load(step: int) -> RestoredNetwork:
             card, fields = self._load_card(step)
             state = abstract(card)
-            mean, std = (
-                jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=state.step.sharding)
-                for name in ("mean", "std")
-            )
-            preprocessing = Preprocessing(mean, std)  # pyright: ignore[reportArgumentType]
+            preprocessing = _abstract_preprocessing(fields, state.step.sharding)
             loaded = self._checkpointer.load_checkpointables(
                 step, {"variables": state.variables, "preprocessing": preprocessing}
             )
             _check_fingerprints([loaded["variables"]], fields["fingerprints"])
             return RestoredNetwork(step, loaded["variables"], loaded["preprocessing"], card)
+
+        return self._newest_whole(load, say)
+
+    def restore_preprocessing(self, say: Callable[[str], None]) -> Preprocessing | None:
+        """Loads the pre-processing of the newest whole checkpoint, on one device; errors as of `restore`."""
+
+        def load(step: int) -> Preprocessing:
+            _, fields = self._load_card(step)
+            abstract = _abstract_preprocessing(fields, SingleDeviceSharding(jax.local_devices()[0]))
+            return self._checkpointer.load_checkpointables(step, {"preprocessing": abstract})["preprocessing"]
 
         return self._newest_whole(load, say)
 
@@ -194,6 +205,23 @@ class Checkpoints:
     def _steps_from(self, step: int) -> list[int]:
         """Checkpoints that `restore` passed over: a run only gets to a step again when those could not be read."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints if checkpoint.step >= step]
+
+
+def saved_preprocessing(workdir: Path) -> Preprocessing | None:
+    """The pre-processing of a run's newest whole checkpoint, or None if there is none yet."""
+    if not (workdir / "checkpoints").is_dir():
+        return None
+    with Checkpoints(workdir, write=False) as checkpoints:
+        return checkpoints.restore_preprocessing(lambda line: None)  # `restore` says it
+
+
+def _abstract_preprocessing(fields: dict[str, Any], sharding: Sharding) -> Preprocessing:
+    mean, std = (
+        jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=sharding) for name in ("mean", "std")
+    )
+    # A checkpoint that is older than these fields has their defaults.
+    view = {name: fields[name] for name in _VIEW if name in fields}
+    return Preprocessing(mean, std, **view)  # pyright: ignore[reportArgumentType]
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -36,6 +36,16 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def environment_lines(environment: dict[str, Any]) -> list[str]:
+    """Writes the date, the hardware and the versions of `describe_environment` for people."""
+    return [
+        f"date      {environment['date']}",
+        f"hardware  {environment['devices']} × {environment['device']} ({environment['platform']}), "
+        f"{environment['cpu']}, {environment['cores']} cores",
+        "versions  " + ", ".join(f"{name} {environment[name]}" for name in ("python", "jax", "jaxlib", "flax")),
+    ]
+
+
 def _cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

@@ -1,5 +1,7 @@
 """Devices: the mesh and the two shardings that data parallelism needs. This file alone knows devices."""
 
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -31,6 +33,12 @@ def check_divides(mesh: Mesh, batch_size: int, field: str) -> None:
         below = batch_size // devices * devices
         near = f"{below} or {below + devices}" if below else f"{devices}"
         raise InputError(f"{field}={batch_size} cannot be divided by {devices} devices: use a size such as {near}")
+
+
+def put_batch(mesh: Mesh, arrays: Any) -> Any:
+    """Puts this host's part of a batch, a tree of NumPy arrays, on its devices; returns arrays of the whole batch."""
+    place = batch_sharded(mesh)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(place, array), arrays)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

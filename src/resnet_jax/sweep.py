@@ -13,8 +13,8 @@ from rich.table import Table
 from resnet_jax import build
 from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
+from resnet_jax.files import write_whole
 from resnet_jax.training.loop import train
-from resnet_jax.workdir import write_whole
 
 Point = dict[str, str]
 
@@ -47,7 +47,7 @@ def sweep(make_config: Callable[[Point], Config], axes: Sequence[str], directory
       directory: holds a folder such as "model.depth=20,seed=0" for each point, and results.json at the end.
 
     Returns:
-      For each combination of the axes other than seed: "point", and "test_errors", one for each seed, with their
+      For each combination of the axes other than seed: "point", and "errors", one for each seed, with their
       "mean" and "std" (of the sample; None for a single seed).
     """
     console = Console(soft_wrap=True, highlight=False)
@@ -71,11 +71,11 @@ def summarise(grid: Sequence[Point], results: Sequence[dict[str, Any]]) -> list[
     groups: dict[tuple[tuple[str, str], ...], list[float]] = {}
     for point, result in zip(grid, results, strict=True):
         key = tuple((field, value) for field, value in point.items() if field != "seed")
-        groups.setdefault(key, []).append(result["test_error"])
+        groups.setdefault(key, []).append(result[f"{result.get('split', 'test')}_error"])
     return [
         {
             "point": dict(key),
-            "test_errors": errors,
+            "errors": errors,
             "mean": statistics.fmean(errors),
             "std": statistics.stdev(errors) if len(errors) > 1 else None,
         }
@@ -86,8 +86,8 @@ def summarise(grid: Sequence[Point], results: Sequence[dict[str, Any]]) -> list[
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows of `summarise` as a table, errors in percent."""
     fields = list(rows[0]["point"])
-    result = Table(*fields, "runs", "test error, mean ± std (%)", title="final iteration, never the best one")
+    result = Table(*fields, "runs", "error, mean ± std (%)", title="final iteration, never the best one")
     for row in rows:
         spread = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
-        result.add_row(*row["point"].values(), str(len(row["test_errors"])), f"{100 * row['mean']:.2f}{spread}")
+        result.add_row(*row["point"].values(), str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}")
     return result

@@ -1,7 +1,6 @@
 """The files of a run: config.json, metrics.jsonl with TensorBoard events beside it, result.json when it is complete."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.configs import Config, base
 from resnet_jax.errors import InputError
+from resnet_jax.files import write_whole
 
 # May change between two starts of one run, which comes out the same; everything else is part of what the run is.
 _FREE_FIELDS = (
@@ -21,6 +21,8 @@ _FREE_FIELDS = (
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",
+    "stream.damaged_share",
+    "stream.workers",
 )
 
 
@@ -79,16 +81,6 @@ def read_result(workdir: Path) -> dict[str, Any] | None:
 def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
     """Marks a run as complete."""
     write_whole(workdir / "result.json", json.dumps(result, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is either there as a whole or not at all, whenever the process is killed."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from resnet_jax.data import sources
+from resnet_jax.data import prepared, sources
 from resnet_jax.errors import InputError
 
 
@@ -95,7 +95,7 @@ def test_the_papers_45k_and_5k(cifar10, monkeypatch):
 @pytest.mark.subprocess
 def test_reading_imports_no_tensorflow(test_data):
     program = (
-        "import sys; from resnet_jax.data import sources; "
+        "import sys; from resnet_jax.data import prepared, sources; "
         f"print(len(sources.load('cifar10', {str(test_data / 'tfds')!r}).test), 'tensorflow' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -161,13 +161,13 @@ def test_prepare_without_tensorflow(tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name))
     with pytest.raises(InputError, match=r"needs TensorFlow.*pip install tensorflow$"):
-        sources.prepare("cifar10", str(tmp_path))
+        prepared.prepare("cifar10", str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_prepare_of_what_needs_none(test_data):
     with pytest.raises(InputError, match="ships inside scikit-learn"):
-        sources.prepare("digits")
+        prepared.prepare("digits")
     with pytest.raises(InputError, match="unknown --dataset='mnist'"):
-        sources.prepare("mnist")
-    assert sources.prepare("cifar10", str(test_data / "tfds")) == test_data / "tfds" / "cifar10" / "3.0.2"
+        prepared.prepare("mnist")
+    assert prepared.prepare("cifar10", str(test_data / "tfds")) == test_data / "tfds" / "cifar10" / "3.0.2"

@@ -2,9 +2,13 @@ import contextlib
 import io
 import warnings
 
+import numpy as np
 import pytest
+import slow_reference as slow
+from networks import save_run
 
 from resnet_jax.arguments import parse_config
+from resnet_jax.data.photographs import open_photographs
 from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.training import loop
 
@@ -36,3 +40,41 @@ def logits(trained):
         )
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def photograph_data(test_data):
+    """ImageNet with 200 photographs to train on and 100 to validate on."""
+    return open_photographs("imagenet2012", str(test_data / "tfds"))
+
+
+@pytest.fixture(scope="session")
+def photographs(photograph_data):
+    """All 300, not decoded."""
+    splits = (photograph_data.train, photograph_data.validation)
+    return [split[i] for split in splits for i in range(len(split))]
+
+
+@pytest.fixture(scope="session")
+def known(photograph_data):
+    """The central 32 x 32 windows of the photographs to validate on, and their labels."""
+    found = [photograph_data.validation[i] for i in range(100)]
+    windows = [slow.center_crop(slow.resized(slow.opened(each), 37), 32) for each in found]
+    return np.array(windows), [each.label for each in found]
+
+
+@pytest.fixture(scope="session")
+def photograph_runs(photograph_data, known, test_data, tmp_path_factory):
+    """The workdirs of two networks of different depth."""
+    root = tmp_path_factory.mktemp("photograph_runs")
+    return [
+        save_run(
+            root / f"depth{depth}",
+            photograph_data.class_names,
+            *known,
+            depth=depth,
+            seed=depth,
+            data_dir=str(test_data / "tfds"),
+        )
+        for depth in (8, 14)
+    ]

@@ -1,4 +1,6 @@
+import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ from PIL import Image
 
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.predict import predict, predict_files, read_image
+from resnet_jax.evaluation.evaluate import evaluate
+from resnet_jax.evaluation.predict import predict, predict_files
+from resnet_jax.evaluation.trained import load_trained
 
 
 @pytest.fixture(scope="module")
@@ -35,29 +39,84 @@ def test_files_of_test_images(trained, digits, tmp_path):
     assert len(predict_files(trained, paths[:1], top=2)[0]["classes"]) == 2
 
 
-@pytest.mark.parametrize(("mode", "channels"), [("RGB", 1), ("RGB", 3), ("L", 3), ("RGBA", 1), ("P", 3), ("1", 1)])
-def test_modes_become_the_networks(tmp_path, mode, channels):
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).convert(mode)
-    image.save(tmp_path / "image.png")
-    read = read_image(tmp_path / "image.png", (8, 8, channels))
-    assert read.shape == (8, 8, channels)
-    assert read.dtype == np.uint8
-    reference = np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(8, 8, channels)
-    np.testing.assert_array_equal(read, reference)
-
-
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
 @pytest.mark.parametrize("size", [(40, 24), (24, 40), (16, 16), (33, 17), (5, 3), (8, 300)])
-def test_other_sizes_are_resized_and_cropped(tmp_path, size):
+def test_any_image_becomes_the_networks(trained, tmp_path, mode, size):
+    """The digits' network sees 8 x 8 grey pixels."""
     width, height = size
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "image.png")
     # The shorter side becomes 8, the longer one keeps the proportions; then the middle.
     shorter = min(size)
-    resized = Image.fromarray(pixels).resize((round(width * 8 / shorter), round(height * 8 / shorter)), Image.BICUBIC)
-    left, top = (resized.width - 8) // 2, (resized.height - 8) // 2
-    reference = np.asarray(resized)[top : top + 8, left : left + 8]
-    np.testing.assert_array_equal(read_image(tmp_path / "image.png", (8, 8, 3)), reference)
+    colour = image.convert("RGB").resize((width * 8 // shorter, height * 8 // shorter), Image.BICUBIC)
+    left, top = round((colour.width - 8) / 2), round((colour.height - 8) / 2)
+    seen = np.asarray(colour.convert("L"))[top : top + 8, left : left + 8, np.newaxis]
+    (found,) = predict_files(trained, [tmp_path / "image.png"], top=10)
+    expected = predict(trained, seen[np.newaxis])[0]
+    given = [expected[int(entry["name"])] for entry in found["classes"]]
+    np.testing.assert_allclose([entry["probability"] for entry in found["classes"]], given, atol=0.02)
+
+
+@pytest.mark.test_data
+def test_files_are_seen_as_in_evaluation(photograph_runs, photograph_data, tmp_path):
+    trained, indices = load_trained(photograph_runs[0]), list(range(0, 100, 9))
+    for index in indices:
+        (tmp_path / f"{index:03}.jpg").write_bytes(photograph_data.validation[index].data)
+    evaluate(photograph_runs[:1], output=tmp_path / "scores")
+    with (tmp_path / "scores" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    results = predict_files(trained, [tmp_path], top=1)
+    assert [Path(result["file"]).name for result in results] == [f"{index:03}.jpg" for index in indices]
+    for index, result in zip(indices, results, strict=True):
+        ((best,)) = result["classes"]
+        assert best["name"] == rows[index]["predicted"]
+        assert best["probability"] == pytest.approx(float(rows[index]["probability"]), abs=1e-4)
+    assert len({result["classes"][0]["name"] for result in results}) > 1
+
+
+@pytest.fixture
+def album(digits, tmp_path):
+    """Images in folders, a damaged one among them, and notes."""
+    for i, name in enumerate(("b.png", "a.PNG", "more/c.jpg", "more/deep/d.bmp")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[i][..., 0]).save(tmp_path / name)
+    (tmp_path / "more" / "broken.jpg").write_bytes(b"no image")
+    (tmp_path / "notes.txt").write_text("These are notes.")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "left_out"),
+    [
+        ([""], ["a.PNG", "b.png", "more/c.jpg", "more/deep/d.bmp"], ["more/broken.jpg"]),
+        (["more/*.jpg"], ["more/c.jpg"], ["more/broken.jpg"]),
+        (["**/?.*"], ["a.PNG", "b.png", "more/c.jpg", "more/deep/d.bmp"], []),
+        (["*"], ["a.PNG", "b.png"], ["notes.txt"]),
+        (["more/deep", "b.png", "b.png"], ["more/deep/d.bmp", "b.png", "b.png"], []),
+    ],
+)
+def test_folders_and_patterns(trained, album, given, found, left_out):
+    said = []
+    results = predict_files(trained, [album / each for each in given], say=said.append)
+    assert [result["file"] for result in results] == [str(album / name) for name in found]
+    assert len(said) == len(left_out)
+    for line, name in zip(said, left_out, strict=True):
+        assert line.startswith(f"{album / name} cannot be read as an image: ")
+    for result in results:
+        (alone,) = predict_files(trained, [Path(result["file"])])
+        assert [entry["name"] for entry in result["classes"]] == [entry["name"] for entry in alone["classes"]]
+
+
+def test_nothing_to_predict(trained, album):
+    (album / "empty").mkdir()
+    for path, message in (
+        (album / "empty", "holds no images"),
+        (album / "*.gif", "no file matches"),
+        (album / "*.txt", "none of the 1 files in .* can be read as an image"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict_files(trained, [path], say=lambda line: None)
 
 
 def encoded(format):
@@ -87,8 +146,3 @@ def test_files_that_are_no_images(trained, tmp_path, name, content):
         predict_files(trained, [tmp_path / name])
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_is_no_image(trained, tmp_path):
-    with pytest.raises(InputError, match="cannot be read as an image"):
-        predict_files(trained, [tmp_path])

@@ -39,7 +39,7 @@ def test_probabilities_are_pytorchs(converted):
 @pytest.mark.test_data
 def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
     _, golden, directory = converted
-    score = evaluate(directory, data_dir=str(test_data / "tfds"))
+    score = evaluate([directory], data_dir=str(test_data / "tfds"))
     assert score["images"] == 10_000
     assert 100 * score["error"] == pytest.approx(float(golden["test_error_percent"]), abs=0.03)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 
@@ -34,6 +35,33 @@ def plot_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | No
     errors.legend()
     for axes in (errors, losses):
         axes.grid(alpha=0.3)
+    if path is not None:
+        figure.savefig(path, dpi=120)
+    return figure
+
+
+def plot_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path | None = None) -> Figure:
+    """Draws how often each class is taken for each class, as the share of its images.
+
+    Args:
+      counts: images, (classes, classes), a row for each true class and a column for each predicted one.
+      class_names: in the same order.
+      path: where to write a PNG, if anywhere.
+    """
+    classes = len(class_names)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.35 * classes
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_xticks(range(classes), class_names, rotation=90)
+    axes.set_yticks(range(classes), class_names)
+    for row, column in np.argwhere(counts).tolist():
+        dark = shares[row, column] > 0.5
+        axes.text(
+            column, row, str(counts[row, column]), ha="center", va="center", size=7, color="white" if dark else "black"
+        )
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure

@@ -22,7 +22,7 @@ from resnet_jax.analysis import complexity
 from resnet_jax.benchmark.linen import linen_twin
 from resnet_jax.data.augment import Preprocessing, per_pixel_mean
 from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
-from resnet_jax.environment import describe_environment
+from resnet_jax.environment import describe_environment, environment_lines
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.training import schedules
@@ -271,10 +271,7 @@ def render(result: dict[str, Any]) -> str:
     """Writes the dict of `train_benchmark` as tables, the environment first."""
     environment, arguments = result["environment"], result["arguments"]
     heading = [
-        f"date      {environment['date']}",
-        f"hardware  {environment['devices']} × {environment['device']} ({environment['platform']}), "
-        f"{environment['cpu']}, {environment['cores']} cores",
-        "versions  " + ", ".join(f"{name} {environment[name]}" for name in ("python", "jax", "jaxlib", "flax")),
+        *environment_lines(environment),
         "arguments " + " ".join(f"{name}={_plain(value)}" for name, value in arguments.items()),
         f"cache     compilation cache {environment['compilation_cache'] or 'off'}",
     ]

@@ -43,20 +43,48 @@ def get_config() -> Config:
                 "batch_norm_epsilon": 1e-5,
                 # Images that share batch-norm statistics; None is the whole batch. The paper's two GPUs had 64 each.
                 "group_size": placeholder(int),
-                # Of the computation: "float32" or "bfloat16".
+                # Of the computation: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
                 "dtype": "float32",
                 # Writes the blocks of a stage out instead of scanning them.
                 "unroll": False,
             },
             "dataset": {
+                # "digits", "cifar10", "cifar100"; of photographs "imagenet2012", "folder" or "cache".
                 "name": "cifar10",
-                # Where TFDS keeps its prepared data; None is ~/tensorflow_datasets.
+                # Where TFDS keeps its prepared data (None is ~/tensorflow_datasets), or the folder, or the cache.
                 "data_dir": placeholder(str),
                 # Training images kept back to validate on; 5000 is the paper's 45k/5k split.
                 "validation_images": 0,
-                # Pixels of zero padding around an image before the random crop, and random mirror images.
+                # Pixels of zero padding around a small image before the random crop; photographs have `stream` instead.
                 "pad": 4,
+                # Random mirror images.
                 "mirror": True,
+            },
+            # How photographs become the network's images; the defaults are the paper's (section 3.4).
+            "stream": {
+                # Of the window that the network sees, in pixels.
+                "side": 224,
+                # "scale": the shorter side is drawn from `scales`, then a window is cut. "area": 8 to 100 % of the area
+                # at an aspect of 3/4 to 4/3, resized: the common random resized crop.
+                "crop": "scale",
+                "scales": (256, 480),
+                # What the shorter side becomes in evaluation, before the centre is cut out.
+                "shorter_side": 256,
+                # Of evaluation, "bilinear" or "bicubic"; the paper does not say. Training windows are interpolated
+                # linearly.
+                "interpolation": "bilinear",
+                # "mean_image": subtract that of the training set, measured on `mean_images` of its photographs.
+                # "channels": subtract ImageNet's mean of each channel and divide by its standard deviation.
+                "normalization": "mean_image",
+                "mean_images": 10_000,
+                # "rgb", or "bgr" as the paper's release.
+                "channel_order": "rgb",
+                # Standard deviation of AlexNet's colour noise, in eigenvalues; 0 is none.
+                "color_noise": 0.1,
+                # Processes that decode. None: all cores but one, or none on fewer than four cores.
+                "workers": placeholder(int),
+                # The share of photographs that may be damaged before the run stops.
+                "damaged_share": 0.01,
             },
             "optimizer": {
                 "learning_rate": 0.1,
@@ -66,15 +94,17 @@ def get_config() -> Config:
                 "decay": "all",
                 # "piecewise", or "plateau": divide when the training error has stopped falling.
                 "schedule": "piecewise",
-                # Iterations after which the rate is multiplied by `factor`. None: after 1/2 and 3/4 of the training,
-                # which are the paper's 32,000 and 48,000 of 64,000.
-                "boundaries": placeholder(tuple),
+                # After which the rate is multiplied by `factor`: iterations (whole numbers), or parts of the training:
+                # these are the paper's 32,000 and 48,000 of 64,000.
+                "boundaries": (0.5, 0.75),
                 "factor": 0.1,
                 # Plateau: epochs without a fall of the training error before the rate is multiplied by `factor`.
                 "patience": 10,
                 # The rate until the training error is below 80 %. None: 0.01 from 110 layers on (n = 18), else 0, which
                 # is no warm-up.
                 "warmup_learning_rate": placeholder(float),
+                # Iterations over which the rate rises linearly from 0, for large batches.
+                "ramp_iterations": 0,
             },
             "train": {
                 "batch_size": 128,

@@ -1,18 +1,16 @@
-"""Small data sets as whole uint8 arrays: the bundled digits, and CIFAR as TFDS prepared it. This file alone knows
-TFDS.
-"""
+"""Small data sets as whole uint8 arrays: the bundled digits, and CIFAR as TFDS prepared it."""
 
 import functools
 import io
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from resnet_jax.data.prepared import Records, open_records
 from resnet_jax.errors import InputError
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -94,86 +92,26 @@ def _digits() -> Dataset:
 
 
 def _cifar(name: str, data_dir: str | None) -> Dataset:
-    import tensorflow_datasets as tfds
-
-    folder = prepared_folder(name, data_dir)
-    builder = tfds.builder_from_directory(folder)
-    features: Any = builder.info.features
-    label_key = "label"
-    if features is None or label_key not in features or "image" not in features:
-        raise InputError(f"{folder} does not hold images with labels: is it really {name}?")
-    if builder.info.name != name:
-        raise InputError(f"{folder} holds the data set {builder.info.name!r}, not {name!r}")
-    names = tuple(features[label_key].names)
-    train, test = (_read_split(builder, split, label_key) for split in ("train", "test"))
-    return Dataset(train, None, test, names)
+    records = open_records(name, data_dir, ("train", "test"))
+    return Dataset(
+        train=_read_split(records, "train"),
+        validation=None,
+        test=_read_split(records, "test"),
+        class_names=records.class_names,
+    )
 
 
-def prepared_folder(name: str, data_dir: str | None) -> Path:
-    """The folder of the newest prepared version of a TFDS data set, in array_record files.
-
-    Raises:
-      InputError: there is none; the message says which command prepares it.
-    """
-    root = Path(data_dir or "~/tensorflow_datasets").expanduser()
-    prepare = f"prepare it with: resnet-jax prepare --dataset={name} --data_dir={root}"
-    if not root.is_dir():
-        raise InputError(f"the folder dataset.data_dir={root} does not exist; {prepare}")
-    versions = sorted((root / name).glob("*/dataset_info.json"), key=lambda path: path.parent.name)
-    if not versions:
-        present = sorted(path.parent.parent.name for path in root.glob("*/*/dataset_info.json"))
-        holds = f"it holds {', '.join(present)}" if present else "it holds no prepared data set"
-        raise InputError(f"dataset.data_dir={root} does not hold {name!r} ({holds}); {prepare}")
-    folder = versions[-1].parent
-    if not list(folder.glob("*.array_record*")):
-        raise InputError(f"{folder} holds no array_record files, which reading without TensorFlow needs; {prepare}")
-    return folder
-
-
-def _read_split(builder, split: str, label_key: str) -> Split:
-    from tensorflow_datasets import decode
-
+def _read_split(records: Records, split: str) -> Split:
+    source: Any = records.splits[split]
     try:
-        source = builder.as_data_source(split, decoders={"image": decode.SkipDecoding()})
         # Undecoded records and our own decoding: three times faster than TFDS's decoding with Pillow.
-        records = source.__getitems__(list(range(len(source))))
+        read = source.__getitems__(list(range(len(source))))
         with ThreadPoolExecutor() as threads:
-            images = np.stack(list(threads.map(lambda record: _decode(record["image"]), records)))
+            images = np.stack(list(threads.map(lambda record: _decode(record["image"]), read)))
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"the {split} split in {builder.data_path} cannot be read: {error}") from error
-    return Split(images, np.array([record[label_key] for record in records], np.int32))
+        raise InputError(f"the {split} split in {records.folder} cannot be read: {error}") from error
+    return Split(images, np.array([record["label"] for record in read], np.int32))
 
 
 def _decode(encoded: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-
-
-def prepare(name: str, data_dir: str | None = None) -> Path:
-    """Downloads a data set and writes it as array_record files, once, through TFDS and TensorFlow.
-
-    Raises:
-      InputError: an unknown name, TensorFlow is not installed, or the download failed.
-    """
-    import importlib.util
-
-    if name not in NAMES:
-        raise InputError(f"unknown --dataset={name!r}: it is one of {', '.join(NAMES)}")
-    if name == "digits":
-        raise InputError("digits needs no preparation: it ships inside scikit-learn")
-    try:
-        return prepared_folder(name, data_dir)
-    except InputError:
-        pass
-    if importlib.util.find_spec("tensorflow") is None:
-        raise InputError(
-            "preparing a data set for the first time needs TensorFlow (training does not): pip install tensorflow"
-        )
-    import requests
-    import tensorflow_datasets as tfds
-
-    root = Path(data_dir or "~/tensorflow_datasets").expanduser()
-    try:
-        tfds.builder(name, data_dir=root, file_format="array_record").download_and_prepare()
-    except (OSError, requests.RequestException) as error:
-        raise InputError(f"{name} could not be downloaded to {root}: {error}") from error
-    return prepared_folder(name, data_dir)

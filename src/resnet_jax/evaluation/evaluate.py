@@ -1,54 +1,204 @@
-"""Scores a trained network on a whole split."""
+"""Scores trained networks on a whole split."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from resnet_jax import sharding
-from resnet_jax.data import sources
-from resnet_jax.data.pipeline import put_split
-from resnet_jax.errors import InputError
-from resnet_jax.evaluation.trained import load_trained
-from resnet_jax.training.step import compile_evaluate
+from resnet_jax.configs import Config
+from resnet_jax.data import photographs, sources
+from resnet_jax.data.photographs import Photograph, Photographs
+from resnet_jax.errors import InputError, complain
+from resnet_jax.evaluation import protocols
+from resnet_jax.evaluation.outcomes import Outcomes, prepare_folder, write_tables
+from resnet_jax.evaluation.recalibrate import recalibrate as recalibrated
+from resnet_jax.evaluation.scoring import score_images
+from resnet_jax.evaluation.trained import Trained, load_trained
 
 
 def evaluate(
-    directory: Path, split: str = "test", data_dir: str | None = None, batch_size: int | None = None
+    directories: Sequence[Path],
+    split: str | None = None,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    batch_size: int | None = None,
+    protocol: str = "center",
+    scales: Sequence[int] | None = None,
+    averaging: str = "logits",
+    recalibrate: int | None = None,
+    output: Path | None = None,
+    say: Callable[[str], None] = complain,
 ) -> dict[str, Any]:
-    """The error and loss of a run's newest checkpoint on the single original view of every image (section 4.2).
+    """The errors and the loss of runs' newest checkpoints; several runs are an ensemble, whose probabilities are
+    averaged.
+
+    Of classes that are equally probable, the first one counts as the more probable.
 
     Args:
-      directory: the run's workdir.
-      split: "test", "train" or "validation".
-      data_dir: where the data lies, if not where the run's config says.
-      batch_size: images at a time, if not the config's; the result does not depend on it.
+      directories: the runs' workdirs.
+      split: of photographs "validation" (default) or "train"; of other data "test" (default), "train" or "validation".
+      dataset, data_dir: what the data is and where it lies, if not what and where the first run's config says: ImageNet
+        may also be a folder or a cache.
+      batch_size: images at a time, if not the first run's; the result does not depend on it, but for rounding.
+      protocol: "center", "ten_crop" or "dense", see `protocols`; images that are not photographs have one, "center",
+        which shows the network the original (section 4.2).
+      scales, averaging: of the protocol "dense".
+      recalibrate: training batches to average each run's batch-norm statistics over first, see `recalibrate`.
+      output: a folder for `result.json`, `predictions.csv`, `per_class.csv`, `confusion.csv` and, where it can be read,
+        `confusion.png`.
+      say: is given a line about each damaged checkpoint and each damaged image, which is left out.
 
     Returns:
-      "error", "loss", "images" (each scored exactly once), "split", "step" and "workdir".
+      "workdirs", "steps", "split", "protocol", "scales", "averaging" and "recalibrated" where they apply, "images"
+      (each scored exactly once), "damaged", "error", "top5_error" if there are more than five classes, and "loss", the
+      mean of the negative logarithm of the averaged probability.
 
     Raises:
-      InputError: no checkpoint, no data, or no such split.
+      InputError: no checkpoint, no data, no such split or protocol, members of an ensemble that do not fit together, or
+        no image that is whole.
     """
-    trained = load_trained(directory)
-    fields = trained.config.dataset
-    dataset = sources.load(fields.name, data_dir or fields.data_dir, fields.validation_images)
-    splits = {"test": dataset.test, "train": dataset.train, "validation": dataset.validation}
+    chosen = protocols.choose(protocol, scales, averaging)
+    if not directories:
+        raise InputError("no run was given: name the workdir of at least one")
+    if output is not None:
+        prepare_folder(output)
+    members = [load_trained(directory, say) for directory in directories]
+    _check_members(members, directories)
+    config = members[0].config
+    data = _open(config, split, dataset or config.dataset.name, data_dir)
+    for member, directory in zip(members, directories, strict=True):
+        _check_classes(member, directory, data)
+    if data.resident:
+        if protocol != "center":
+            raise InputError(
+                f"the protocol {protocol} is for photographs, but the images of {config.dataset.name} are scored as "
+                "they are: use the protocol center"
+            )
+        chosen = protocols.Protocol("original")
+    size: int = config.eval.batch_size if batch_size is None else batch_size
+    if size < 1:
+        raise InputError(f"the evaluation's batch size is {size}, but it must be at least 1")
+
+    if recalibrate is not None:
+        members = [recalibrated(member, recalibrate, dataset, data_dir) for member in members]
+    found = Outcomes(len(data.images))
+    with _progress() as progress:
+        task = progress.add_task(data.split, total=len(data.images))
+        for scored in score_images(members, data.images, chosen, size):
+            if scored.scores is None:
+                say(f"{scored.name} is damaged and left out: {scored.damage}")
+            found.note(scored)
+            progress.advance(task)
+    if not found.done.any():
+        raise InputError(f"all of the {len(data.images)} images are damaged: is the data set whole?")
+    result = {
+        "workdirs": [str(directory) for directory in directories],
+        "steps": [member.step for member in members],
+        "split": data.split,
+        "protocol": protocol,
+    }
+    if protocol == "dense":
+        result |= {"scales": list(chosen.scales), "averaging": averaging}
+    if recalibrate is not None:
+        result["recalibrated"] = recalibrate
+    result |= found.summary(len(data.class_names))
+    if output is not None:
+        write_tables(output, result, found, data.class_names)
+    return result
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A split in memory, image by image."""
+
+    split: sources.Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Photograph:
+        return Photograph(self.split.images[index], int(self.split.labels[index]), str(index))
+
+
+class _Data(NamedTuple):
+    images: Photographs
+    class_names: tuple[str, ...]
+    split: str
+    resident: bool
+
+
+def _open(config: Config, split: str | None, name: str, data_dir: str | None) -> _Data:
+    fields = config.dataset
+    resident = name not in photographs.NAMES
+    if resident:
+        data = sources.load(name, data_dir or fields.data_dir, fields.validation_images)
+        splits: dict[str, Any] = {"test": data.test, "train": data.train, "validation": data.validation}
+        split = split or "test"
+    else:
+        data = photographs.open_photographs(name, data_dir or fields.data_dir)
+        splits = {"validation": data.validation, "train": data.train}
+        split = split or "validation"
     images = splits.get(split)
     if images is None:
         present = ", ".join(name for name in splits if splits[name] is not None)
         raise InputError(f"there is no split {split!r} in this run's data: it has {present}")
-    size: int = trained.config.eval.batch_size if batch_size is None else batch_size
-    if size < 1:
-        raise InputError(f"the evaluation's batch size is {size}, but it must be at least 1")
-    on_device = put_split(images, sharding.replicated(trained.mesh))
-    score = compile_evaluate(trained.model, trained.mesh, batch_size=size)
-    totals = jax.device_get(score(trained.variables, on_device, trained.preprocessing))
-    return {
-        "workdir": str(directory),
-        "step": trained.step,
-        "split": split,
-        "images": int(totals.count),
-        "error": float(totals.errors / totals.count),
-        "loss": float(totals.loss / totals.count),
-    }
+    return _Data(Resident(images) if resident else images, data.class_names, split, resident)
+
+
+def _check_members(members: Sequence[Trained], directories: Sequence[Path]) -> None:
+    """Refuses an ensemble whose members name different classes by the same number."""
+
+    def refuse(directory: Path, what: str, theirs: object, ours: object) -> None:
+        raise InputError(
+            f"{directory} and {directories[0]} are no ensemble, their {what} differ: {theirs} and {ours}; "
+            "average runs on the same classes"
+        )
+
+    first = members[0]
+    for member, directory in zip(members, directories, strict=True):
+        if len(member.card.class_names) != len(first.card.class_names):
+            refuse(directory, "numbers of classes", len(member.card.class_names), len(first.card.class_names))
+        if not (_placeholders(member) or _placeholders(first)):
+            for number, pair in enumerate(zip(member.card.class_names, first.card.class_names, strict=True)):
+                if pair[0] != pair[1]:
+                    refuse(directory, f"names of class {number}", *pair)
+
+
+def _check_classes(member: Trained, directory: Path, data: _Data) -> None:
+    names = member.card.class_names
+    if len(names) != len(data.class_names):
+        raise InputError(
+            f"{directory} was trained on {len(names)} classes, but the data has {len(data.class_names)}: "
+            "give the data set that it was trained on as --data_dir"
+        )
+    if _placeholders(member):
+        return
+    for number, (theirs, ours) in enumerate(zip(names, data.class_names, strict=True)):
+        if theirs != ours:
+            raise InputError(
+                f"class {number} is {theirs!r} in {directory}, but {ours!r} in the data: "
+                "give the data set that it was trained on as --data_dir"
+            )
+
+
+def _placeholders(trained: Trained) -> bool:
+    """Whether the classes have no names but those that `interop.convert` gives them."""
+    names = trained.card.class_names
+    return trained.card.data_crc == 0 and names == tuple(f"class {i}" for i in range(len(names)))
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

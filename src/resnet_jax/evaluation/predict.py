@@ -1,83 +1,136 @@
 """What a trained network sees in image files."""
 
-from collections.abc import Sequence
-from functools import partial
+import glob
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from resnet_jax.data.augment import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.data.photographs import SUFFIXES, Photograph
+from resnet_jax.data.sources import Split
+from resnet_jax.errors import InputError, complain
+from resnet_jax.evaluation.evaluate import Resident
+from resnet_jax.evaluation.protocols import Protocol
+from resnet_jax.evaluation.scoring import score_images
 from resnet_jax.evaluation.trained import Trained
-from resnet_jax.models import ResNet
 
-
-def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads an image file as the network was trained to see images.
-
-    The shorter side is resized, the centre is cropped, and colour becomes grey where the network sees grey.
-
-    Args:
-      path: any format that Pillow reads.
-      shape: (height, width, channels) of the result, uint8; channels 1 or 3.
-
-    Raises:
-      InputError: the file is absent or no image.
-    """
-    height, width, channels = shape
-    try:
-        with Image.open(path) as opened:
-            # Pillow cuts 16-bit grey at 255 instead of scaling it.
-            shown = opened.point(lambda value: value / 256) if opened.mode.startswith("I;16") else opened
-            image = shown.convert("L" if channels == 1 else "RGB")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no image file {path}") from error
-    except (Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
-    scale = max(width / image.width, height / image.height)
-    size = (max(round(image.width * scale), width), max(round(image.height * scale), height))
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return np.asarray(image.crop((left, top, left + width, top + height))).reshape(shape)
-
-
-# Images at a time: any number of them takes one compiled program.
-_CHUNK = 64
-
-
-@partial(jax.jit, static_argnums=0)
-def _probabilities(model: ResNet, variables: Any, preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
-    logits: Any = model.apply(variables, preprocessing(images), train=False)
-    return jax.nn.softmax(logits)
+# Images at a time.
+_BATCH = 64
 
 
 def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
     """Class probabilities: uint8 (batch, height, width, channels) -> float32 (batch, classes)."""
-    parts = []
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
-        padded = np.concatenate([chunk, np.zeros((_CHUNK - len(chunk), *chunk.shape[1:]), np.uint8)])
-        found = _probabilities(trained.model, trained.variables, trained.preprocessing, padded)
-        parts.append(np.asarray(found)[: len(chunk)])
-    return np.concatenate(parts)
+    labels = np.zeros(len(images), np.int32)
+    found = np.zeros((len(images), len(trained.card.class_names)), np.float32)
+    for scored in score_images([trained], Resident(Split(images, labels)), Protocol("original"), _BATCH):
+        assert scored.scores is not None  # nothing is decoded
+        found[scored.index] = np.exp(scored.scores)
+    return found
 
 
-def predict_files(trained: Trained, paths: Sequence[Path], top: int = 5) -> list[dict[str, Any]]:
+def predict_files(
+    trained: Trained, paths: Sequence[Path], top: int = 5, say: Callable[[str], None] = complain
+) -> list[dict[str, Any]]:
     """The most probable classes of each file: {"file", "classes": [{"name", "probability"}, …]} in falling order.
 
+    The network sees of each image what the protocol "center" of `evaluate` shows it.
+
+    Args:
+      trained: the network.
+      paths: files; folders, for the images anywhere below them; or patterns such as `photos/*.jpg`, where `**` is any
+        number of folders. Any format that Pillow reads.
+      top: classes of each file.
+      say: is given a line about each file of a folder or pattern that is no image, which is left out.
+
     Raises:
-      InputError: a file that is absent or no image.
+      InputError: a path that is absent, a folder or pattern without images, a file that was given by its own name and
+        is no image, or no image at all among the others.
     """
-    images = np.stack([read_image(path, trained.card.image_shape) for path in paths])
-    return [
-        {
-            "file": str(path),
+    files = [file for path in paths for file in _expand(path)]
+    results: dict[int, dict[str, Any]] = {}
+    for scored in score_images([trained], _Files(files), Protocol("center"), _BATCH):
+        if scored.scores is None:
+            problem = f"{scored.name} cannot be read as an image: {scored.damage}"
+            if files[scored.index].named:
+                raise InputError(problem)
+            say(f"{problem}; it is left out")
+            continue
+        order = np.argsort(-scored.scores, kind="stable")[:top].tolist()
+        results[scored.index] = {
+            "file": scored.name,
             "classes": [
-                {"name": trained.card.class_names[i], "probability": float(row[i])} for i in np.argsort(-row)[:top]
+                {"name": trained.card.class_names[i], "probability": float(np.exp(scored.scores[i]))} for i in order
             ],
         }
-        for path, row in zip(paths, predict(trained, images), strict=True)
-    ]
+    if not results:
+        raise InputError(f"none of the {len(files)} files in {', '.join(map(str, paths))} can be read as an image")
+    return [results[index] for index in sorted(results)]
+
+
+def print_table(results: Sequence[dict[str, Any]]) -> None:
+    """Prints what `predict_files` found."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("file", "class", "probability"):
+        table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")
+    for result in results:
+        for i, entry in enumerate(result["classes"]):
+            last = i + 1 == len(result["classes"])
+            # As texts: a name may hold what Rich takes for markup.
+            file, name = Text("" if i else result["file"]), Text(entry["name"])
+            table.add_row(file, name, f"{entry['probability']:.1%}", end_section=last)
+    # Wide enough for a path where nobody looks on.
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file, and whether it was given by its own name."""
+
+    path: Path
+    named: bool
+
+
+def _expand(path: Path) -> list[_File]:
+    if path.is_dir():
+        found = [
+            Path(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if name.lower().endswith(SUFFIXES)
+        ]
+        if not found:
+            raise InputError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
+    elif path.exists():
+        return [_File(path, named=True)]
+    elif glob.has_magic(str(path)):
+        found = [each for each in map(Path, glob.glob(str(path), recursive=True)) if each.is_file()]
+        if not found:
+            raise InputError(f"no file matches {path}")
+    else:
+        raise InputError(f"there is no image file {path}")
+    return [_File(file, named=False) for file in sorted(found)]
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files without labels."""
+
+    files: Sequence[_File]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Photograph:
+        path = self.files[index].path
+        try:
+            return Photograph(path.read_bytes(), 0, str(path))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error

@@ -1,6 +1,5 @@
 """A trained network, loaded from the workdir of its run."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import Config
 from resnet_jax.data.augment import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, complain
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import abstract_state
 
@@ -38,11 +37,7 @@ class Trained:
     mesh: Mesh
 
 
-def _complain(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def load_trained(directory: Path, say: Callable[[str], None] = _complain) -> Trained:
+def load_trained(directory: Path, say: Callable[[str], None] = complain) -> Trained:
     """Loads the newest whole checkpoint of a run.
 
     Args:

@@ -1,6 +1,6 @@
 """resnet-jax convert: from the weights of another library to the workdir of a run, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -11,15 +11,12 @@ from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
 from resnet_jax.data.augment import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.data.prepared import imagenet_class_names
+from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.files import read_tensors, write_tensors
 from resnet_jax.training.state import TrainState
-
-# What torchvision, timm and akamaster's CIFAR networks expect: RGB, first divided by 255.
-_MEAN = 255 * np.array((0.485, 0.456, 0.406), np.float32)
-_STD = 255 * np.array((0.229, 0.224, 0.225), np.float32)
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -47,6 +44,7 @@ def from_torch(source: Path, directory: Path) -> str:
     classes = fields.pop("num_classes")
     config = base.get_config()
     config.model.update(fields)
+    config.stream.update(crop="area", normalization="channels", color_noise=0.0)
     cifar = fields["family"].startswith("cifar")
     config.dataset.name = ("cifar10" if classes == 10 else "cifar100") if cifar else "imagenet2012"
     model = build.model(config, classes)
@@ -55,9 +53,13 @@ def from_torch(source: Path, directory: Path) -> str:
     everywhere = sharding.replicated(sharding.make_mesh())
     optimizer = build.optimizer(config, train_images=1)
     state = TrainState(jnp.zeros((), jnp.int32), opt_state=optimizer.init(variables["params"]), **variables)
-    preprocessing = Preprocessing(jnp.asarray(_MEAN[None, None]), jnp.asarray(_STD[None, None]))
+    view = {} if cifar else {"shorter_side": 256, "interpolation": "bilinear"}
+    mean, std = (jnp.asarray(each[None, None]) for each in (build.CHANNEL_MEAN, build.CHANNEL_STD))
+    preprocessing = Preprocessing(mean, std, **view)
     state, preprocessing = jax.device_put((state, preprocessing), everywhere)
-    names = _CIFAR10 if cifar and classes == 10 else tuple(f"class {i}" for i in range(classes))
+    # Torchvision and timm sort ImageNet's classes by their synsets, as everybody does.
+    known = {(True, 10): _CIFAR10, (False, 1000): imagenet_class_names()}
+    names = known.get((cifar, classes)) or tuple(f"class {i}" for i in range(classes))
     side = 32 if cifar else 224
     workdir.claim(directory, config)
     with Checkpoints(directory, write=True) as checkpoints:
@@ -65,12 +67,13 @@ def from_torch(source: Path, directory: Path) -> str:
     return f"{config.model.family}{config.model.depth}"
 
 
-def to_torch(directory: Path, destination: Path) -> None:
+def to_torch(directory: Path, destination: Path, say: Callable[[str], None] = complain) -> None:
     """Writes a run's newest checkpoint in torchvision's layout (akamaster's for CIFAR networks).
 
     Args:
       directory: the run's workdir.
       destination: a .safetensors or .pth file.
+      say: is told what the weights expect of their input, where that is not what torchvision's transforms give.
 
     Raises:
       InputError: no checkpoint, or a file that cannot be written.
@@ -79,3 +82,12 @@ def to_torch(directory: Path, destination: Path) -> None:
     classifier = "linear" if trained.model.stem == "cifar" else "fc"
     tensors: Mapping[str, np.ndarray] = torch_weights.to_torch(trained.variables, trained.model, classifier)
     write_tensors(destination, dict(tensors))
+    ours, order = trained.preprocessing, trained.preprocessing.channel_order
+    mean, std = (np.asarray(each).mean((0, 1)) for each in (ours.mean, ours.std))
+    same = all(np.allclose(each, theirs) for each, theirs in ((mean, build.CHANNEL_MEAN), (std, build.CHANNEL_STD)))
+    if order != "rgb" or not same:
+        of = "a mean image whose mean is " if ours.mean.shape[:2] != (1, 1) else ""
+        say(
+            f"these weights expect {order.upper()} from 0 to 255, less {of}{np.round(mean, 2).tolist()} and divided by "
+            f"{np.round(std, 2).tolist()}, which torchvision's usual transforms do not give"
+        )

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from resnet_jax.errors import InputError
+from resnet_jax.files import write_whole
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th")
 
@@ -80,17 +81,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
     path = Path(path)
     encode = _safetensors_bytes if _suffix(path) == ".safetensors" else _torch_bytes
     data = encode(path, {name: np.array(tensor, order="C") for name, tensor in tensors.items()})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, data)
 
 
 def _suffix(path: Path) -> str:

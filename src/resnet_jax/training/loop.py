@@ -1,5 +1,6 @@
 """The loop: side effects only. What it drives is pure, so a run that was stopped anywhere goes on where it was."""
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -11,14 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resnet_jax import build, workdir
 from resnet_jax.analysis.plots import plot_curves
-from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError
 from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
 from resnet_jax.training.step import Metrics
-from resnet_jax.training.task import Task, resident_task
+from resnet_jax.training.task import Task, make_task
 
 
 def train(config: Config, directory: Path) -> dict[str, Any]:
@@ -43,15 +44,19 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
         workdir.claim(directory, config)
         console.print(f"{directory} is complete after {result['step']} iterations; nothing to train")
     else:
-        task = resident_task(config)
+        if (directory / "config.json").exists():
+            workdir.claim(directory, config)  # before anything is read
+        task = make_task(config, console.print, saved_preprocessing(directory))
         workdir.claim(directory, config)
-        with Checkpoints(directory, write=True) as checkpoints:
+        with contextlib.closing(task), Checkpoints(directory, write=True) as checkpoints:
             state = _first_state(config, task, checkpoints, console)
             result = _train(config, task, state, directory, checkpoints, console)
         plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
         workdir.write_result(directory, result)
+    split = result.get("split", "test")
     console.print(
-        f"test error {result['test_error']:.2%} on {result['test_images']} images after {result['step']} iterations\n"
+        f"{split} error {result[f'{split}_error']:.2%} on {result[f'{split}_images']} images "
+        f"after {result['step']} iterations\n"
         f"checkpoint {directory / 'checkpoints' / str(result['step'])}\n"
         f"curves     {directory / 'curves.png'}"
     )
@@ -76,7 +81,7 @@ def _first_state(config: Config, task: Task, checkpoints: Checkpoints, console: 
 def _train(
     config: Config, task: Task, state: TrainState, directory: Path, checkpoints: Checkpoints, console: Console
 ) -> dict[str, Any]:
-    fields, total, step = config.train, config.train.iterations, int(state.step)
+    fields, total, step, watched = config.train, config.train.iterations, int(state.step), None
     with workdir.MetricsLog(directory, step) as log, _progress(console) as progress, Interruptible() as interruption:
         bar = progress.add_task(f"{config.model.family}{config.model.depth}", total=total, completed=step, speed="")
         while step < total:
@@ -102,12 +107,14 @@ def _train(
             speed = fields.batch_size * steps / line["seconds"]
             progress.update(bar, completed=step, speed=f"{speed:,.0f} images/s")
     lines = workdir.read_metrics(directory)
-    test = jax.device_get(task.score(state, "test"))
+    # A run that ended between its last iteration and its result has not scored anything yet.
+    scored = watched if watched and task.final == task.watched else jax.device_get(task.score(state, task.final))
     result = {
         "step": step,
         **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error")},
-        **_means(test, "test"),
-        "test_images": int(test.count),
+        "split": task.final,
+        **_means(scored, task.final),
+        f"{task.final}_images": int(scored.count),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "training_seconds": sum(line["seconds"] for line in lines),
         "environment": describe_environment(),

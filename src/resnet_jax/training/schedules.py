@@ -101,6 +101,14 @@ def piecewise(learning_rate: float, boundaries: tuple[int, ...], factor: float) 
     return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
 
 
+def ramped(schedule: optax.Schedule, iterations: int) -> optax.Schedule:
+    """The schedule, reached linearly over the first iterations: the warm-up of large batches (1706.02677).
+
+    The first update has 1/iterations of the rate, the last one of the ramp all of it.
+    """
+    return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / iterations)
+
+
 def learning_rate(opt_state: Any) -> jax.Array:
     """The rate that the last update of `sgd` used."""
     _, scheduled, plateau, *_ = opt_state

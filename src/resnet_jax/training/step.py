@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from resnet_jax import rng
+from resnet_jax.data.augment import augment_photographs
 from resnet_jax.data.pipeline import Augmentation, Batch, eval_batch, train_batch
 from resnet_jax.sharding import batch_sharded, replicated
 from resnet_jax.training import schedules
@@ -92,6 +94,44 @@ def compile_train_steps(
         return state, metrics, rates
 
     return train_steps
+
+
+def compile_stream_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    *,
+    noise: float,
+    mirrored: bool,
+) -> Any:
+    """Makes `(state, images, labels, preprocessing, seed) -> (state, metrics, rate)`: one update from photographs.
+
+    The state is donated. `images` are uint8 windows, cut over the mesh as `labels` are; the other arguments and the
+    augmentation are as of `compile_train_steps` and `augment.augment_photographs`.
+    """
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
+    def stream_step(state, images, labels, preprocessing, seed):
+        key = jax.random.fold_in(rng.stream(seed, "augmentation"), state.step)
+        augmented = augment_photographs(key, images, preprocessing, noise, mirrored)
+        batch = Batch(augmented, labels, jnp.ones(labels.shape))
+        batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
+        state, metrics = train_step(state, batch, model=model, optimizer=optimizer)
+        return state, metrics, schedules.learning_rate(state.opt_state)
+
+    return stream_step
+
+
+def compile_stream_eval(model: nn.Module, mesh: Mesh) -> Any:
+    """Makes `(variables, batch, preprocessing) -> metrics`, of a `Batch` whose images are uint8 and cut over the
+    mesh.
+    """
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def stream_eval(variables, batch, preprocessing):
+        return eval_step(variables, batch._replace(images=preprocessing(batch.images)), model=model)
+
+    return stream_eval
 
 
 def compile_evaluate(model: nn.Module, mesh: Mesh, *, batch_size: int) -> Any:

@@ -1,0 +1,87 @@
+"""This project's input against Pillow and tf.data: rounds in turn, on the same photographs.
+
+    python experiments/input/compare.py FOLDER CACHES --tensorflow=PYTHON --output=experiments/results/input.json
+
+FOLDER holds train/CLASS/*.jpg and val/CLASS/*.jpg, all JPEG. Its caches, raw and jpeg, are written to CACHES once.
+PYTHON is that of an environment with tensorflow, for tf_data.py.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from resnet_jax.benchmark.input import Loader, Round, make_loaders, measure, render_loaders
+from resnet_jax.data.cache import FORMS, write_cache
+from resnet_jax.data.photographs import open_photographs
+from resnet_jax.environment import describe_environment
+
+WINDOWS = {"area": "inception", "scale": "paper"}
+
+
+def tf_data(python, folder, crop, seconds, versions):
+    """tf.data in a process of its own, which measures a round for each line that it is sent."""
+    script = Path(__file__).with_name("tf_data.py")
+    command = [python, str(script), str(folder / "train"), f"--window={WINDOWS[crop]}", f"--seconds={seconds}"]
+    process = subprocess.Popen([*command, "--on-line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(_):
+        process.stdin.write("\n")
+        process.stdin.flush()
+        result = json.loads(process.stdout.readline())
+        versions["tensorflow"] = result["tensorflow"]
+        # Of one second.
+        speed = result["images_per_second"]
+        return Round(speed, 1.0, speed / result["images_per_cpu_second"])
+
+    return Loader("tf.data", 1, run), process
+
+
+def main():
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("caches", type=Path)
+    parser.add_argument("--tensorflow", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2])
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    arguments = parser.parse_args()
+    sources = {"files": open_photographs("folder", str(arguments.folder)).train}
+    for form in FORMS[::-1]:
+        write_cache("folder", str(arguments.folder), arguments.caches / form, form=form, say=print)
+        sources[f"{form} cache"] = open_photographs("cache", str(arguments.caches / form)).train
+    versions = {
+        name: metadata.version(name) for name in ("grain", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+    }
+    tables = {}
+    for crop in WINDOWS:
+        baseline, process = tf_data(arguments.tensorflow, arguments.folder, crop, arguments.seconds, versions)
+        loaders = [baseline]
+        for source, photographs in sources.items():
+            for loader in make_loaders(photographs, crop, arguments.batch_size, arguments.workers):
+                if loader.name != "Pillow" or source == "files":
+                    loaders.append(loader._replace(name=f"{loader.name}, {source}"))
+        with process:
+            tables[crop] = measure(loaders, arguments.rounds, arguments.seconds)
+            process.stdin.close()
+        print(f"{crop}\n{render_loaders(tables[crop])}\n", flush=True)
+    environment = describe_environment()
+    result = {
+        "command": "python experiments/input/compare.py FOLDER CACHES --tensorflow=PYTHON --output=… "
+        f"--batch_size={arguments.batch_size} --rounds={arguments.rounds} --seconds={arguments.seconds:g}",
+        "hardware": f"{environment['cpu']}, {environment['cores']} CPU cores",
+        "date": environment["date"][:10],
+        "versions": {"python": environment["python"], **versions},
+        "photographs": len(sources["files"]),
+        "windows": tables,
+    }
+    arguments.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Your own photographs: DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, any number of classes.
+
+    resnet-jax train --config=folder --config.dataset.data_dir=DIR --workdir=runs/mine
+
+A ResNet-18 with the common augmentation, sized for a few thousand photographs; `--config.train.iterations` times
+`--config.train.batch_size` over their number is how often each one is seen.
+"""
+
+from resnet_jax.configs import Config, base
+
+
+def get_config() -> Config:
+    """The config."""
+    config = base.get_config()
+    config.model.update(family="resnet", depth=18, shortcut="B", dtype="auto")
+    config.dataset.name = "folder"
+    config.stream.update(crop="area", normalization="channels", color_noise=0.0, damaged_share=0.05)
+    config.optimizer.update(learning_rate=0.05, ramp_iterations=100)
+    config.train.update(batch_size=64, iterations=3_000, log_every=20, eval_every=200, checkpoint_every=200)
+    config.eval.batch_size = 64
+    return config

@@ -1,0 +1,247 @@
+"""Batches of photographs as pure functions of (seed, step): Grain on the host, augmented further on the device.
+
+The order of the operations is the whole point. Shuffling, repeating and drawing come before the cut for hosts, and
+batching comes before workers, so that neither hosts nor workers change what a batch holds; and as element k of the
+batched data set is step k, going on from a step needs nothing but the step.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from resnet_jax.data.decode import UnreadableImageError, area_window, read_window, scale_window
+from resnet_jax.data.passes import available_cores
+from resnet_jax.data.photographs import Photographs
+from resnet_jax.data.tiles import ImageData
+from resnet_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """How a training window is drawn.
+
+    Attributes:
+      crop: "scale" (the paper, section 3.4) or "area" (the common random resized crop), see `data.decode`.
+      scales: least and greatest shorter side, for "scale".
+      side: of the window, in pixels.
+    """
+
+    crop: str
+    scales: tuple[int, int]
+    side: int
+
+    def __call__(self, data: ImageData, random: np.random.Generator) -> np.ndarray:
+        """An image file's bytes -> a window of it, (side, side, 3) uint8."""
+        if self.crop == "scale":
+
+            def choose(height: int, width: int):
+                return scale_window(height, width, random, self.scales, self.side)
+        else:
+
+            def choose(height: int, width: int):
+                return area_window(height, width, random)
+
+        return read_window(data, choose, self.side)
+
+
+class HostBatch(NamedTuple):
+    """This host's part of a batch, in NumPy arrays.
+
+    Attributes:
+      images: (count, side, side, 3) uint8.
+      labels: (count,) int32.
+      damaged: (count,) int64: the index of the damaged photograph that another one stands for, or -1.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    damaged: np.ndarray
+
+
+# A data set with so many damaged photographs in a row is no data set.
+_MOST_IN_A_ROW = 20
+
+
+@dataclass(frozen=True)
+class _Cut(grain.transforms.RandomMap):
+    """Reads the photograph of an index and cuts its window; a damaged one is replaced by the next that is whole."""
+
+    photographs: Photographs
+    cropping: Cropping
+
+    def random_map(self, element: int, rng: np.random.Generator) -> HostBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
+        index, damaged = int(element), -1
+        for _ in range(_MOST_IN_A_ROW):
+            photograph = self.photographs[index]
+            try:
+                image = self.cropping(photograph.data, rng)
+            except UnreadableImageError:
+                damaged = int(element)
+                index = (index + 1) % len(self.photographs)
+                continue
+            return HostBatch(image, np.int32(photograph.label), np.int64(damaged))  # pyright: ignore[reportArgumentType]
+        name = self.photographs[int(element)].name
+        raise InputError(f"{_MOST_IN_A_ROW} photographs from {name} on are damaged: is the data set whole?")
+
+
+def train_batches(
+    photographs: Photographs,
+    cropping: Cropping,
+    *,
+    seed: int,
+    batch_size: int,
+    start: int,
+    workers: int,
+    host: tuple[int, int] = (0, 1),
+) -> "TrainBatches":
+    """The batches of the steps from `start` on, without end.
+
+    Every epoch shows each photograph once, in an order of its own; a batch may straddle two epochs. Batches depend on
+    neither `workers` nor the number of hosts, which hold consecutive rows of them.
+
+    Args:
+      photographs, cropping: what to show, and how.
+      seed: of the run.
+      batch_size: over all hosts.
+      start: the step of the first batch.
+      workers: processes that decode; 0 decodes in threads of this one, as many as it has cores.
+      host: this host's index, and how many there are.
+    """
+    index, count = host
+    elements: Any = (
+        grain.MapDataset.range(len(photographs)).seed(seed).shuffle().repeat().random_map(_Cut(photographs, cropping))
+    )
+    if count > 1:
+        elements = _HostRows(elements, batch_size, index, count)
+    batches = elements.batch(batch_size // count)[start:]
+    threads = 1 if workers else available_cores()
+    # Each element is a whole batch: Grain's own default would hold 500 of them.
+    stream = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain refuses to start workers before absl's flags are parsed
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+        stream = stream.mp_prefetch(options, worker_init_fn=_start_worker)
+    return TrainBatches(stream, workers)
+
+
+class TrainBatches(Iterator[HostBatch]):
+    """What `train_batches` makes. Its workers start with the first batch, and end with `close` or with this process."""
+
+    def __init__(self, stream: grain.IterDataset, workers: int):
+        self._stream, self._workers, self._iterator = stream, workers, None
+
+    def __next__(self) -> HostBatch:
+        """Raises:
+        InputError: a worker was killed, or too many photographs in a row are damaged.
+        """
+        try:
+            if self._iterator is None:
+                # Processes inherit which signals are blocked: Ctrl-C reaches this one alone, when the batch is there.
+                # Starting the tracker of shared memory would unblock it.
+                if self._workers:
+                    resource_tracker.ensure_running()
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    self._iterator = iter(self._stream)
+                    batch = next(self._iterator)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            else:
+                batch = next(self._iterator)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise InputError(
+                "a process that decodes photographs was killed, perhaps for want of memory: the same command goes on, "
+                f"with fewer of them if you lower config.stream.workers={self._workers}"
+            ) from error
+        # Copied, memory that workers share is free again whatever becomes of the batch.
+        return HostBatch(*map(np.array, batch)) if self._workers else batch
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None  # Grain's iterators complain when they outlive the interpreter's modules
+
+
+class _HostRows(grain.MapDataset):
+    """Of each batch the rows that are one host's: side by side, hosts have the batch that a single one would have."""
+
+    def __init__(self, elements: grain.MapDataset, batch_size: int, index: int, count: int):
+        super().__init__(elements)
+        self._batch_size, self._rows, self._first = batch_size, batch_size // count, index * (batch_size // count)
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._rows
+
+    def __getitem__(self, index: Any) -> Any:
+        batch, row = divmod(index, self._rows)
+        return self._parent[batch * self._batch_size + self._first + row]
+
+
+def _start_worker(worker: int, workers: int) -> None:
+    del worker, workers
+    # Whatever a worker imports, the accelerators are the main process's.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose training was killed would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class DamageReport:
+    """Names each damaged photograph once, and stops a run that meets too many.
+
+    Attributes:
+      found: indices of the damaged photographs met so far.
+    """
+
+    def __init__(
+        self,
+        photographs: Photographs,
+        most: float,
+        say: Callable[[str], None],
+        done: str = "the next photograph takes its place",
+    ):
+        """`most` is the share of all photographs that may be damaged; `say` is given a line about each, which ends
+        with what was `done`.
+        """
+        self.found: set[int] = set()
+        self._photographs, self._most, self._say, self._done = photographs, most, say, done
+
+    def __call__(self, damaged: np.ndarray) -> None:
+        """Notes damaged photographs.
+
+        Args:
+          damaged: indices; those below 0 stand for none.
+
+        Raises:
+          InputError: there are more than the share that is allowed.
+        """
+        for index in damaged[damaged >= 0].tolist():
+            if index in self.found:
+                continue
+            self.found.add(index)
+            name = self._photographs[index].name
+            self._say(f"{name} is damaged: {self._done}")
+            if len(self.found) > self._most * len(self._photographs):
+                raise InputError(
+                    f"{len(self.found)} of {len(self._photographs)} photographs are damaged, {name} the last of them, "
+                    f"and config.stream.damaged_share={self._most:g} allows no more: mend or remove them"
+                )

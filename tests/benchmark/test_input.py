@@ -1,0 +1,122 @@
+"""What the benchmark of the input reports is consistent; how fast anything is, no test says."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.benchmark import input_benchmark, render_input
+from resnet_jax.benchmark.input import Loader, Round, measure, pillow_window, render_loaders
+from resnet_jax.data.passes import available_cores
+from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.stream import Cropping
+from resnet_jax.data.tiles import encode_tiles
+from resnet_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photographs")
+    down, across = np.linspace(0, 255, 300)[:, None], np.linspace(0, 255, 400)
+    for split, name in itertools.product(("train", "val"), "abc"):
+        (root / split / name).mkdir(parents=True)
+        image = np.stack(np.broadcast_arrays(down, across, 80 * "abc".index(name)), -1).astype(np.uint8)
+        Image.fromarray(image).save(root / split / name / "1.jpg")
+    return str(root)
+
+
+@pytest.mark.subprocess
+def test_the_result(folder):
+    result = input_benchmark("folder", folder, crop="area", batch_size=2, workers=(0, 1), rounds=2, seconds=0.05)
+    cores = available_cores()
+    names = ["Pillow", "windows", f"stream, {cores} threads", "stream, 1 workers"]
+    assert [row["name"] for row in result["loaders"]] == names
+    assert [row["cores"] for row in result["loaders"]] == [1, 1, cores, 1]
+    for row in result["loaders"]:
+        for field in ("images_per_second", "images_per_second_per_core", "relative_speed"):
+            assert 0 < row[field]["q1"] <= row[field]["median"] <= row[field]["q3"]
+            assert row[field]["n"] == 2
+        ratio = row["images_per_second"]["median"] / row["images_per_second_per_core"]["median"]
+        assert ratio == pytest.approx(row["cores"])
+    assert result["photographs"] == 3
+    assert result["arguments"] == {
+        "dataset": "folder",
+        "data_dir": folder,
+        "crop": "area",
+        "batch_size": 2,
+        "workers": [0, 1],
+        "rounds": 2,
+        "seconds": 0.05,
+    }
+    assert json.loads(json.dumps(result)) == result
+    text = render_input(result)
+    assert "workers=0,1" in text
+    assert all(f"\n  {name} " in text for name in names)
+    assert result["environment"]["date"] in text
+
+
+def test_medians_quartiles_and_ratios_of_rounds_in_turn():
+    called = []
+
+    def loader(name, cores, rounds):
+        ahead = iter(rounds)
+
+        def run(seconds):
+            called.append((name, seconds))
+            return next(ahead)
+
+        return Loader(name, cores, run)
+
+    # The first round of each is not counted.
+    slow = loader("slow", 1, [Round(1, 9, 9), Round(10, 1, 1), Round(40, 2, 2), Round(90, 3, 3)])
+    fast = loader("fast", 2, [Round(1, 9, 9), Round(40, 1, 1), Round(160, 2, 4), Round(180, 3, 6)])
+    unknown = loader("unknown", 4, [Round(1, 9, 9), Round(40, 1, None), Round(160, 2, 4), Round(180, 3, 6)])
+    rows = measure([slow, fast, unknown], rounds=3, seconds=7)
+    assert called == 4 * [("slow", 7), ("fast", 7), ("unknown", 7)]
+    assert rows[0]["images_per_second"] == {"median": 20, "q1": 15, "q3": 25, "n": 3}
+    assert rows[0]["relative_speed"] == {"median": 1, "q1": 1, "q3": 1, "n": 3}
+    # 40, 80 and 60 images per second, on two cores; 40, 40 and 30 per processor second.
+    assert rows[1]["images_per_second"]["median"] == 60
+    assert rows[1]["images_per_second_per_core"] == {"median": 30, "q1": 25, "q3": 35, "n": 3}
+    assert rows[1]["images_per_cpu_second"]["median"] == 40
+    # By round: 20 / 10, 40 / 20 and 30 / 30; 40 / 10, 40 / 20 and 30 / 30.
+    assert rows[1]["relative_speed"] == {"median": 2, "q1": 1.5, "q3": 2, "n": 3}
+    assert rows[1]["relative_cpu_speed"] == {"median": 2, "q1": 1.5, "q3": 3, "n": 3}
+    assert rows[2]["images_per_cpu_second"] is rows[2]["relative_cpu_speed"] is None
+    assert rows[2]["relative_speed"]["median"] == 1
+    fields = render_loaders(rows).splitlines()[-1].split()
+    assert fields == ["unknown", "4", "60", "(50–70)", "15", "?", "1.00", "?"]
+
+
+@pytest.mark.parametrize("crop", ["scale", "area"])
+def test_pillows_windows_are_those_of_training(folder, crop):
+    photograph = open_photographs("folder", folder).train[1]
+    cropping = Cropping(crop, (256, 480), 224)
+    with Image.open(f"{folder}/train/b/1.jpg") as image:
+        pixels = np.asarray(image)
+    for seed in range(10):
+        window = pillow_window(cropping, photograph.data, np.random.default_rng(seed)).astype(int)
+        assert window.shape == (224, 224, 3)
+        # A pixel of the ramps is 0.6 to 0.9 grey levels.
+        assert np.abs(window - cropping(photograph.data, np.random.default_rng(seed))).mean() < 1
+        for data in (pixels, encode_tiles(pixels, 95, photograph.data)):
+            other = pillow_window(cropping, data, np.random.default_rng(seed))
+            assert np.abs(window - other).max() <= (0 if data is pixels else 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"crop": "center"}, "crop is 'center', but it must be one of scale, area"),
+        ({"rounds": 0}, "rounds is 0, but it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seconds": 0}, "seconds is 0, but it must be more than 0"),
+        ({"workers": (0, -1)}, "workers is -1"),
+        ({"dataset": "flowers"}, "unknown dataset.name 'flowers'"),
+    ],
+)
+def test_wrong_arguments_are_refused(folder, wrong, message):
+    with pytest.raises(InputError, match=message):
+        input_benchmark(**{"dataset": "folder", "data_dir": folder, **wrong})

@@ -1,0 +1,441 @@
+"""What batches hold, whoever decodes them, and what becomes of damaged photographs.
+
+The photographs are as large as their windows are cut from, and each pixel holds (photograph, column, row), so that a
+window tells where it comes from.
+"""
+
+import contextlib
+import gc
+import io
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.data import passes, stream
+from resnet_jax.data.decode import decode
+from resnet_jax.data.photographs import Photograph, open_photographs
+from resnet_jax.data.stream import Cropping, DamageReport
+from resnet_jax.errors import InputError
+
+COUNT, HEIGHT, WIDTH, SIDE = 20, 34, 36, 32
+CROPPING = Cropping("scale", (HEIGHT, HEIGHT), SIDE)
+DAMAGED = b"no image"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Photographs in memory; the label of each is ten times its index."""
+
+    data: tuple
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return Photograph(self.data[index], 10 * index, f"photograph {index}")
+
+
+def coordinates(index, height=HEIGHT, width=WIDTH):
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[...] = np.stack(np.broadcast_arrays(index, np.arange(width)[None], np.arange(height)[:, None]), -1)
+    return pixels
+
+
+def whole(count=COUNT):
+    return Listed(tuple(coordinates(index) for index in range(count)))
+
+
+def spoiled(*indices, count=COUNT):
+    return Listed(tuple(DAMAGED if index in indices else coordinates(index) for index in range(count)))
+
+
+def batches(photographs, steps, cropping=CROPPING, *, seed=0, batch_size=8, start=0, workers=0, host=(0, 1)):
+    """Some batches as one: arrays whose first axis are the steps."""
+    stream_ = stream.train_batches(
+        photographs, cropping, seed=seed, batch_size=batch_size, start=start, workers=workers, host=host
+    )
+    with contextlib.closing(stream_):
+        return stream.HostBatch(*map(np.stack, zip(*(next(stream_) for _ in range(steps)), strict=True)))
+
+
+def shown(found):
+    """(photograph, column, row) of each window, in order."""
+    corners = found.images[:, :, 0, 0].reshape(-1, 3).astype(int)
+    for image, (index, left, top) in zip(found.images.reshape(-1, SIDE, SIDE, 3), corners, strict=True):
+        np.testing.assert_array_equal(image, coordinates(index)[top : top + SIDE, left : left + SIDE])
+    return corners
+
+
+def assert_equal(one, other):
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected():
+    """Grain's iterators end here: their destructors fail while TFDS is being imported, which is done lazily."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def long():
+    """60 epochs in batches of 8, which straddle epochs."""
+    return batches(whole(), 60 * COUNT // 8)
+
+
+def test_types_and_shapes(long):
+    assert long.images.shape == (150, 8, SIDE, SIDE, 3)
+    assert long.labels.shape == long.damaged.shape == (150, 8)
+    assert (long.images.dtype, long.labels.dtype, long.damaged.dtype) == (np.uint8, np.int32, np.int64)
+    assert np.array_equal(long.labels.ravel(), 10 * shown(long)[:, 0])
+    assert (long.damaged == -1).all()
+
+
+def test_every_epoch_shows_each_photograph_once_in_an_order_of_its_own(long):
+    orders = shown(long)[:, 0].reshape(60, COUNT)
+    assert (np.sort(orders, 1) == np.arange(COUNT)).all()
+    assert len({order.tobytes() for order in orders}) == 60
+    # Two random orders agree in one place on average, and in ten or more once in 10^7.
+    agreements = (orders[:, None] == orders[None]).sum(-1)
+    np.fill_diagonal(agreements, 0)
+    assert agreements.max() < 10
+    assert abs(agreements.sum() / (60 * 59) - 1) < 0.1
+
+
+def test_windows_differ_between_epochs_and_are_spread_evenly(long):
+    corners = shown(long)
+    rows = HEIGHT - SIDE + 1, WIDTH - SIDE + 1
+    places = corners[:, 2] * rows[1] + corners[:, 1]
+    counts = np.bincount(places, minlength=15)
+    # Chi-squared with 14 degrees of freedom exceeds 36 once in 1,000.
+    assert ((counts - len(places) / 15) ** 2).sum() / (len(places) / 15) < 36
+    # Of one photograph in the next epoch: one in 15 is the same again.
+    by_epoch = np.empty((60, COUNT), int)
+    by_epoch[np.repeat(np.arange(60), COUNT), corners[:, 0]] = places
+    assert abs((by_epoch[1:] == by_epoch[:-1]).mean() - 1 / 15) < 0.03
+    assert all(len(set(column)) > 8 for column in by_epoch.T)
+
+
+def test_a_batch_may_be_larger_than_the_data_set():
+    found = batches(whole(3), 2, batch_size=15)
+    assert (np.sort(shown(found)[:, 0].reshape(10, 3), 1) == np.arange(3)).all()
+
+
+@pytest.mark.parametrize("start", [1, 2, 5, 7])
+def test_from_any_step_on(long, start):
+    assert_equal(batches(whole(), 4, start=start), [each[start : start + 4] for each in long])
+
+
+@pytest.mark.parametrize("start", [10**6])
+def test_far_into_a_run(start):
+    found = batches(whole(), 5, start=start)
+    assert (np.sort(shown(found)[:, 0].reshape(2, COUNT), 1) == np.arange(COUNT)).all()
+
+
+def test_other_seeds_other_batches(long):
+    again, other, largest = (batches(whole(), 5, seed=seed) for seed in (0, 1, 2**32 - 1))
+    assert_equal(again, [each[:5] for each in long])
+    for one, two in ((again, other), (again, largest), (other, largest)):
+        assert (one.labels == two.labels).mean() < 0.3
+
+
+def by_set(found):
+    """The windows of each batch, in no order."""
+    flat = found.images.reshape(*found.labels.shape, -1)
+    return [sorted(row.tobytes() for row in rows) for rows in flat]
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_batches_of_one(hosts):
+    for start in (0, 3):
+        one = batches(whole(), 6, start=start)
+        parts = [batches(whole(), 6, start=start, host=(host, hosts)) for host in range(hosts)]
+        assert all(part.labels.shape == (6, 8 // hosts) for part in parts)
+        # Row by row: draws and statistic groups go by the row.
+        assert_equal(stream.HostBatch(*(np.concatenate(each, 1) for each in zip(*parts, strict=True))), one)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Photographs on the disk, the last three of them damaged."""
+    for split in ("train", "val"):
+        for index in range(COUNT):
+            path = tmp_path / split / f"class{index // 10}" / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if index < COUNT - 3:
+                Image.fromarray(coordinates(index)).save(path)
+            else:
+                path.write_bytes(DAMAGED)
+    return open_photographs("folder", str(tmp_path))
+
+
+@pytest.mark.subprocess
+def test_workers_change_nothing(folder):
+    assert_equal(batches(folder.train, 7, workers=2, start=1), batches(folder.train, 7, workers=0, start=1))
+
+
+@pytest.mark.parametrize("crop", ["scale", "area"])
+def test_windows_are_drawn_as_the_cropping_says(crop):
+    """A ramp from left to right, whose rise tells how wide a part of it a window shows."""
+    ramp = np.broadcast_to(np.linspace(0, 255, 200).round()[None, :, None], (100, 200, 3)).astype(np.uint8)
+    cropping = Cropping(crop, (40, 160), 32)
+    found = batches(Listed((ramp,)), 50, cropping)
+    width = np.diff(found.images[:, :, 5, [0, -1], 0].astype(float)).ravel() / 255 * 200 * 32 / 31
+    if crop == "scale":
+        # 32 of 40 to 160 pixels of the height, which is 100.
+        assert width.min() + 2 >= 20
+        assert width.max() <= 80 + 2
+    else:
+        # At least 8 % of the area at 3:4, at most all of the height at 4:3.
+        assert width.min() + 2 >= 34
+        assert width.max() <= 133 + 2
+    assert np.ptp(width) > 40
+
+
+def test_a_damaged_photograph_is_replaced_by_the_next_whole_one():
+    photographs = spoiled(3, 7, 8, COUNT - 1)
+    found = batches(photographs, 10)
+    asked = shown(batches(whole(), 10))[:, 0]
+    stands_for = {3: 4, 7: 9, 8: 9, COUNT - 1: 0}
+    expected = [stands_for.get(index, index) for index in asked]
+    assert shown(found)[:, 0].tolist() == expected
+    assert found.labels.ravel().tolist() == [10 * index for index in expected]
+    assert found.damaged.ravel().tolist() == [index if index in stands_for else -1 for index in asked]
+    assert_equal(batches(photographs, 10), found)
+    assert_equal(batches(photographs, 6, start=4), [each[4:] for each in found])
+
+
+def test_nineteen_damaged_ones_in_a_row_and_no_more():
+    found = batches(spoiled(*range(5, 24), count=40), 10)
+    assert set(found.damaged.ravel()) == {-1, *range(5, 24)}
+    with pytest.raises(InputError) as error:
+        batches(spoiled(*range(5, 25), count=40), 10)
+    assert str(error.value) == "20 photographs from photograph 5 on are damaged: is the data set whole?"
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("reason", ["damaged", "gone"])
+def test_errors_of_workers_are_the_users(folder, tmp_path, reason):
+    for path in tmp_path.glob("train/*/*.png"):
+        if reason == "damaged":
+            path.write_bytes(DAMAGED)
+        else:
+            path.unlink()
+    message = {"damaged": "20 photographs from train/", "gone": "cannot be read: No such file or directory"}
+    with pytest.raises(InputError, match=message[reason]) as error:
+        batches(folder.train, 1, workers=1)
+    assert "\n" not in str(error.value)
+
+
+def report(most, count=COUNT):
+    said = []
+    return DamageReport(whole(count), most, said.append), said
+
+
+def test_damaged_photographs_are_named_once():
+    damaged, said = report(1.0)
+    for indices in ([-1, -1], [3, -1, 5], [5, 3, 3], [], [-1, 11]):
+        damaged(np.array(indices, np.int64))
+    assert damaged.found == {3, 5, 11}
+    assert said == [f"photograph {i} is damaged: the next photograph takes its place" for i in (3, 5, 11)]
+
+
+@pytest.mark.parametrize(("most", "allowed"), [(0, 0), (0.05, 1), (0.1, 2), (0.149, 2), (1, COUNT)])
+def test_too_many_damaged_photographs(most, allowed):
+    damaged, said = report(most)
+    damaged(np.arange(allowed))
+    damaged(np.arange(allowed))
+    assert len(said) == allowed
+    if allowed < COUNT:
+        with pytest.raises(InputError) as error:
+            damaged(np.array([-1, allowed]))
+        assert str(error.value) == (
+            f"{allowed + 1} of {COUNT} photographs are damaged, photograph {allowed} the last of them, "
+            f"and config.stream.damaged_share={most} allows no more: mend or remove them"
+        )
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
+def test_reading_ahead_keeps_the_order(count):
+    found = list(passes.in_order(spoiled(3, 4, count=count), lambda data: decode(data)[0, 0, 0]))
+    assert found == [(i, 10 * i, None if i in (3, 4) else i) for i in range(count)]
+
+
+def test_reading_ahead_does_not_hide_errors():
+    def read(data):
+        raise InputError("the disk is gone")
+
+    with pytest.raises(InputError, match="the disk is gone"):
+        list(passes.in_order(whole(3), read))
+
+
+def noise(index, height=43, width=60):
+    return np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def central(pixels, shorter_side, side):
+    """Pillow's whole resizing, then the centre."""
+    height, width, _ = pixels.shape
+    size = (shorter_side * width // height, shorter_side)  # of a landscape
+    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    top, left = round((shorter_side - side) / 2), round((size[0] - side) / 2)
+    return resized[top : top + side, left : left + side].astype(int)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_evaluation_shows_each_photograph_once(batch_size):
+    photographs = Listed(tuple(DAMAGED if i in (2, 6) else encoded(noise(i)) for i in range(15)))
+    said = []
+    damaged = DamageReport(photographs, 1.0, said.append, "it is left out")
+    found = list(passes.central_batches(photographs, 29, 24, "bicubic", batch_size, damaged))
+    assert len(found) == -(-15 // batch_size)
+    for images, labels, weights in found:
+        assert images.shape == (batch_size, 24, 24, 3)
+        assert (images.dtype, labels.dtype, weights.dtype) == (np.uint8, np.int32, np.float32)
+    images, labels, weights = (np.concatenate(each) for each in zip(*found, strict=True))
+    expected = [i for i in range(15) if i not in (2, 6)]
+    assert np.flatnonzero(weights).tolist() == expected
+    assert set(weights) <= {0, 1}
+    assert labels[expected].tolist() == [10 * i for i in expected]
+    for i in expected:
+        assert np.abs(images[i] - central(noise(i), 29, 24)).max() <= 1
+    assert said == [f"photograph {i} is damaged: it is left out" for i in (2, 6)]
+
+
+def test_evaluation_stops_where_too_many_are_damaged():
+    photographs = spoiled(2, 6)
+    with pytest.raises(InputError, match=r"2 of 20 photographs are damaged, photograph 6 the last of them"):
+        list(passes.central_batches(photographs, 34, 32, "bilinear", 4, DamageReport(photographs, 0.05, print)))
+
+
+def test_the_mean_image_is_numpys():
+    # Their centres need no resizing.
+    photographs = Listed(tuple(DAMAGED if i == 4 else encoded(noise(i, 30, 39)) for i in range(9)))
+    centres = np.stack([noise(i, 30, 39)[3:27, 8:32] for i in range(9)]).astype(float)
+    for count, chosen in ((9, [0, 1, 2, 3, 5, 6, 7, 8]), (100, [0, 1, 2, 3, 5, 6, 7, 8]), (3, [0, 8]), (1, [0])):
+        mean = passes.mean_image(photographs, count, 30, 24)
+        assert mean.dtype == np.float32
+        np.testing.assert_allclose(mean, centres[chosen].mean(0), atol=1e-4)
+
+
+@pytest.mark.test_data
+def test_the_mean_image_of_photographs(test_data):
+    gc.collect()  # see _collected
+    photographs = open_photographs("imagenet2012", str(test_data / "tfds")).train
+    total, count = np.zeros((48, 48, 3)), 60
+    for i in np.linspace(0, len(photographs) - 1, count).astype(int):
+        with Image.open(io.BytesIO(photographs[i].data)) as opened:
+            image = opened.convert("RGB")
+        width, height = image.size
+        size = (56 * width // min(width, height), 56 * height // min(width, height))
+        left, top = (round((length - 48) / 2) for length in size)
+        total += np.asarray(image.resize(size, Image.Resampling.BILINEAR))[top : top + 48, left : left + 48]
+    # Training windows are not antialiased.
+    difference = passes.mean_image(photographs, count, 56, 48) - total / count
+    assert np.abs(difference).mean() < 1.5
+    assert np.abs(difference.mean((0, 1))).max() < 0.3
+
+
+def test_no_mean_image_of_damaged_photographs():
+    with pytest.raises(InputError, match="all of 3 photographs are damaged"):
+        passes.mean_image(spoiled(*range(20)), 3, 34, 32)
+
+
+READER = """
+import sys
+from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.stream import Cropping, train_batches
+
+if __name__ == "__main__":
+    photographs = open_photographs("folder", sys.argv[1]).train
+    batches = train_batches(photographs, Cropping("area", (8, 8), 8), seed=0, batch_size=4, start=0, workers=2)
+    next(batches)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    next(batches)
+    batches.close()
+    print("closed", flush=True)
+"""
+
+
+def descendants(process):
+    """The processes that a process started, and those that they started."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parents[status.parent.name] = status.read_text().rpartition(")")[2].split()[1]
+    found = {process}
+    for _ in range(5):
+        found |= {child for child, parent in parents.items() if parent in found}
+    return sorted(found - {process})
+
+
+@pytest.fixture
+def reader(folder, tmp_path):
+    """A process of its own that reads with two workers and has not parsed any flags."""
+    program = tmp_path / "reader.py"
+    program.write_text(READER)
+    command = [sys.executable, str(program), folder.train.root]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.subprocess
+def test_workers_end_with_a_process_that_is_killed(reader):
+    workers = descendants(str(reader.pid))
+    assert len(workers) >= 2
+    reader.kill()
+    reader.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
+@pytest.mark.subprocess
+def test_ctrl_c_is_the_main_process_s_alone(reader):
+    """The terminal sends it to all of the processes."""
+    for worker in descendants(str(reader.pid)):
+        os.kill(int(worker), signal.SIGINT)
+    output, errors = reader.communicate("\n", timeout=60)
+    assert output == "closed\n"
+    assert errors == ""
+    assert reader.returncode == 0
+
+
+@pytest.mark.subprocess
+def test_a_worker_that_is_killed(folder):
+    batches = stream.train_batches(folder.train, CROPPING, seed=0, batch_size=4, start=0, workers=1)
+    next(batches)
+    (worker,) = [child for child in multiprocessing.active_children() if "Tracker" not in type(child).__name__]
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(InputError, match=r"was killed.*config\.stream\.workers=1"):
+        list(itertools.islice(batches, 20))
+    batches.close()

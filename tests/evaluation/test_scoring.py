@@ -1,0 +1,153 @@
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from networks import random_preprocessing, random_variables
+
+from resnet_jax import models, sharding
+from resnet_jax.checkpoint import Card
+from resnet_jax.configs import base
+from resnet_jax.data.photographs import Photograph
+from resnet_jax.errors import InputError
+from resnet_jax.evaluation import protocols, scoring
+from resnet_jax.evaluation.trained import Trained
+
+
+def network(devices=None, seed=0, shorter_side=None):
+    """For 32 x 32 windows and 10 classes."""
+    model = models.create("cifar_resnet8")
+    mesh = sharding.make_mesh(devices)
+    variables, preprocessing = jax.device_put(
+        (random_variables(model, 32, seed), random_preprocessing(32, shorter_side=shorter_side)),
+        sharding.replicated(mesh),
+    )
+    names = tuple("abcdefghij")
+    return Trained(base.get_config(), model, 0, variables, preprocessing, Card(names, (32, 32, 3), 1), mesh)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Images of several sizes that differ much, and two that are damaged."""
+    random = np.random.default_rng(3)
+    made = []
+    for index in range(53):
+        height, width = ((32, 32), (40, 64), (70, 33), (32, 100))[index % 4]
+        coarse = random.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+        pixels = np.kron(coarse, np.ones((-(-height // 3), -(-width // 3), 1), np.uint8))[:height, :width]
+        made.append(Photograph(pixels, index % 10, f"image {index}"))
+    made[11] = Photograph(b"", 1, "nothing")
+    made[40] = Photograph(b"these are notes", 1, "notes")
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(images):
+    """The log-probabilities of each image when there is no other one."""
+    trained = network(devices=1)
+
+    def score(image, protocol):
+        (found,) = scoring.score_images([trained], [image], protocol, 1)
+        return found.scores
+
+    protocols_ = {name: protocols.choose(name, (32,) if name == "dense" else None) for name in protocols.NAMES}
+    return {name: [score(image, protocol) for image in images] for name, protocol in protocols_.items()}
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("name", "batch_size"), [("center", 1), ("center", 7), ("center", 64), ("dense", 7)])
+def test_each_image_exactly_once(images, alone, name, batch_size, devices):
+    protocol = protocols.choose(name, (32,) if name == "dense" else None)
+    found = list(scoring.score_images([network(devices)], images, protocol, batch_size))
+    assert sorted(each.index for each in found) == list(range(53))
+    for each in found:
+        assert (each.name, each.label) == (images[each.index].name, images[each.index].label)
+        if each.index in (11, 40):
+            assert each.scores is None
+            assert each.damage
+        else:
+            np.testing.assert_allclose(each.scores, alone[name][each.index], rtol=0, atol=2e-5)
+    # They differ, so that another image's scores would be noticed.
+    whole = np.array([scores for scores in alone[name] if scores is not None])
+    distances = np.abs(whole[:, np.newaxis] - whole[np.newaxis]).max(axis=-1)
+    assert distances[~np.eye(51, dtype=bool)].min() > 1e-3
+
+
+def test_too_many_waiting_images_go_on_in_parts(images, alone, monkeypatch):
+    monkeypatch.setattr(scoring, "_MOST_WAITING_BYTES", 5 * 32 * 64 * 3)
+    sizes = []
+    scores = protocols.scores
+
+    def watched(protocol, trained, views):
+        sizes.append(len(views))
+        return scores(protocol, trained, views)
+
+    monkeypatch.setattr(protocols, "scores", watched)
+    protocol = protocols.choose("dense", (32,))
+    found = list(scoring.score_images([network(devices=1)], images, protocol, 1000))
+    assert sorted(each.index for each in found) == list(range(53))
+    # Never a whole batch, and none that is filled up much.
+    assert len(sizes) > 8
+    assert max(sizes) <= 8
+    for each in found:
+        if each.scores is not None:
+            np.testing.assert_allclose(each.scores, alone["dense"][each.index], rtol=0, atol=2e-5)
+
+
+def test_large_views_make_small_batches(monkeypatch):
+    sizes = {}
+    scores = protocols.scores
+
+    def watched(protocol, trained, views):
+        sizes.setdefault(views.shape[1:], set()).add(len(views))
+        return scores(protocol, trained, views)
+
+    monkeypatch.setattr(protocols, "scores", watched)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    images = [Photograph(pixels, 0, "") for _ in range(40)]
+    trained = network(devices=2)
+    list(scoring.score_images([trained], images, protocols.choose("center"), 16))
+    list(scoring.score_images([trained], images, protocols.choose("ten_crop"), 16))
+    list(scoring.score_images([trained], images, protocols.choose("dense", (32, 64)), 16))
+    # 16 windows; ten of them in one view, on two devices; an image and its mirror image; four times as many pixels.
+    assert sizes == {(32, 32, 3): {16, 8}, (5, 32, 32, 3): {2}, (64, 64, 3): {2}}
+
+
+def test_an_ensemble_is_the_mean_of_its_members(images):
+    members = [network(seed=0), network(seed=1), network(seed=2, shorter_side=40)]
+    for name, scales in (("center", None), ("ten_crop", None), ("dense", (32,))):
+        protocol = protocols.choose(name, scales)
+
+        def probabilities(members, protocol=protocol):
+            found = sorted(scoring.score_images(members, images[:10], protocol, 16), key=lambda each: each.index)
+            return np.exp(np.array([each.scores for each in found], np.float64))
+
+        each = np.array([probabilities([member]) for member in members])
+        np.testing.assert_allclose(probabilities(members), each.mean(axis=0), rtol=0, atol=1e-6)
+        assert np.abs(each[0] - each[1]).max() > 0.1
+        # The third one's windows are others than with its neighbours' shorter side.
+        narrow = replace(members[2], preprocessing=members[0].preprocessing)
+        assert (np.abs(probabilities([narrow]) - each[2]).max() > 0.01) == (name != "dense")
+
+
+def test_scores_that_are_no_numbers(images):
+    trained = network()
+    variables = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), trained.variables)
+    with pytest.raises(InputError, match="the scores of image 0 are not numbers"):
+        list(scoring.score_images([replace(trained, variables=variables)], images[:1], protocols.choose("center"), 1))
+
+
+def test_probabilities_do_not_underflow(images):
+    """A class may be less probable than the smallest float32, and its loss is still a number."""
+    trained = network(devices=1)
+    fc = trained.variables["params"]["fc"]
+    params = trained.variables["params"] | {
+        "fc": {"kernel": fc["kernel"], "bias": 1e4 * np.eye(10, dtype=np.float32)[3]}
+    }
+    trained = replace(trained, variables=trained.variables | {"params": params})
+    for name in protocols.NAMES:
+        protocol = protocols.choose(name, (32,) if name == "dense" else None)
+        (found,) = scoring.score_images([trained, trained], images[:1], protocol, 1)
+        assert found.scores is not None
+        assert np.isfinite(found.scores).all()
+        assert -1.1e4 < found.scores[0] < -0.9e4
