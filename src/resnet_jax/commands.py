@@ -94,7 +94,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     damaged = f" ({score['damaged']} damaged)" if score["damaged"] else ""
     print(
         f"{score['split']} error {score['error']:.2%}{top5}, loss {score['loss']:.4f} "
-        f"on {score['images']} images{damaged} after {', '.join(map(str, score['steps']))} iterations"
+        f"on {score['images']} images{damaged} by {score['protocol']} "
+        f"after {', '.join(map(str, score['steps']))} iterations"
     )
 
 

@@ -261,7 +261,7 @@ def test_too_many_damaged_photographs(most, allowed):
         with pytest.raises(InputError) as error:
             damaged(np.array([-1, allowed]))
         assert str(error.value) == (
-            f"{allowed + 1} of {COUNT} photographs are damaged, photograph {allowed} the last of them, "
+            f"{allowed + 1} of {COUNT} photographs are damaged, photograph {allowed} the last so far, "
             f"and config.stream.damaged_share={most} allows no more: mend or remove them"
         )
 
@@ -321,7 +321,7 @@ def test_evaluation_shows_each_photograph_once(batch_size):
 
 def test_evaluation_stops_where_too_many_are_damaged():
     photographs = spoiled(2, 6)
-    with pytest.raises(InputError, match=r"2 of 20 photographs are damaged, photograph 6 the last of them"):
+    with pytest.raises(InputError, match=r"2 of 20 photographs are damaged, photograph 6 the last so far"):
         list(passes.central_batches(photographs, 34, 32, "bilinear", 4, DamageReport(photographs, 0.05, print)))
 
 

@@ -1,18 +1,21 @@
 """resnet-jax convert, and what becomes of the converted networks."""
 
+import json
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax import cli
+from resnet_jax import cli, models
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.evaluate import evaluate
 from resnet_jax.evaluation.predict import predict, predict_files
 from resnet_jax.evaluation.trained import load_trained
-from resnet_jax.interop import convert
-from resnet_jax.interop.files import read_tensors
+from resnet_jax.interop import convert, torch_weights
+from resnet_jax.interop.files import read_tensors, write_tensors
 
 WEIGHTS = ("resnet20-12fca82f", "resnet44-014dd654")
 
@@ -78,3 +81,37 @@ def test_arguments(tmp_path, capsys):
     assert "a source and a destination are wanted" in capsys.readouterr().err
     assert cli.main(["convert", str(tmp_path / "no.safetensors"), str(tmp_path / "out")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def zeros(model):
+    """A network's tensors in torch's layout."""
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    return torch_weights.to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables), model)
+
+
+def test_what_weights_cannot_say_is_said(tmp_path):
+    """Torchvision's own come back without a word; the paper's alignment, strides and input do not."""
+    model = models.create("resnet50", num_classes=3, stride_in="3x3", pool_alignment="torch")
+    write_tensors(tmp_path / "torch.safetensors", zeros(model))
+    convert.from_torch(tmp_path / "torch.safetensors", tmp_path / "run")
+    said = []
+    convert.to_torch(tmp_path / "run", tmp_path / "again.safetensors", said.append)
+    assert said == []
+    config = tmp_path / "run" / "config.json"
+    fields = json.loads(config.read_text())
+    fields["model"] |= {"stride_in": "1x1", "pool_alignment": "caffe"}
+    config.write_text(json.dumps(fields))
+    convert.to_torch(tmp_path / "run", tmp_path / "again.safetensors", said.append)
+    assert [line.split(" want ")[1] for line in said] == [
+        "model.pool_alignment=caffe, unlike torchvision's",
+        "model.stride_in=1x1, unlike torchvision's",
+    ]
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    tensors = zeros(models.create("cifar_resnet8"))
+    tensors["fc.bias"] = np.array([np.nan, *range(9)], np.float32)
+    write_tensors(tmp_path / "nan.safetensors", tensors)
+    with pytest.raises(InputError, match=r"nan.safetensors holds numbers in fc.bias that are not finite"):
+        convert.from_torch(tmp_path / "nan.safetensors", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -56,7 +56,8 @@ class PhotographDataset:
     Attributes:
       train, validation: the photographs.
       class_names: in the order of the labels.
-      crc: CRC-32 of what the data set says of itself; another data set gives another one.
+      crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files; another data set
+        gives another one. Nobody reads a million files to notice that one was replaced under its name.
     """
 
     train: Photographs

@@ -242,6 +242,6 @@ class DamageReport:
             self._say(f"{name} is damaged: {self._done}")
             if len(self.found) > self._most * len(self._photographs):
                 raise InputError(
-                    f"{len(self.found)} of {len(self._photographs)} photographs are damaged, {name} the last of them, "
+                    f"{len(self.found)} of {len(self._photographs)} photographs are damaged, {name} the last so far, "
                     f"and config.stream.damaged_share={self._most:g} allows no more: mend or remove them"
                 )

@@ -13,7 +13,7 @@ from resnet_jax.configs import base
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.prepared import imagenet_class_names
 from resnet_jax.errors import InputError, complain
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.trained import Trained, load_trained
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.files import read_tensors, write_tensors
 from resnet_jax.training.state import TrainState
@@ -49,6 +49,9 @@ def from_torch(source: Path, directory: Path) -> str:
     config.dataset.name = ("cifar10" if classes == 10 else "cifar100") if cifar else "imagenet2012"
     model = build.model(config, classes)
     variables = torch_weights.from_torch(tensors, model)
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(f"{source} holds numbers in {name} that are not finite: they are no weights of use")
 
     everywhere = sharding.replicated(sharding.make_mesh())
     optimizer = build.optimizer(config, train_images=1)
@@ -73,7 +76,7 @@ def to_torch(directory: Path, destination: Path, say: Callable[[str], None] = co
     Args:
       directory: the run's workdir.
       destination: a .safetensors or .pth file.
-      say: is told what the weights expect of their input, where that is not what torchvision's transforms give.
+      say: is told what the weights want and the file cannot say, where that is not what torchvision's networks do.
 
     Raises:
       InputError: no checkpoint, or a file that cannot be written.
@@ -82,12 +85,24 @@ def to_torch(directory: Path, destination: Path, say: Callable[[str], None] = co
     classifier = "linear" if trained.model.stem == "cifar" else "fc"
     tensors: Mapping[str, np.ndarray] = torch_weights.to_torch(trained.variables, trained.model, classifier)
     write_tensors(destination, dict(tensors))
-    ours, order = trained.preprocessing, trained.preprocessing.channel_order
+    for difference in _unlike_torchvision(trained):
+        say(f"{destination} cannot say that its weights want {difference}, unlike torchvision's")
+
+
+def _unlike_torchvision(trained: Trained) -> list[str]:
+    """What the weights were trained with and the weights of torchvision's networks (akamaster's for CIFAR) were not."""
+    model, ours = trained.model, trained.preprocessing
+    found = []
+    if model.stem == "imagenet" and model.pool_alignment != "torch":
+        found.append(f"model.pool_alignment={model.pool_alignment}")
+    if model.bottleneck and model.stride_in != "3x3":
+        found.append(f"model.stride_in={model.stride_in}")
     mean, std = (np.asarray(each).mean((0, 1)) for each in (ours.mean, ours.std))
     same = all(np.allclose(each, theirs) for each, theirs in ((mean, build.CHANNEL_MEAN), (std, build.CHANNEL_STD)))
-    if order != "rgb" or not same:
-        of = "a mean image whose mean is " if ours.mean.shape[:2] != (1, 1) else ""
-        say(
-            f"these weights expect {order.upper()} from 0 to 255, less {of}{np.round(mean, 2).tolist()} and divided by "
-            f"{np.round(std, 2).tolist()}, which torchvision's usual transforms do not give"
+    if ours.channel_order != "rgb" or not same:
+        image = "a mean image of " if ours.mean.shape[:2] != (1, 1) else ""
+        found.append(
+            f"{ours.channel_order.upper()} pixels from 0 to 255, less {image}{np.round(mean, 1).tolist()}, "
+            f"divided by {np.round(std, 1).tolist()}"
         )
+    return found
