@@ -30,8 +30,8 @@ def train(arguments: Sequence[str]) -> None:
     resnet-jax train --config=NAME[:VARIANT]|FILE [--config.FIELD=VALUE …] [--workdir=DIR]
 
     The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, and folder for photographs of your own;
-    their files say more, and configs/base.py lists the fields. The workdir is runs/NAME by
-    default. Running the same command again goes on from the last checkpoint, or says that the run is complete.
+    their files say more, and configs/base.py lists the fields. The workdir is runs/NAME by default. Running the same
+    command again goes on from the last checkpoint, or says that the run is complete.
     """
     values, rest = parse(arguments, config_flag, string("workdir"))
     no_more(rest)
@@ -142,12 +142,7 @@ def sweep(arguments: Sequence[str]) -> None:
 
     Running the same command again skips the points that are complete.
     """
-    values, rest = parse(
-        arguments,
-        config_flag,
-        string("workdir"),
-        strings("axis"),
-    )
+    values, rest = parse(arguments, config_flag, string("workdir"), strings("axis"))
     no_more(rest)
     given(values.config, "config")
     from resnet_jax import sweep as sweeping
@@ -262,8 +257,8 @@ def export(arguments: Sequence[str]) -> None:
 
     resnet-jax export --workdir=DIR --output=FILE
 
-    The program holds the weights and the pre-processing, takes batches of any size, and runs on CPU, CUDA and TPU.
-    FILE.json beside it names the classes and says how to load the file and what to show it.
+    The program holds the weights and the pre-processing, takes batches of any size, and is compiled for CPU, CUDA or
+    TPU where it is loaded. FILE.json beside it names the classes and says how to load the file and what to show it.
     """
     values, rest = parse(arguments, string("workdir"), string("output"))
     no_more(rest)

@@ -1,8 +1,10 @@
 """ImageNet as TFDS reads it, and folders of images that are as people leave them."""
 
+import errno
 import os
 import pickle
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,10 +176,14 @@ def test_a_file_that_cannot_be_read_is_named(folder):
             data.train[index]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_named(folder):
+def test_a_file_without_permission_is_named(folder, monkeypatch):
+    """What root, who may read everything, would be told."""
     data = opened(folder)
-    (folder / "train" / "dog" / "b.png").chmod(0)
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(InputError, match=r"train/dog/b.png cannot be read: Permission denied"):
         data.train[3]
 
@@ -217,3 +223,10 @@ def test_names_in_another_encoding_can_be_shown(folder):
         assert photograph.data == file.read()
     photograph.name.encode()
     assert photograph.name.startswith("train/dog/caf")
+
+
+def test_a_class_that_cannot_be_printed(folder):
+    os.rename(folder / "train" / "dog", os.fsencode(folder / "train") + b"/caf\xe9")
+    with pytest.raises(InputError, match="cannot be printed: give the class another name") as error:
+        opened(folder)
+    str(error.value).encode()

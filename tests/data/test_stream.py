@@ -6,7 +6,6 @@ window tells where it comes from.
 
 import contextlib
 import gc
-import io
 import itertools
 import multiprocessing
 import os
@@ -14,49 +13,20 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numbered import COUNT, DAMAGED, HEIGHT, WIDTH, Listed, coordinates, spoiled, whole
 from PIL import Image
 
-from resnet_jax.data import passes, stream
-from resnet_jax.data.decode import decode
-from resnet_jax.data.photographs import Photograph, open_photographs
+from resnet_jax.data import stream
+from resnet_jax.data.photographs import open_photographs
 from resnet_jax.data.stream import Cropping, DamageReport
 from resnet_jax.errors import InputError
 
-COUNT, HEIGHT, WIDTH, SIDE = 20, 34, 36, 32
+SIDE = 32
 CROPPING = Cropping("scale", (HEIGHT, HEIGHT), SIDE)
-DAMAGED = b"no image"
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Photographs in memory; the label of each is ten times its index."""
-
-    data: tuple
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        return Photograph(self.data[index], 10 * index, f"photograph {index}")
-
-
-def coordinates(index, height=HEIGHT, width=WIDTH):
-    pixels = np.empty((height, width, 3), np.uint8)
-    pixels[...] = np.stack(np.broadcast_arrays(index, np.arange(width)[None], np.arange(height)[:, None]), -1)
-    return pixels
-
-
-def whole(count=COUNT):
-    return Listed(tuple(coordinates(index) for index in range(count)))
-
-
-def spoiled(*indices, count=COUNT):
-    return Listed(tuple(DAMAGED if index in indices else coordinates(index) for index in range(count)))
 
 
 def batches(photographs, steps, cropping=CROPPING, *, seed=0, batch_size=8, start=0, workers=0, host=(0, 1)):
@@ -148,12 +118,6 @@ def test_other_seeds_other_batches(long):
     assert_equal(again, [each[:5] for each in long])
     for one, two in ((again, other), (again, largest), (other, largest)):
         assert (one.labels == two.labels).mean() < 0.3
-
-
-def by_set(found):
-    """The windows of each batch, in no order."""
-    flat = found.images.reshape(*found.labels.shape, -1)
-    return [sorted(row.tobytes() for row in rows) for rows in flat]
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
@@ -264,98 +228,6 @@ def test_too_many_damaged_photographs(most, allowed):
             f"{allowed + 1} of {COUNT} photographs are damaged, photograph {allowed} the last so far, "
             f"and config.stream.damaged_share={most} allows no more: mend or remove them"
         )
-
-
-@pytest.mark.parametrize("count", [0, 1, 5, 100])
-def test_reading_ahead_keeps_the_order(count):
-    found = list(passes.in_order(spoiled(3, 4, count=count), lambda data: decode(data)[0, 0, 0]))
-    assert found == [(i, 10 * i, None if i in (3, 4) else i) for i in range(count)]
-
-
-def test_reading_ahead_does_not_hide_errors():
-    def read(data):
-        raise InputError("the disk is gone")
-
-    with pytest.raises(InputError, match="the disk is gone"):
-        list(passes.in_order(whole(3), read))
-
-
-def noise(index, height=43, width=60):
-    return np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def encoded(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def central(pixels, shorter_side, side):
-    """Pillow's whole resizing, then the centre."""
-    height, width, _ = pixels.shape
-    size = (shorter_side * width // height, shorter_side)  # of a landscape
-    resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    top, left = round((shorter_side - side) / 2), round((size[0] - side) / 2)
-    return resized[top : top + side, left : left + side].astype(int)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_evaluation_shows_each_photograph_once(batch_size):
-    photographs = Listed(tuple(DAMAGED if i in (2, 6) else encoded(noise(i)) for i in range(15)))
-    said = []
-    damaged = DamageReport(photographs, 1.0, said.append, "it is left out")
-    found = list(passes.central_batches(photographs, 29, 24, "bicubic", batch_size, damaged))
-    assert len(found) == -(-15 // batch_size)
-    for images, labels, weights in found:
-        assert images.shape == (batch_size, 24, 24, 3)
-        assert (images.dtype, labels.dtype, weights.dtype) == (np.uint8, np.int32, np.float32)
-    images, labels, weights = (np.concatenate(each) for each in zip(*found, strict=True))
-    expected = [i for i in range(15) if i not in (2, 6)]
-    assert np.flatnonzero(weights).tolist() == expected
-    assert set(weights) <= {0, 1}
-    assert labels[expected].tolist() == [10 * i for i in expected]
-    for i in expected:
-        assert np.abs(images[i] - central(noise(i), 29, 24)).max() <= 1
-    assert said == [f"photograph {i} is damaged: it is left out" for i in (2, 6)]
-
-
-def test_evaluation_stops_where_too_many_are_damaged():
-    photographs = spoiled(2, 6)
-    with pytest.raises(InputError, match=r"2 of 20 photographs are damaged, photograph 6 the last so far"):
-        list(passes.central_batches(photographs, 34, 32, "bilinear", 4, DamageReport(photographs, 0.05, print)))
-
-
-def test_the_mean_image_is_numpys():
-    # Their centres need no resizing.
-    photographs = Listed(tuple(DAMAGED if i == 4 else encoded(noise(i, 30, 39)) for i in range(9)))
-    centres = np.stack([noise(i, 30, 39)[3:27, 8:32] for i in range(9)]).astype(float)
-    for count, chosen in ((9, [0, 1, 2, 3, 5, 6, 7, 8]), (100, [0, 1, 2, 3, 5, 6, 7, 8]), (3, [0, 8]), (1, [0])):
-        mean = passes.mean_image(photographs, count, 30, 24)
-        assert mean.dtype == np.float32
-        np.testing.assert_allclose(mean, centres[chosen].mean(0), atol=1e-4)
-
-
-@pytest.mark.test_data
-def test_the_mean_image_of_photographs(test_data):
-    gc.collect()  # see _collected
-    photographs = open_photographs("imagenet2012", str(test_data / "tfds")).train
-    total, count = np.zeros((48, 48, 3)), 60
-    for i in np.linspace(0, len(photographs) - 1, count).astype(int):
-        with Image.open(io.BytesIO(photographs[i].data)) as opened:
-            image = opened.convert("RGB")
-        width, height = image.size
-        size = (56 * width // min(width, height), 56 * height // min(width, height))
-        left, top = (round((length - 48) / 2) for length in size)
-        total += np.asarray(image.resize(size, Image.Resampling.BILINEAR))[top : top + 48, left : left + 48]
-    # Training windows are not antialiased.
-    difference = passes.mean_image(photographs, count, 56, 48) - total / count
-    assert np.abs(difference).mean() < 1.5
-    assert np.abs(difference.mean((0, 1))).max() < 0.3
-
-
-def test_no_mean_image_of_damaged_photographs():
-    with pytest.raises(InputError, match="all of 3 photographs are damaged"):
-        passes.mean_image(spoiled(*range(20)), 3, 34, 32)
 
 
 READER = """

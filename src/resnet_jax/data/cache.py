@@ -13,11 +13,10 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -35,6 +34,7 @@ from resnet_jax.data.photographs import (
 )
 from resnet_jax.data.tiles import ImageData, TiledJpeg, encode_tiles
 from resnet_jax.errors import InputError
+from resnet_jax.files import whole_file, write_whole
 
 FORMS = ("raw", "jpeg")
 
@@ -111,7 +111,7 @@ def _claim(folder: Path, card: dict[str, Any]) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise InputError(f"{folder} holds something else than a cache: --output must be a new or an empty folder")
-        _write_card(folder, card)
+        write_whole(folder / "cache.json", json.dumps(card, indent=2))
         return False
     try:
         present = json.loads(path.read_text())
@@ -221,7 +221,7 @@ def _write_split(
 
     for shard in missing:
         rows = []
-        with _whole(folder / cache_file(split, shard)) as file:
+        with whole_file(folder / cache_file(split, shard)) as file:
             for name, label, kept in in_threads(read, shards[shard]):
                 row = (-1, 0, 0, 0, 0, 0)
                 if kept is not None:
@@ -232,7 +232,7 @@ def _write_split(
                 rows.append((*row, label, os.fsencode(name)))
                 progress.advance(task)
         longest = max(len(row[-1]) for row in rows)
-        with _whole(_rows_file(folder, split, shard)) as file:
+        with whole_file(_rows_file(folder, split, shard)) as file:
             np.save(file, np.array(rows, [*CACHE_ROW, ("name", f"S{longest}")]))
 
 
@@ -247,7 +247,7 @@ def _finish(folder: Path, source: PhotographDataset, card: dict[str, Any], say: 
         counts[split] = int(whole.sum())
         if not counts[split]:
             raise InputError(f"all of {len(table)} photographs of the {split} split are damaged")
-        with _whole(folder / f"{split}.npy") as file:
+        with whole_file(folder / f"{split}.npy") as file:
             np.save(file, table[whole])
         for name in (f"{split}.npy", *(cache_file(split, shard) for shard in shards)):
             files[name] = (folder / name).stat().st_size
@@ -261,22 +261,6 @@ def _finish(folder: Path, source: PhotographDataset, card: dict[str, Any], say: 
         "files": files,
         "class_names": source.class_names,
     }
-    _write_card(folder, card)
+    write_whole(folder / "cache.json", json.dumps(card, indent=2))
     left_out = f"; {len(damaged)} damaged ones are left out" if damaged else ""
     say(f"{sum(counts.values())} photographs in {folder}, {_gigabytes(card['bytes'])}{left_out}")
-
-
-def _write_card(folder: Path, card: dict[str, Any]) -> None:
-    with _whole(folder / "cache.json") as file:
-        file.write(json.dumps(card, indent=2).encode())
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that is then either there as a whole or not at all, whenever the process is killed."""
-    part = path.with_name(path.name + ".partial")
-    with part.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -49,7 +49,7 @@ def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator
         try:
             for index in indices:
                 pending.append(threads.submit(function, index))
-                if len(pending) > 8 * cores:
+                if len(pending) > 4 * cores:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -58,11 +58,10 @@ def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator
                 future.cancel()
 
 
-def central_view(data: ImageData, shorter_side: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """The centre crop (see `decode.center_window`) of a photograph that is decoded whole: exact, for evaluation."""
-    image = decode(data)
-    height, width, _ = image.shape
-    return resample(image, center_window(height, width, shorter_side, size), size, interpolation)
+def center_view(pixels: np.ndarray, shorter_side: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """The centre crop (section 3.4): (height, width, 3) uint8 of any size -> (*size, 3); see `decode.center_window`."""
+    height, width = pixels.shape[:2]
+    return resample(pixels, center_window(height, width, shorter_side, size), size, interpolation)
 
 
 def central_batches(
@@ -80,11 +79,11 @@ def central_batches(
 
     Args:
       photographs: of a split.
-      shorter_side, side, interpolation: see `central_view`.
+      shorter_side, side, interpolation: see `center_view`.
       batch_size: of every batch, the last one too.
       damaged: is told the indices of damaged photographs.
     """
-    views = in_order(photographs, lambda data: central_view(data, shorter_side, (side, side), interpolation))
+    views = in_order(photographs, lambda data: center_view(decode(data), shorter_side, (side, side), interpolation))
     while True:
         images = np.zeros((batch_size, side, side, 3), np.uint8)
         labels, weights = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)

@@ -113,6 +113,18 @@ def _imagenet(data_dir: str | None) -> PhotographDataset:
     return PhotographDataset(train, validation, records.class_names, zlib.crc32(identity.encode()))
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      InputError: it is gone, or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
 @dataclass(frozen=True)
 class FolderPhotographs:
     """Image files under one folder.
@@ -132,14 +144,10 @@ class FolderPhotographs:
 
     def __getitem__(self, index: int) -> Photograph:
         name = os.fsdecode(self.files[index])
-        path = os.path.join(self.root, name)
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
         # A name in another encoding than UTF-8 could not be printed.
-        return Photograph(data, int(self.labels[index]), os.fsencode(name).decode(errors="replace"))
+        return Photograph(
+            read_file(Path(self.root, name)), int(self.labels[index]), os.fsencode(name).decode(errors="replace")
+        )
 
 
 def _folder(root: Path) -> PhotographDataset:

@@ -135,15 +135,15 @@ def train_batches(
 
 
 class TrainBatches(Iterator[HostBatch]):
-    """What `train_batches` makes. Its workers start with the first batch, and end with `close` or with this process."""
+    """What `train_batches` makes. Its workers start with the first batch, and end with `close` or with this process.
+
+    Asking for a batch raises InputError when a worker was killed or too many photographs in a row are damaged.
+    """
 
     def __init__(self, stream: grain.IterDataset, workers: int):
         self._stream, self._workers, self._iterator = stream, workers, None
 
     def __next__(self) -> HostBatch:
-        """Raises:
-        InputError: a worker was killed, or too many photographs in a row are damaged.
-        """
         try:
             if self._iterator is None:
                 # Processes inherit which signals are blocked: Ctrl-C reaches this one alone, when the batch is there.

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from resnet_jax.data.photographs import SUFFIXES, Photograph
+from resnet_jax.data.photographs import SUFFIXES, Photograph, read_file
 from resnet_jax.data.sources import Split
 from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.evaluate import Resident
@@ -130,7 +130,4 @@ class _Files:
 
     def __getitem__(self, index: int) -> Photograph:
         path = self.files[index].path
-        try:
-            return Photograph(path.read_bytes(), 0, str(path))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        return Photograph(read_file(path), 0, str(path))

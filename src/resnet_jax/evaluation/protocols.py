@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.augment import Preprocessing
-from resnet_jax.data.decode import Box, center_window, corner_windows, resample
+from resnet_jax.data.decode import Box, corner_windows, resample
+from resnet_jax.data.passes import center_view
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import Trained
 from resnet_jax.models import ResNet
@@ -88,12 +89,6 @@ def views(
         view = {"center": center_view, "ten_crop": five_crop_view}[protocol.name]
         shown = [view(pixels, preprocessing.shorter_side or max(size), size, interpolation)]
     return [_grey(view) for view in shown] if image_shape[2] == 1 else shown
-
-
-def center_view(pixels: np.ndarray, shorter_side: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """(height, width, 3) uint8 of any size -> (*size, 3): the shorter side is resized, then the centre is cut out."""
-    height, width = pixels.shape[:2]
-    return resample(pixels, center_window(height, width, shorter_side, size), size, interpolation)
 
 
 def five_crop_view(pixels: np.ndarray, shorter_side: int, size: tuple[int, int], interpolation: str) -> np.ndarray:

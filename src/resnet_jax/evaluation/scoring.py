@@ -3,9 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import jax
@@ -13,7 +11,7 @@ import numpy as np
 
 from resnet_jax import sharding
 from resnet_jax.data import decode
-from resnet_jax.data.passes import available_cores
+from resnet_jax.data.passes import in_threads
 from resnet_jax.data.photographs import Photographs
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
@@ -138,15 +136,7 @@ def _read_ahead(
         ]
         return _Read(index, name, label, views)
 
-    threads = ThreadPoolExecutor(available_cores())
-    try:
-        indices = iter(range(len(images)))
-        ahead = deque(threads.submit(read, index) for index in islice(indices, 4 * available_cores()))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(threads.submit(read, index) for index in islice(indices, 1))
-    finally:
-        threads.shutdown(cancel_futures=True)
+    return in_threads(read, range(len(images)))
 
 
 class _Sum:

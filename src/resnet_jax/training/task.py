@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ class Task:
     card: Card
     preprocessing: Preprocessing
     everywhere: Sharding
-    advance: Callable[[TrainState, int], tuple[TrainState, Metrics, jax.Array]]
+    advance: Callable[[TrainState, int], tuple[TrainState, Metrics, Any]]
     score: Callable[[TrainState, str], Metrics]
     watched: str
     final: str = "test"
@@ -145,7 +146,8 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
             found.append(metrics_and_rate)
             if len(found) > _AHEAD:
                 jax.block_until_ready(found[-_AHEAD - 1])
-        metrics, rates = jax.tree.map(lambda *each: jnp.stack(each), *found)
+        # Stacked here: on the devices it would be hundreds of dispatches, and a program for each number of steps.
+        metrics, rates = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(found))
         return state, metrics, rates
 
     def score(state: TrainState, split: str) -> Metrics:
