@@ -222,20 +222,22 @@ def wait_for(condition, process):
 
 
 @pytest.mark.subprocess
-def test_an_interrupted_run_says_so_and_goes_on(tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_so_and_goes_on(tmp_path, capsys, number):
     long = ["train", *TINY, "--config.train.iterations=100000", f"--workdir={tmp_path / 'run'}"]
     checkpoints = tmp_path / "run" / "checkpoints"
     process = start(*long)
     wait_for((checkpoints / "10").exists, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error.startswith("interrupted")
-    assert error.count("\n") == 1
+    assert process.returncode == 75
+    newest = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+    assert error == f"stopped: the state of iteration {newest} is saved; run the same command again to go on\n"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == newest
 
     # A shorter run from here on is the same run to the reader of checkpoints.
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    newest = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
     config["train"]["iterations"] = newest + 10
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     arguments = [*long[:-2], f"--config.train.iterations={newest + 10}", "--config.optimizer.boundaries=(50000, 75000)"]

@@ -58,7 +58,7 @@ def test_imports_run_one_way():
 
 @pytest.mark.parametrize("below", ["models", "data"])
 def test_lower_rooms_do_not_know_higher_ones(below):
-    higher = ("training", "evaluation", "build", "checkpoint", "configs", "sweep", "workdir", "analysis", "cli")
+    higher = ("training", "evaluation", "build", "checkpoint", "configs", "sweeping", "workdir", "analysis", "cli")
     for path in SOURCE.glob(f"{below}/*.py"):
         for name in imports(path):
             assert name.split(".")[1] not in higher, f"{path} imports {name}"
@@ -73,6 +73,8 @@ def test_lower_rooms_do_not_know_higher_ones(below):
         ("simplejpeg", "data/decode.py"),
         ("tensorboardX", "workdir.py"),
         ("matplotlib", "analysis/plots.py"),
+        ("submitit", "sweeping/slurm.py"),
+        ("optuna", "sweeping/search.py"),
     ],
 )
 def test_one_file_knows_one_foreign_thing(library, room):

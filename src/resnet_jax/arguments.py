@@ -102,6 +102,10 @@ def number(name: str, default: float) -> Definition:
     return lambda values, _: flags.DEFINE_float(name, default, "", flag_values=values)
 
 
+# Of commands that several processes run together; see `sharding.start_processes`.
+DISTRIBUTED = (string("distributed"), integer("num_processes"), integer("process_id"))
+
+
 def given(value: Any, flag: str) -> Any:
     """The value of a flag that cannot be left out."""
     if value is None:
@@ -132,8 +136,16 @@ def parse_config(source: str, overrides: Sequence[str] = ()) -> Config:
     return values.config
 
 
-def default_workdir(arguments: Sequence[str]) -> Path:
-    """runs/NAME, after the config's name and variant."""
-    path = next(argument for argument in with_config_paths(arguments) if argument.startswith("--config="))
-    file, _, variant = path.removeprefix("--config=").partition(":")
-    return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
+def train_workdir(given: str | None, arguments: Sequence[str]) -> Path:
+    """The workdir that was given, or runs/NAME after the config's name and variant.
+
+    Raises:
+      InputError: it is an address, which a path would make a local folder of.
+    """
+    if given is None:
+        path = next(argument for argument in with_config_paths(arguments) if argument.startswith("--config="))
+        file, _, variant = path.removeprefix("--config=").partition(":")
+        return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
+    if "://" in given:
+        raise InputError(f"--workdir={given} is no folder: use one on a file system that is mounted, such as NFS")
+    return Path(given)

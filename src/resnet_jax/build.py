@@ -56,6 +56,7 @@ def model(config: Config, num_classes: int) -> ResNet:
             momentum=fields.batch_norm_momentum,
             epsilon=fields.batch_norm_epsilon,
             group_size=fields.group_size,
+            remat=fields.remat,
             unroll=fields.unroll,
             **choices,
         )
@@ -103,6 +104,7 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
         decay_everything=_choice(config, "optimizer.decay", ("all", "kernels")) == "all",
         warmup=warmup or None,
         plateau=plateau,
+        trust_coefficient=fields.trust_coefficient,
     )
 
 
@@ -169,19 +171,25 @@ _BOUNDS = {
     "optimizer.patience": (1, math.inf),
     "optimizer.warmup_learning_rate": (0, math.inf),
     "optimizer.ramp_iterations": (0, math.inf),
+    "optimizer.trust_coefficient": (1e-9, math.inf),
     "stream.side": (1, math.inf),
     "stream.shorter_side": (1, math.inf),
     "stream.mean_images": (1, math.inf),
     "stream.color_noise": (0, math.inf),
     "stream.damaged_share": (0, 1),
     "stream.workers": (0, math.inf),
+    "train.accumulate": (1, math.inf),
+    "train.bad_steps": (0, math.inf),
     "train.batch_size": (1, math.inf),
     "train.iterations": (1, math.inf),
     "train.log_every": (1, math.inf),
     "train.eval_every": (1, math.inf),
     "train.checkpoint_every": (1, math.inf),
+    "train.keep_every": (1, math.inf),
+    "train.keep_last": (1, math.inf),
     "eval.batch_size": (1, math.inf),
     "mesh.data": (1, math.inf),
+    "mesh.fsdp": (1, math.inf),
 }
 
 

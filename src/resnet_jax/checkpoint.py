@@ -9,12 +9,14 @@ from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.data.augment import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Stopped
+from resnet_jax.hosts import exchange, is_lead
 from resnet_jax.rng import hash_words
+from resnet_jax.sharding import make_mesh, replicated
 from resnet_jax.training.state import TrainState
 
 
@@ -52,29 +54,37 @@ class RestoredNetwork(NamedTuple):
 # Fields of `Preprocessing` that are no arrays and lie beside the card.
 _VIEW = ("channel_order", "shorter_side", "interpolation")
 
-# Older ones are deleted. More than one, so that a damaged one costs the steps of one interval and not the run.
-KEEP = 3
-
 
 class Checkpoints:
     """The checkpoints under a run's `checkpoints/`; a context manager, which ends when everything is on disk.
 
     Saving is asynchronous and atomic: a run that is killed at any moment leaves whole checkpoints only. A checkpoint
     has four parts: "variables" and "preprocessing", which make predictions; "training", the step and the optimiser's
-    state; and "card".
+    state; and "card". Of several processes each writes what its own devices hold; all of them must call every method.
+
+    Args:
+      workdir: of the run.
+      write: whether to save, which only one run at a time can do in a workdir.
+      keep_last: how many of the last checkpoints are kept. More than one, so that a damaged one costs the steps of one
+        interval and not the run.
+      keep_every: checkpoints whose step this number divides are kept for good.
 
     Raises:
-      InputError: with `write`, when another process is writing in this workdir.
+      InputError: with `write`, when another run is writing in this workdir.
     """
 
-    def __init__(self, workdir: Path, *, write: bool):
+    def __init__(self, workdir: Path, *, write: bool, keep_last: int = 3, keep_every: int | None = None):
         self.directory = workdir.absolute() / "checkpoints"
-        self._lock = _lock(workdir) if write else None
+        self._lock = _lock(workdir) if write and is_lead() else None
+        policies = ocp.training.preservation_policies
+        kept: Any = policies.LatestN(keep_last)
+        if keep_every is not None:
+            kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(keep_every)])
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory),
             # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
-            preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),  # pyright: ignore[reportArgumentType]
+            preservation_policy=kept,
             # What a killed run was writing; a reader must leave alone what a live run is writing.
             cleanup_tmp_directories=write,
         )
@@ -82,9 +92,11 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        with _clear_errors(self.directory):
-            self._checkpointer.close()
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
+        # Closing waits for the other processes, which do not come where an error ends this one alone.
+        if kind is None or issubclass(kind, Stopped) or jax.process_count() == 1:
+            with _clear_errors(self.directory):
+                self._checkpointer.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -175,11 +187,11 @@ class Checkpoints:
         return self._newest_whole(load, say)
 
     def restore_preprocessing(self, say: Callable[[str], None]) -> Preprocessing | None:
-        """Loads the pre-processing of the newest whole checkpoint, on one device; errors as of `restore`."""
+        """Loads the pre-processing of the newest whole checkpoint, on all devices; errors as of `restore`."""
 
         def load(step: int) -> Preprocessing:
             _, fields = self._load_card(step)
-            abstract = _abstract_preprocessing(fields, SingleDeviceSharding(jax.local_devices()[0]))
+            abstract = _abstract_preprocessing(fields, replicated(make_mesh()))
             return self._checkpointer.load_checkpointables(step, {"preprocessing": abstract})["preprocessing"]
 
         return self._newest_whole(load, say)
@@ -209,7 +221,8 @@ class Checkpoints:
 
 def saved_preprocessing(workdir: Path) -> Preprocessing | None:
     """The pre-processing of a run's newest whole checkpoint, or None if there is none yet."""
-    if not (workdir / "checkpoints").is_dir():
+    # As process 0 sees it: all of them go the same way, whenever they look.
+    if not exchange((workdir / "checkpoints").is_dir())[0]:
         return None
     with Checkpoints(workdir, write=False) as checkpoints:
         return checkpoints.restore_preprocessing(lambda line: None)  # `restore` says it
@@ -235,7 +248,10 @@ def _lock(workdir: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise InputError(f"another process is training in {workdir}: wait for it, or use another --workdir") from error
+        raise InputError(
+            f"another process is training in {workdir}: wait for it, or use another --workdir; processes of one run on "
+            "several hosts are started with --distributed"
+        ) from error
     return file
 
 

@@ -11,11 +11,14 @@ from typing import Any, NoReturn
 from absl import logging
 
 from resnet_jax.commands import COMMANDS
-from resnet_jax.errors import InputError
+from resnet_jax.errors import STOPPED, WRONG, InputError, Stopped
+from resnet_jax.supervisor import supervise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; bad input gives one line on stderr and exit status 2, an interruption 130."""
+    """Runs a command and returns its exit status (see `errors`); bad input gives one line on stderr, an interruption
+    130.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
@@ -37,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC and "the disk is full" not in str(error)
         said = "the disk is full: free some space and run the same command again" if full else error
         print(f"error: {said}", file=sys.stderr)
-        return 2
+        return WRONG
+    except Stopped as stopped:
+        print(f"stopped: {stopped}; run the same command again to go on", file=sys.stderr)
+        return STOPPED
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
@@ -45,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The console script: `main`, and the end of the process."""
+    if any(argument.startswith("--distributed") for argument in sys.argv):
+        supervise()
     status = main()
     if status:
         # Threads of XLA or TensorStore that are left at work after an interruption or on a full disk can crash Python

@@ -1,10 +1,18 @@
-"""The one exception that the command line turns into one line instead of a traceback, and lines that stop nothing."""
+"""What the command line turns into one line and an exit status, instead of a traceback; and lines that stop nothing."""
 
 import sys
 
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message says what was given, what was expected, and what to do."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a run, whose state is saved: the same command goes on."""
+
+
+# Exit statuses. Those of a run that should be started again are not those of one that would only fail again.
+WRONG, STOPPED, LOST = 2, 75, 76
 
 
 def complain(line: str) -> None:

@@ -11,15 +11,21 @@ from ml_collections import ConfigDict
 from resnet_jax.configs import Config, base
 from resnet_jax.errors import InputError
 from resnet_jax.files import write_whole
+from resnet_jax.hosts import flat, is_lead
 
 # May change between two starts of one run, which comes out the same; everything else is part of what the run is.
 _FREE_FIELDS = (
     "dataset.data_dir",
     "eval.batch_size",
     "mesh.data",
+    "mesh.fsdp",
+    "model.remat",
     "model.unroll",
+    "train.bad_steps",
     "train.checkpoint_every",
     "train.eval_every",
+    "train.keep_every",
+    "train.keep_last",
     "train.log_every",
     "stream.damaged_share",
     "stream.workers",
@@ -27,17 +33,18 @@ _FREE_FIELDS = (
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Makes the workdir belong to the config, or checks that it does.
+    """Makes the workdir belong to the config, or checks that it does; of several processes the first one writes.
 
     Raises:
       InputError: it belongs to another config; the message names the fields that differ.
     """
     path = workdir / "config.json"
     if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, config.to_json_best_effort(indent=2) + "\n")
+        if is_lead():
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_whole(path, config.to_json_best_effort(indent=2) + "\n")
         return
-    theirs, ours = (_flat(json.loads(each.to_json_best_effort())) for each in (read_config(workdir), config))
+    theirs, ours = (flat(json.loads(each.to_json_best_effort())) for each in (read_config(workdir), config))
     differing = [
         f"{field} ({theirs.get(field)!r} there, {ours.get(field)!r} asked for)"
         for field in sorted(theirs | ours)
@@ -137,10 +144,3 @@ class MetricsLog:
             self._events.close()
         finally:
             self._file.close()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat

@@ -18,7 +18,7 @@ from resnet_jax.errors import InputError
 
 @pytest.mark.parametrize("count", [0, 1, 5, 100])
 def test_reading_ahead_keeps_the_order(count):
-    found = list(passes.in_order(spoiled(3, 4, count=count), lambda data: decode(data)[0, 0, 0]))
+    found = list(passes.in_order(spoiled(3, 4, count=count), lambda data: decode(data)[0, 0, 0], range(count)))
     assert found == [(i, 10 * i, None if i in (3, 4) else i) for i in range(count)]
 
 
@@ -27,7 +27,7 @@ def test_reading_ahead_does_not_hide_errors():
         raise InputError("the disk is gone")
 
     with pytest.raises(InputError, match="the disk is gone"):
-        list(passes.in_order(whole(3), read))
+        list(passes.in_order(whole(3), read, range(3)))
 
 
 def noisy(index, height=43, width=60):

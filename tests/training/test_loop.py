@@ -99,7 +99,8 @@ def test_another_place_of_the_data_is_the_same_run(finished, copy):
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     # Update 26 is the first with a rate of 1e29.
     with pytest.raises(
-        InputError, match=r"the loss is nan at iteration 2[78]; the checkpoint of iteration 20 is whole"
+        InputError,
+        match=r"the loss is nan at iteration 2[78], on training images .*; the checkpoint of iteration 20 is whole",
     ):
         train(small_config({"optimizer.boundaries": (25,), "optimizer.factor": 1e30}), tmp_path)
     assert saved_steps(tmp_path) == [20]
@@ -109,7 +110,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 
 def test_a_loss_that_is_no_number_at_once_leaves_no_checkpoint(tmp_path):
-    with pytest.raises(InputError, match=r"at iteration [23]; there is no checkpoint yet.*learning_rate") as error:
+    with pytest.raises(
+        InputError, match=r"at iteration [23], on .*; there is no checkpoint yet.*learning_rate"
+    ) as error:
         train(small_config({"optimizer.learning_rate": 1e30}), tmp_path)
     assert re.search(r"the loss is (nan|inf)", str(error.value))
     assert saved_steps(tmp_path) == []

@@ -122,10 +122,10 @@ def kill_at(step, monkeypatch):
     def fragile_task(*arguments):
         task = make_task(*arguments)
 
-        def advance(state, steps):
+        def advance(state, steps, stop):
             if int(state.step) >= step:
                 raise KilledError
-            return task.advance(state, steps)
+            return task.advance(state, steps, stop)
 
         return dataclasses.replace(task, advance=advance)
 
@@ -149,8 +149,8 @@ def test_a_run_that_was_killed_goes_on_exactly_with_other_workers(finished, phot
 
 
 def losses_of(task, steps=6):
-    state = create_state(task.model, task.optimizer, 0, task.card.image_shape, task.everywhere)
-    _, metrics, _ = task.advance(state, steps)
+    state = create_state(task.model, task.optimizer, 0, task.card.image_shape, task.mesh)
+    _, metrics, _ = task.advance(state, steps, lambda: False)
     task.close()
     return np.asarray(metrics.loss / metrics.count)
 

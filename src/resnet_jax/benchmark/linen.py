@@ -30,12 +30,13 @@ class LinenBlock(nn.Module):
     stride: int
     bottleneck: bool
     shortcut: str | None
+    axis_name: Any
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         conv = partial(_conv, dtype=self.dtype)
-        norm = partial(nn.BatchNorm, not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        norm = partial(nn.BatchNorm, not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, axis_name=self.axis_name)
         out = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
             y = nn.relu(norm(name="bn1")(conv(self.features, 1, self.stride, name="conv1")(x)))
@@ -64,6 +65,7 @@ class LinenResNet(nn.Module):
     stem: str
     num_classes: int
     shortcut: str | None
+    axis_name: Any = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -71,7 +73,10 @@ class LinenResNet(nn.Module):
         imagenet = self.stem == "imagenet"
         size, stride = (7, 2) if imagenet else (3, 1)
         x = _conv(self.widths[0], size, stride, self.dtype, name="conv1")(images)
-        x = nn.relu(nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="bn1")(x))
+        norm = nn.BatchNorm(
+            not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, axis_name=self.axis_name, name="bn1"
+        )
+        x = nn.relu(norm(x))
         if imagenet:
             # The windows start at the first pixel, as Caffe's do for maps of an even size.
             padding: Any = ((0, 1), (0, 1))
@@ -79,9 +84,16 @@ class LinenResNet(nn.Module):
         for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = LinenBlock(
-                    width, stride, self.bottleneck, self.shortcut, self.dtype, name=f"stage{i + 1}_block{j + 1}"
-                )(x, train)
+                block = LinenBlock(
+                    width,
+                    stride,
+                    self.bottleneck,
+                    self.shortcut,
+                    self.axis_name,
+                    self.dtype,
+                    name=f"stage{i + 1}_block{j + 1}",
+                )
+                x = block(x, train)
         pooled = x.mean((1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(pooled)
 
@@ -89,7 +101,13 @@ class LinenResNet(nn.Module):
 def linen_twin(model: ResNet) -> LinenResNet:
     """The same network in plain Linen: same logits in training, for images of an even size (CIFAR: of any size)."""
     return LinenResNet(
-        model.stage_sizes, model.widths, model.bottleneck, model.stem, model.num_classes, model.shortcut, model.dtype
+        model.stage_sizes,
+        model.widths,
+        model.bottleneck,
+        model.stem,
+        model.num_classes,
+        model.shortcut,
+        dtype=model.dtype,
     )
 
 

@@ -184,7 +184,7 @@ def _prepare(name: str, network: ResNet, mesh: Mesh, input: str, batch_size: int
     per_dispatch = steps if variant.scan_steps else 1
 
     started = time.perf_counter()
-    state = jax.block_until_ready(create_state(model, optimizer, 0, image_shape, sharding.replicated(mesh)))
+    state = jax.block_until_ready(create_state(model, optimizer, 0, image_shape, mesh))
     initialised = time.perf_counter()
     prepare = {"synthetic": _synthetic, "device": _on_device}[input]
     train_steps, data = prepare(model, optimizer, mesh, batch_size, image_shape)
@@ -231,7 +231,7 @@ def _synthetic(
     @partial(jax.jit, static_argnums=2, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     def train_steps(state, batch, steps):
         def step(state, _):
-            return train_step(state, batch, model=model, optimizer=optimizer)
+            return train_step(state, batch, model=model, optimizer=optimizer, mesh=mesh)
 
         # A single step is no loop: XLA:CPU is slow at the convolution gradients of plain Linen in any loop.
         return jax.lax.scan(step, state, None, length=steps, unroll=2 if steps == 1 else 1)

@@ -45,6 +45,8 @@ def get_config() -> Config:
                 "group_size": placeholder(int),
                 # Of the computation: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
                 "dtype": "float32",
+                # Computes each block again in the backward pass instead of keeping what is inside it.
+                "remat": False,
                 # Writes the blocks of a stage out instead of scanning them.
                 "unroll": False,
             },
@@ -105,18 +107,31 @@ def get_config() -> Config:
                 "warmup_learning_rate": placeholder(float),
                 # Iterations over which the rate rises linearly from 0, for large batches.
                 "ramp_iterations": 0,
+                # LARS (1708.03888), for batches of more than 8,192 images: the step of each kernel is this part of its
+                # norm, times the rate; 0.001 there. None is the paper's plain SGD.
+                "trust_coefficient": placeholder(float),
             },
             "train": {
                 "batch_size": 128,
+                # Parts that a batch is cut into, one after another, for batches that the devices cannot hold at once.
+                # The result is the same where `model.group_size` is; else a part is a statistic group.
+                "accumulate": 1,
                 "iterations": 64_000,
                 # Iterations in one dispatch and between two lines of metrics.jsonl.
                 "log_every": 100,
                 # Iterations between two evaluations, and between two checkpoints; rounded up to whole dispatches.
                 "eval_every": 1_000,
                 "checkpoint_every": 2_000,
+                # Checkpoints that are kept: the last ones, and for good every one whose iteration this number divides.
+                "keep_last": 3,
+                "keep_every": placeholder(int),
+                # Steps in a row that are left out when the loss or a gradient is not finite, before the run stops;
+                # with 0 it stops at the first one.
+                "bad_steps": 0,
             },
             "eval": {"batch_size": 512},
-            # Devices that share a batch; None is all of them.
-            "mesh": {"data": placeholder(int)},
+            # The devices, data x fsdp, share a batch. Those along fsdp also share one copy of the parameters and of the
+            # optimiser's state. None is as many as there are.
+            "mesh": {"data": placeholder(int), "fsdp": 1},
         }
     )

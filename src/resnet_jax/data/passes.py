@@ -5,13 +5,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from resnet_jax.data.decode import UnreadableImageError, center_window, decode, read_window, resample
-from resnet_jax.data.photographs import Photograph, Photographs
+from resnet_jax.data.photographs import Photographs
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.errors import InputError
 
@@ -23,12 +22,15 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(photographs: Photographs, read: Callable[[ImageData], Any]) -> Iterator[tuple[int, int, Any]]:
+def in_order(
+    photographs: Photographs, read: Callable[[ImageData], Any], indices: Iterable[int]
+) -> Iterator[tuple[int, int, Any]]:
     """(index, label, what `read` makes of the data) of each photograph, read ahead by threads; None for a damaged one.
 
     Args:
-      photographs: all of them are read once.
+      photographs: where they are.
       read: may raise `UnreadableImageError`.
+      indices: of those that are wanted.
     """
 
     def one(index: int) -> tuple[int, int, Any]:
@@ -38,7 +40,7 @@ def in_order(photographs: Photographs, read: Callable[[ImageData], Any]) -> Iter
         except UnreadableImageError:
             return index, photograph.label, None
 
-    return in_threads(one, range(len(photographs)))
+    return in_threads(one, indices)
 
 
 def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
@@ -71,30 +73,36 @@ def central_batches(
     interpolation: str,
     batch_size: int,
     damaged: Callable[[np.ndarray], None],
+    host: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The central views of all photographs, each once: images (batch_size, side, side, 3) uint8, labels int32, weights
-    float32.
+    """The central views of all photographs, each once, in batches of which this host has its part: images (count, side,
+    side, 3) uint8, labels int32, weights float32.
 
-    Places past the last photograph, and those of damaged ones, have weight 0.
+    Places past the last photograph, and those of damaged ones, have weight 0. Every host has as many batches.
 
     Args:
       photographs: of a split.
       shorter_side, side, interpolation: see `center_view`.
-      batch_size: of every batch, the last one too.
+      batch_size: of every batch over all hosts, the last one too.
       damaged: is told the indices of damaged photographs.
+      host: this host's index, and how many there are; they hold consecutive parts.
     """
-    views = in_order(photographs, lambda data: center_view(decode(data), shorter_side, (side, side), interpolation))
-    while True:
-        images = np.zeros((batch_size, side, side, 3), np.uint8)
-        labels, weights = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
-        place = -1
-        for place, (index, label, view) in enumerate(itertools.islice(views, batch_size)):
+    count = batch_size // host[1]
+    firsts = range(host[0] * count, len(photographs) + host[0] * count, batch_size)
+    mine = [range(first, min(first + count, len(photographs))) for first in firsts]
+    views = in_order(
+        photographs,
+        lambda data: center_view(decode(data), shorter_side, (side, side), interpolation),
+        itertools.chain.from_iterable(mine),
+    )
+    for indices in mine:
+        images = np.zeros((count, side, side, 3), np.uint8)
+        labels, weights = np.zeros(count, np.int32), np.zeros(count, np.float32)
+        for place, (index, label, view) in enumerate(itertools.islice(views, len(indices))):
             if view is None:
                 damaged(np.array([index]))
             else:
                 images[place], labels[place], weights[place] = view, label, 1
-        if place < 0:
-            return
         yield images, labels, weights
 
 
@@ -107,30 +115,16 @@ def mean_image(photographs: Photographs, count: int, shorter_side: int, side: in
     Raises:
       InputError: all of them are damaged.
     """
-    chosen = _Chosen(photographs, np.linspace(0, len(photographs) - 1, min(count, len(photographs)), dtype=np.int64))
+    chosen = np.linspace(0, len(photographs) - 1, min(count, len(photographs)), dtype=np.int64).tolist()
     total, seen = np.zeros((side, side, 3), np.int64), 0
 
     def choose(height: int, width: int):
         return center_window(height, width, shorter_side, (side, side))
 
-    for _, _, image in in_order(chosen, lambda data: read_window(data, choose, side)):
+    for _, _, image in in_order(photographs, lambda data: read_window(data, choose, side), chosen):
         if image is not None:
             total += image
             seen += 1
     if not seen:
         raise InputError(f"all of {len(chosen)} photographs are damaged: is the data set whole?")
     return (total / seen).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Some of the photographs."""
-
-    photographs: Photographs
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Photograph:
-        return self.photographs[int(self.indices[index])]

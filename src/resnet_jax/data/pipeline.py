@@ -5,11 +5,12 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
 from resnet_jax import rng
 from resnet_jax.data.augment import Preprocessing, pad_crop_mirror
 from resnet_jax.data.sources import Split
+from resnet_jax.sharding import put_everywhere
 
 
 @flax.struct.dataclass
@@ -25,9 +26,9 @@ class DeviceSplit:
         return self.labels.shape[0]
 
 
-def put_split(split: Split, sharding: Sharding) -> DeviceSplit:
-    """Copies a whole split to the devices."""
-    return DeviceSplit(*jax.device_put((split.images, split.labels), sharding))
+def put_split(split: Split, mesh: Mesh) -> DeviceSplit:
+    """Copies a whole split to every device."""
+    return DeviceSplit(*put_everywhere(mesh, (split.images, split.labels)))
 
 
 class Batch(NamedTuple):
@@ -61,13 +62,17 @@ def train_batch(
 
     Every epoch shows each example once; a batch may straddle two epochs.
     """
-    positions = step.astype(jnp.uint32) * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
-    count = jnp.uint32(len(split))
-    rows = shuffled(positions % count, positions // count, len(split), seed)
+    rows = batch_rows(seed, step, batch_size, len(split))
     images = preprocessing(split.images[rows])
     key = jax.random.fold_in(rng.stream(seed, "augmentation"), step)
     images = pad_crop_mirror(key, images, augmentation.pad, augmentation.mirror)
     return Batch(images, split.labels[rows], jnp.ones(batch_size))
+
+
+def batch_rows(seed: int | jax.Array, step: int | jax.Array, batch_size: int, count: int) -> jax.Array:
+    """Which of `count` examples a step's batch holds: (batch_size,)."""
+    positions = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
+    return shuffled(positions % jnp.uint32(count), positions // jnp.uint32(count), count, seed)
 
 
 def eval_batch(split: DeviceSplit, preprocessing: Preprocessing, index: jax.Array, batch_size: int) -> Batch:

@@ -117,9 +117,7 @@ def train_batches(
       host: this host's index, and how many there are.
     """
     index, count = host
-    elements: Any = (
-        grain.MapDataset.range(len(photographs)).seed(seed).shuffle().repeat().random_map(_Cut(photographs, cropping))
-    )
+    elements: Any = _order(len(photographs), seed).random_map(_Cut(photographs, cropping))
     if count > 1:
         elements = _HostRows(elements, batch_size, index, count)
     batches = elements.batch(batch_size // count)[start:]
@@ -132,6 +130,16 @@ def train_batches(
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
         stream = stream.mp_prefetch(options, worker_init_fn=_start_worker)
     return TrainBatches(stream, workers)
+
+
+def batch_indices(count: int, seed: int, batch_size: int, step: int) -> np.ndarray:
+    """Which of `count` photographs the batch of a step shows: (batch_size,); damaged ones are among them."""
+    order = _order(count, seed)
+    return np.array([order[position] for position in range(step * batch_size, (step + 1) * batch_size)])
+
+
+def _order(count: int, seed: int) -> Any:
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
 
 
 class TrainBatches(Iterator[HostBatch]):

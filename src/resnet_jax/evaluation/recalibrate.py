@@ -80,7 +80,7 @@ def _streamed_images(trained: Trained, batches: int, name: str, data_dir: str | 
 def _resident_images(trained: Trained, batches: int, name: str, data_dir: str | None) -> Iterator[Any]:
     config = trained.config
     dataset = sources.load(name, data_dir, config.dataset.validation_images)
-    split = put_split(dataset.train, sharding.replicated(trained.mesh))
+    split = put_split(dataset.train, trained.mesh)
     augmentation, size = build.augmentation(config), config.train.batch_size
 
     @jax.jit

@@ -49,12 +49,11 @@ def load_trained(directory: Path, say: Callable[[str], None] = complain) -> Trai
     """
     config = workdir.read_config(directory)
     mesh = sharding.make_mesh()
-    everywhere = sharding.replicated(mesh)
 
     def abstract(card: Card):
         model = build.model(config, len(card.class_names))
         # The state of the optimiser, whatever it is, is not loaded.
-        return abstract_state(model, build.optimizer(config, train_images=1), card.image_shape, everywhere)
+        return abstract_state(model, build.optimizer(config, train_images=1), card.image_shape, mesh)
 
     if not (directory / "checkpoints").is_dir():
         raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")

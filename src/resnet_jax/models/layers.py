@@ -20,6 +20,9 @@ class BatchNorm(nn.Module):
         GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
         without communication in the forward pass when no group crosses a device. The running statistics then average
         the groups.
+      axis_name: the mesh axes over which the batch is cut, where the network runs inside `jax.shard_map` and sees one
+        device's images; a group that is larger than those is normalised together with the next devices'. The running
+        statistics then differ between devices, for the caller to average. None: the whole batch is here.
       dtype: of the output.
 
     The running variance is the unbiased estimate, as in Caffe and Torch (Flax keeps the biased one); the batch is
@@ -29,6 +32,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     group_size: int | None = None
+    axis_name: tuple[str, ...] | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -40,14 +44,17 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
         statistics_dtype = jnp.promote_types(x.dtype, jnp.float32)
-        grouped = self._in_groups(x).astype(statistics_dtype) if train else x[None].astype(statistics_dtype)
+        groups, devices = self._groups(x.shape[0]) if train and not self.is_initializing() else (1, 1)
+        grouped = x.reshape(groups, -1, *x.shape[1:]).astype(statistics_dtype)
         if train:
-            # Both moments in one pass over the activations, and one reduction between devices where a group spans
-            # several.
-            mean = grouped.mean((1, 2, 3))
-            var = jnp.maximum(jnp.square(grouped).mean((1, 2, 3)) - jnp.square(mean), 0.0)
+            # Both moments in one pass over the activations, and one reduction where a group spans several devices.
+            moments = jnp.stack([grouped.mean((1, 2, 3)), jnp.square(grouped).mean((1, 2, 3))])
+            if devices > 1:
+                moments = self._mean_over(devices, moments)
+            mean = moments[0]
+            var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
             if not self.is_initializing():
-                count = grouped.shape[1] * grouped.shape[2] * grouped.shape[3]
+                count = grouped.shape[1] * grouped.shape[2] * grouped.shape[3] * devices
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = self._updated(running_mean.value, mean)
                 running_var.value = self._updated(running_var.value, unbiased)
@@ -58,14 +65,24 @@ class BatchNorm(nn.Module):
         y = (grouped - mean[:, None, None, None]) * factor[:, None, None, None] + bias[None, None, None, None]
         return y.reshape(x.shape).astype(self.dtype)
 
-    def _in_groups(self, x: jax.Array) -> jax.Array:
-        if self.group_size is None or self.is_initializing():
-            return x[None]
-        if x.shape[0] % self.group_size:
-            raise ValueError(
-                f"a batch of {x.shape[0]} images cannot be cut into batch-norm groups of {self.group_size}"
-            )
-        return x.reshape(-1, self.group_size, *x.shape[1:])
+    def _groups(self, images: int) -> tuple[int, int]:
+        """How many groups this device's images are, and over how many devices a group extends."""
+        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        size = self.group_size or images * devices
+        if images % size == 0:
+            return images // size, 1
+        if size % images == 0 and devices % (size // images) == 0:
+            return 1, size // images
+        raise ValueError(
+            f"a batch of {images * devices} images on {devices} devices cannot be cut into batch-norm groups of {size}"
+        )
+
+    def _mean_over(self, devices: int, moments: jax.Array) -> jax.Array:
+        """The mean over each run of so many devices, side by side."""
+        assert self.axis_name is not None
+        total = lax.axis_size(self.axis_name)
+        groups = [list(range(first, first + devices)) for first in range(0, total, devices)]
+        return lax.psum(moments, self.axis_name, axis_index_groups=groups if devices < total else None) / devices
 
     def _updated(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         return self.momentum * running + (1 - self.momentum) * batch.mean(0).astype(running.dtype)

@@ -62,8 +62,10 @@ class ResNet(nn.Module):
         nets).
       stride_in: the bottleneck's strided convolution: "1x1" (the paper's release), or "3x3" (v1.5).
       pool_alignment: of the stem's pooling, "caffe" (the paper's release) or "torch"; see `layers.max_pool`.
-      momentum, epsilon, group_size: of the batch norms; see `layers.BatchNorm`.
+      momentum, epsilon, group_size, axis_name: of the batch norms; see `layers.BatchNorm`.
       dtype: of the computation; parameters are float32, and so are statistics and logits at least.
+      remat: keeps only what each block begins with for the backward pass, and computes the rest again: part of the
+        memory for a third more arithmetic.
       unroll: writes every block of a stage out instead of scanning; same parameters, same result, a larger program.
     """
 
@@ -79,7 +81,9 @@ class ResNet(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     group_size: int | None = None
+    axis_name: tuple[str, ...] | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
     unroll: bool = False
 
     @nn.compact
@@ -99,12 +103,17 @@ class ResNet(nn.Module):
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
-        norm = partial(BatchNorm, self.momentum, self.epsilon, self.group_size, self.dtype)
+        norm = partial(BatchNorm, self.momentum, self.epsilon, self.group_size, self.axis_name, self.dtype)
+        kind = BottleneckBlock if self.bottleneck else BasicBlock
+        own = {"stride_in": self.stride_in} if self.bottleneck else {}
         block = partial(
-            BasicBlock, shortcut=self.shortcut, zero_channels=self.zero_channels, norm=norm, dtype=self.dtype
+            nn.remat(kind, static_argnums=(2,)) if self.remat else kind,
+            shortcut=self.shortcut,
+            zero_channels=self.zero_channels,
+            norm=norm,
+            dtype=self.dtype,
+            **own,
         )
-        if self.bottleneck:
-            block = partial(BottleneckBlock, *block.args, **block.keywords, stride_in=self.stride_in)
 
         large = self.stem == "imagenet"
         x = images.astype(self.dtype)

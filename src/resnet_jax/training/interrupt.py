@@ -1,30 +1,54 @@
-"""Ctrl-C between two dispatches instead of anywhere: a save that is cut off in its middle can wait for itself
-forever.
-"""
+"""Signals between two steps instead of anywhere: a save that is cut off in its middle can wait for itself forever."""
 
 import os
 import signal
 import threading
 from types import FrameType
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class Interruptible:
-    """While it is entered, the first Ctrl-C only sets `requested`; the second one ends the process at once."""
+    """While it is entered, Ctrl-C and SIGTERM only ask for a stop; a second signal ends the process at once.
+
+    Of several processes one that is asked is enough: JAX spreads the notice, and all of them stop at the same step.
+
+    Attributes:
+      requested: whether `reached` has said that it is time to stop.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._asked = False
+        self._steps = 0
+        self._together = jax.distributed.is_initialized()
 
     def __enter__(self) -> "Interruptible":
         # Python lets only the main thread change what a signal does.
+        self._previous = {}
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._note)
+            # Where there are several processes, SIGTERM is JAX's.
+            for number in (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def reached(self) -> bool:
+        """Whether to stop here; all processes must ask at every place where they could."""
+        self._steps += 1
+        if self._together:
+            self.requested |= multihost_utils.reached_preemption_sync_point(self._steps)
+        else:
+            self.requested |= self._asked
+        return self.requested
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
-            os._exit(130)
-        self.requested = True
+        if self._asked:
+            os._exit(128 + signum)
+        self._asked = True
+        if self._together:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,21 +1,27 @@
 """The loop: side effects only. What it drives is pure, so a run that was stopped anywhere goes on where it was."""
 
 import contextlib
+import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_jax import build, workdir
+from resnet_jax import build, hosts, workdir
+from resnet_jax.analysis.complexity import summary
 from resnet_jax.analysis.plots import plot_curves
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Stopped
+from resnet_jax.files import write_whole
 from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
 from resnet_jax.training.step import Metrics
@@ -25,20 +31,28 @@ from resnet_jax.training.task import Task, make_task
 def train(config: Config, directory: Path) -> dict[str, Any]:
     """Trains what the config describes, or goes on with what the directory holds of it.
 
+    Of several processes (see `sharding.start_processes`) all call this alike, and the first one writes.
+
     Args:
       config: see `configs.base`.
       directory: becomes the run's workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/, curves.png,
-        and at the end result.json.
+        and at the end result.json. All processes must see it.
 
     Returns:
       The result: errors after the final iteration, never the best one, and what they were measured on.
 
     Raises:
       InputError: the config or the directory cannot be used, the disk is full, or the loss became infinite or NaN.
-      KeyboardInterrupt: after Ctrl-C, when the running dispatch has ended and its state is saved.
+      Stopped: after Ctrl-C or SIGTERM, when the state of the last step is saved.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, quiet=not hosts.is_lead())
     build.check(config)
+    hosts.check_same_config(config)
+    hosts.check_shared(directory)
+    if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        # Where every host finds it, also one that takes another's place. What the checks above compiled opened another.
+        jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
+        compilation_cache.reset_cache()
     result = workdir.read_result(directory)
     if result is not None:
         workdir.claim(directory, config)
@@ -48,11 +62,14 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
             workdir.claim(directory, config)  # before anything is read
         task = make_task(config, console.print, saved_preprocessing(directory))
         workdir.claim(directory, config)
-        with contextlib.closing(task), Checkpoints(directory, write=True) as checkpoints:
+        fields = config.train
+        checkpoints = Checkpoints(directory, write=True, keep_last=fields.keep_last, keep_every=fields.keep_every)
+        with contextlib.closing(task), checkpoints:
             state = _first_state(config, task, checkpoints, console)
             result = _train(config, task, state, directory, checkpoints, console)
-        plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
-        workdir.write_result(directory, result)
+        if hosts.is_lead():
+            plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
+            workdir.write_result(directory, result)
     split = result.get("split", "test")
     console.print(
         f"{split} error {result[f'{split}_error']:.2%} on {result[f'{split}_images']} images "
@@ -66,9 +83,9 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
 def _first_state(config: Config, task: Task, checkpoints: Checkpoints, console: Console) -> TrainState:
     """The state of the newest whole checkpoint, or a new one."""
     shape = task.card.image_shape
-    restored = checkpoints.restore(abstract_state(task.model, task.optimizer, shape, task.everywhere), console.print)
+    restored = checkpoints.restore(abstract_state(task.model, task.optimizer, shape, task.mesh), console.print)
     if restored is None:
-        return create_state(task.model, task.optimizer, config.seed, shape, task.everywhere)
+        return create_state(task.model, task.optimizer, config.seed, shape, task.mesh)
     if restored.card != task.card:
         raise InputError(
             f"the data of {config.dataset.name!r} are not those that this run began with: "
@@ -81,37 +98,44 @@ def _first_state(config: Config, task: Task, checkpoints: Checkpoints, console: 
 def _train(
     config: Config, task: Task, state: TrainState, directory: Path, checkpoints: Checkpoints, console: Console
 ) -> dict[str, Any]:
-    fields, total, step, watched = config.train, config.train.iterations, int(state.step), None
-    with workdir.MetricsLog(directory, step) as log, _progress(console) as progress, Interruptible() as interruption:
+    fields, total, step, watched, bad = config.train, config.train.iterations, int(state.step), None, 0
+    log = workdir.MetricsLog(directory, step) if hosts.is_lead() else contextlib.nullcontext()
+    with log, _progress(console) as progress, Interruptible() as interruption:
+        if step < total:
+            console.print(_describe_program(config, task, task.program(_steps(config, step))))
         bar = progress.add_task(f"{config.model.family}{config.model.depth}", total=total, completed=step, speed="")
         while step < total:
             started, before = time.perf_counter(), step
-            steps = min(fields.log_every - step % fields.log_every, total - step)
-            state, metrics, rates = task.advance(state, steps)
+            state, metrics, rates = task.advance(state, _steps(config, step), interruption.reached)
             metrics, rates = jax.device_get((metrics, rates))
-            _stop_if_not_finite(metrics.loss, step, checkpoints)
-            step += steps
+            bad = _count_bad(metrics.loss, bad, before, config, task, directory, checkpoints)
+            step += len(rates)
             line = _means(metrics, "train")
             line |= {"learning_rate": float(rates[-1]), "seconds": time.perf_counter() - started}
+            if interruption.requested:
+                # Before the score, which may take longer than the notice.
+                checkpoints.save(state, task.preprocessing, task.card, step)
+                checkpoints.wait()
             if step == total or _passes(fields.eval_every, before, step):
                 watched = jax.device_get(task.score(state, task.watched))
                 # The loss of the last step was that of the state before it.
-                _stop_if_not_finite([watched.loss], step, checkpoints)
+                _count_bad(np.atleast_1d(watched.loss), fields.bad_steps, step, config, task, directory, checkpoints)
                 line |= _means(watched, task.watched)
                 console.print(_describe(step, total, line))
-            log.write(step, line)
-            if step == total or interruption.requested or _passes(fields.checkpoint_every, before, step):
-                checkpoints.save(state, task.preprocessing, task.card, step)
+            if isinstance(log, workdir.MetricsLog):
+                log.write(step, line)
             if interruption.requested:
-                raise KeyboardInterrupt
-            speed = fields.batch_size * steps / line["seconds"]
+                raise Stopped(f"the state of iteration {step} is saved")
+            if step == total or _passes(fields.checkpoint_every, before, step):
+                checkpoints.save(state, task.preprocessing, task.card, step)
+            speed = fields.batch_size * len(rates) / line["seconds"]
             progress.update(bar, completed=step, speed=f"{speed:,.0f} images/s")
     lines = workdir.read_metrics(directory)
     # A run that ended between its last iteration and its result has not scored anything yet.
     scored = watched if watched and task.final == task.watched else jax.device_get(task.score(state, task.final))
     result = {
         "step": step,
-        **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error")},
+        **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error") if key in line},
         "split": task.final,
         **_means(scored, task.final),
         f"{task.final}_images": int(scored.count),
@@ -123,32 +147,77 @@ def _train(
     return result
 
 
+def _steps(config: Config, step: int) -> int:
+    """How many steps the next line of metrics.jsonl is about."""
+    every = config.train.log_every
+    return min(every - step % every, config.train.iterations - step)
+
+
 def _means(metrics: Metrics, name: str) -> dict[str, float]:
-    count = metrics.count.sum()
-    return {f"{name}_loss": float(metrics.loss.sum() / count), f"{name}_error": float(metrics.errors.sum() / count)}
+    """Mean loss and error of the steps whose loss is finite, and how many others there were."""
+    loss, errors, count = (np.atleast_1d(each) for each in (metrics.loss, metrics.errors, metrics.count))
+    good = np.isfinite(loss)
+    skipped: dict[str, float] = {f"{name}_skipped": int((~good).sum())} if not good.all() else {}
+    if not good.any():
+        return skipped
+    images = count[good].sum()
+    return {
+        f"{name}_loss": float(loss[good].sum() / images),
+        f"{name}_error": float(errors[good].sum() / images),
+        **skipped,
+    }
 
 
 def _passes(every: int, before: int, after: int) -> bool:
     return before // every != after // every
 
 
-def _stop_if_not_finite(losses: Any, step: int, checkpoints: Checkpoints) -> None:
-    """Raises where a step found a loss that is no number; the state is not saved."""
-    bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
-    if bad is not None:
-        last = checkpoints.latest_step()
-        kept = f"the checkpoint of iteration {last} is whole" if last is not None else "there is no checkpoint yet"
-        raise InputError(
-            f"the loss is {losses[bad]} at iteration {step + bad + 1}; {kept}. "
-            "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
-        )
+def _count_bad(
+    losses: np.ndarray, bad: int, step: int, config: Config, task: Task, directory: Path, checkpoints: Checkpoints
+) -> int:
+    """How many of the last steps in a row had a loss that is no finite number, of which `bad` came before.
+
+    Raises:
+      InputError: more of them than config.train.bad_steps.
+    """
+    for i, loss in enumerate(losses.tolist()):
+        bad = 0 if math.isfinite(loss) else bad + 1
+        if bad > config.train.bad_steps:
+            last = checkpoints.latest_step()
+            kept = f"the checkpoint of iteration {last} is whole" if last is not None else "there is no checkpoint yet"
+            indices = task.batch_indices(step + i)
+            if hosts.is_lead():
+                found = {"iteration": step + i + 1, "loss": str(loss), "indices": indices.tolist()}
+                write_whole(directory / "bad_batch.json", json.dumps(found) + "\n")
+            raise InputError(
+                f"the loss is {loss} at iteration {step + i + 1}"
+                + (f", after {bad - 1} others in a row that were skipped" if bad > 1 else "")
+                + f", on training images {', '.join(map(str, indices[:5]))} … (all in {directory / 'bad_batch.json'}); "
+                f"{kept}. A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
+            )
+    return bad
+
+
+def _describe_program(config: Config, task: Task, program: Any) -> str:
+    """What a step costs, and what the compiled program holds in the memory of each device."""
+    height, width, channels = task.card.image_shape
+    forward = summary(task.model, height, channels)["multiply_adds"] if height == width else 0
+    images = config.train.batch_size // task.mesh.size
+    cost = f"a step is {3 * forward * images / 1e9:,.3g} billion multiply-adds on each of {task.mesh.size} devices"
+    memory = program.memory_analysis()
+    if memory is None:
+        return cost
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return (
+        f"{cost}, in {(held + memory.temp_size_in_bytes) / 2**20:,.1f} MiB of memory: {held / 2**20:,.1f} MiB of state "
+        f"and data, {memory.temp_size_in_bytes / 2**20:,.1f} MiB to work in"
+    )
 
 
 def _describe(step: int, total: int, line: dict[str, float]) -> str:
     errors = ", ".join(f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error"))
-    return (
-        f"iteration {step}/{total}: {errors}, loss {line['train_loss']:.4f}, learning rate {line['learning_rate']:.3g}"
-    )
+    loss = f", loss {line['train_loss']:.4f}" if "train_loss" in line else ""
+    return f"iteration {step}/{total}: {errors}{loss}, learning rate {line['learning_rate']:.3g}"
 
 
 def _progress(console: Console) -> Progress:

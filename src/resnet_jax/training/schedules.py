@@ -71,6 +71,7 @@ def sgd(
     decay_everything: bool = True,
     warmup: float | None = None,
     plateau: optax.GradientTransformationExtraArgs | None = None,
+    trust_coefficient: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """v <- momentum v + rate (gradient + weight_decay w); w <- w - v: Caffe's form, with the rate inside the momentum.
 
@@ -82,14 +83,39 @@ def sgd(
       decay_everything: decay biases and batch-norm parameters too (Caffe's default; the paper does not say), or only
         the kernels of convolutions and of the classifier.
       plateau: scales the rate further, such as `optax.contrib.reduce_on_plateau`.
+      trust_coefficient: LARS (1708.03888, equation 6): the gradient of each kernel, weight decay included, is scaled to
+        this part of the kernel's norm. None for plain SGD.
     """
+    decay = optax.add_decayed_weights(weight_decay, None if decay_everything else _is_kernel)
+    if trust_coefficient is not None:
+        decay = optax.chain(decay, layerwise_trust(trust_coefficient))
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, None if decay_everything else _is_kernel),
+        decay,
         scheduled_learning_rate(schedule, warmup),
         plateau or optax.identity(),
         optax.trace(momentum),
         optax.scale(-1.0),
     )
+
+
+def layerwise_trust(coefficient: float) -> optax.GradientTransformation:
+    """Scales the update of each layer's kernel to `coefficient` times the kernel's norm; other updates stay.
+
+    `optax.scale_by_trust_ratio` would take one norm over all the blocks that a stage stacks in one array.
+    """
+
+    def scaled(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
+        if path[-1] != "kernel":
+            return update
+        axes = tuple(range(1 if "rest" in path else 0, param.ndim))
+        norm, size = (jnp.sqrt(jnp.square(each).sum(axes, keepdims=True)) for each in (param, update))
+        return update * jnp.where((norm > 0) & (size > 0), coefficient * norm / jnp.where(size > 0, size, 1.0), 1.0)
+
+    def update(updates, params):
+        of: Any = traverse_util.flatten_dict(params)
+        return traverse_util.path_aware_map(lambda path, update: scaled(path, update, of[path]), updates)
+
+    return optax.stateless(update)
 
 
 def _is_kernel(params):

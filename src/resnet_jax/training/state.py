@@ -1,5 +1,6 @@
 """The state of a run: one immutable dataclass, born sharded, donated to every step, checkpointed whole."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -7,9 +8,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
 from resnet_jax import rng
+from resnet_jax.sharding import fsdp_shardings, replicated
 
 
 @flax.struct.dataclass
@@ -39,32 +41,48 @@ def create_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     image_shape: tuple[int, ...],
-    sharding: Sharding,
+    mesh: Mesh,
 ) -> TrainState:
-    """Draws the initial state of a run, directly into its sharding.
+    """Draws the initial state of a run, directly into its shardings (see `state_shardings`).
 
     Args:
       model: a network of `resnet_jax.models`.
       optimizer: of `schedules.sgd`.
       seed: of the run; the parameters depend on nothing else.
       image_shape: (height, width, channels).
-      sharding: of every array.
+      mesh: that holds the state.
     """
-
-    def init(key):
-        variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-        params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
-
-    return jax.jit(init, out_shardings=sharding)(rng.stream(seed, "parameters"))
+    init = partial(_init, model, optimizer, image_shape)
+    shardings = state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
+    return jax.jit(init, out_shardings=shardings)(rng.stream(seed, "parameters"))
 
 
 def abstract_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-    sharding: Sharding,
+    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of a state, for restoring one."""
-    state = jax.eval_shape(lambda: create_state(model, optimizer, 0, image_shape, sharding))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
+    """Shapes, dtypes and shardings of a state, for restoring one and for compiling; arguments as of `create_state`."""
+    shapes = jax.eval_shape(partial(_init, model, optimizer, image_shape), jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
+def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
+    """Parameters and the optimiser's state are cut over "fsdp" (see `sharding.fsdp_specs`); the rest is everywhere."""
+    everywhere: Any = replicated(mesh)
+    return TrainState(
+        everywhere,
+        fsdp_shardings(mesh, state.params),
+        jax.tree.map(lambda _: everywhere, state.batch_stats),
+        fsdp_shardings(mesh, state.opt_state),
+    )
+
+
+def _init(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], key: jax.Array
+) -> TrainState:
+    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    params = variables["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))

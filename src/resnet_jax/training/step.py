@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from resnet_jax import rng
 from resnet_jax.data.augment import augment_photographs
 from resnet_jax.data.pipeline import Augmentation, Batch, eval_batch, train_batch
-from resnet_jax.sharding import batch_sharded, replicated
+from resnet_jax.sharding import AXES, batch_sharded, fsdp_specs, gather, replicated, sum_and_cut
 from resnet_jax.training import schedules
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import TrainState, state_shardings
 
 
 @flax.struct.dataclass
@@ -41,22 +42,92 @@ def measure(logits: jax.Array, batch: Batch) -> Metrics:
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, model: nn.Module, optimizer: optax.GradientTransformationExtraArgs
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    accumulate: int = 1,
+    skip_bad: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """One update from one batch. Pure: any sharding, any number of devices."""
+    """One update from one batch. Pure; the batch is cut over the mesh, whose size changes nothing but rounding.
 
-    def loss(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits: Any
-        logits, updated = model.apply(variables, batch.images, train=True, mutable=["batch_stats"])
-        metrics = measure(logits, batch)
-        return metrics.loss / metrics.count, (metrics, updated["batch_stats"])
+    Every device computes the gradients of its own images, and one sum over the devices ends the backward pass. Left to
+    the compiler, that sum would be taken block by block inside the scans, and again for each part of a batch that is
+    accumulated.
 
-    gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params)
+    Args:
+      state, batch: of the step.
+      model, optimizer: see `build`.
+      mesh: that the batch is cut over, and the state over its axis "fsdp".
+      accumulate: parts that the batch is cut into, one after another; the update is that of all of them.
+      skip_bad: leaves parameters, optimiser state and running statistics as they are where the loss or a gradient is
+        not finite; the loss of such a step is NaN.
+    """
+    gradients, batch_stats, metrics = _gradients(state, batch, model, mesh, accumulate)
     error = metrics.errors / metrics.count
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=error)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    new = (params, batch_stats, opt_state)
+    if skip_bad:
+        finite = jnp.isfinite(metrics.loss)
+        for gradient in jax.tree.leaves(gradients):
+            finite &= jnp.isfinite(gradient).all()
+        old = (state.params, state.batch_stats, state.opt_state)
+        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
+        metrics = Metrics(jnp.where(finite, metrics.loss, jnp.nan), metrics.errors, metrics.count)
+    return TrainState(state.step + 1, *new), metrics
+
+
+def _gradients(state: TrainState, batch: Batch, model: Any, mesh: Mesh, accumulate: int) -> tuple[Any, Any, Metrics]:
+    """Gradients of the mean loss, new running statistics, and metrics."""
+    specs = fsdp_specs(mesh, state.params)
+    model = model.clone(axis_name=AXES)
+
+    def total_loss(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, Any]:
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats}, batch.images, train=True, mutable=["batch_stats"]
+        )
+        metrics = measure(logits, batch)
+        return metrics.loss, (updated["batch_stats"], metrics)
+
+    def on_one_device(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any, Metrics]:
+        params = gather(specs, params)
+
+        def part(totals: Any, batch: Batch) -> tuple[Any, None]:
+            found = jax.grad(total_loss, has_aux=True)(params, batch_stats, batch)
+            return jax.tree.map(jnp.add, totals, found), None
+
+        if accumulate == 1:
+            found = jax.grad(total_loss, has_aux=True)(params, batch_stats, batch)
+        else:
+            parts = _in_parts(batch, accumulate, model.group_size or 1)
+            zeros = jax.tree.map(jnp.zeros_like, (params, (batch_stats, Metrics(*[jnp.zeros(())] * 3))))
+            found, _ = jax.lax.scan(part, zeros, parts)
+        everywhere = jax.tree.map(lambda _: P(), found[1])
+        gradients, (batch_stats, metrics) = sum_and_cut((specs, everywhere), found)
+        gradients = jax.tree.map(lambda gradient: gradient / metrics.count.astype(gradient.dtype), gradients)
+        # Every part of every device began with the same running statistics: their mean is that of the whole batch.
+        batch_stats = jax.tree.map(lambda total: total / (mesh.size * accumulate), batch_stats)
+        return gradients, batch_stats, metrics
+
+    mapped = jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=(specs, P(), P(AXES)), out_specs=(specs, P(), P()), check_vma=False
+    )
+    return mapped(state.params, state.batch_stats, batch)
+
+
+def _in_parts(batch: Batch, parts: int, group_size: int) -> Batch:
+    """A device's images as (parts, images / parts, …): statistic groups stay whole, and are dealt out like cards, so
+    that a part holds the same images on any number of devices.
+    """
+
+    def cut(array: jax.Array) -> jax.Array:
+        dealt = array.reshape(-1, parts, group_size, *array.shape[1:])
+        return dealt.swapaxes(0, 1).reshape(parts, -1, *array.shape[1:])
+
+    return jax.tree.map(cut, batch)
 
 
 def eval_step(variables: Any, batch: Batch, *, model: nn.Module) -> Metrics:
@@ -72,6 +143,8 @@ def compile_train_steps(
     *,
     batch_size: int,
     augmentation: Augmentation,
+    accumulate: int = 1,
+    skip_bad: bool = False,
 ) -> Any:
     """Makes `(state, split, preprocessing, seed, steps) -> (state, metrics, rates)`: `steps` updates in one dispatch.
 
@@ -83,15 +156,17 @@ def compile_train_steps(
     def one_step(split, preprocessing, seed, state, _):
         batch = train_batch(split, preprocessing, augmentation, seed, state.step, batch_size)
         batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
-        state, metrics = train_step(state, batch, model=model, optimizer=optimizer)
+        state, metrics = train_step(
+            state, batch, model=model, optimizer=optimizer, mesh=mesh, accumulate=accumulate, skip_bad=skip_bad
+        )
         return state, (metrics, schedules.learning_rate(state.opt_state))
 
-    @partial(jax.jit, static_argnums=4, donate_argnums=0, out_shardings=replicated(mesh))
+    @partial(jax.jit, static_argnums=4, donate_argnums=0)
     def train_steps(state, split, preprocessing, seed, steps):
         body = partial(one_step, split, preprocessing, seed)
         # A single step is written out: with unroll=1 JAX would leave a loop of a single turn.
         state, (metrics, rates) = jax.lax.scan(body, state, None, length=steps, unroll=2 if steps == 1 else 1)
-        return state, metrics, rates
+        return _placed(mesh, state), *jax.lax.with_sharding_constraint((metrics, rates), replicated(mesh))
 
     return train_steps
 
@@ -103,6 +178,8 @@ def compile_stream_step(
     *,
     noise: float,
     mirrored: bool,
+    accumulate: int = 1,
+    skip_bad: bool = False,
 ) -> Any:
     """Makes `(state, images, labels, preprocessing, seed) -> (state, metrics, rate)`: one update from photographs.
 
@@ -110,16 +187,23 @@ def compile_stream_step(
     augmentation are as of `compile_train_steps` and `augment.augment_photographs`.
     """
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=replicated(mesh))
+    @partial(jax.jit, donate_argnums=0)
     def stream_step(state, images, labels, preprocessing, seed):
         key = jax.random.fold_in(rng.stream(seed, "augmentation"), state.step)
         augmented = augment_photographs(key, images, preprocessing, noise, mirrored)
         batch = Batch(augmented, labels, jnp.ones(labels.shape))
         batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
-        state, metrics = train_step(state, batch, model=model, optimizer=optimizer)
-        return state, metrics, schedules.learning_rate(state.opt_state)
+        state, metrics = train_step(
+            state, batch, model=model, optimizer=optimizer, mesh=mesh, accumulate=accumulate, skip_bad=skip_bad
+        )
+        rate = schedules.learning_rate(state.opt_state)
+        return _placed(mesh, state), *jax.lax.with_sharding_constraint((metrics, rate), replicated(mesh))
 
     return stream_step
+
+
+def _placed(mesh: Mesh, state: TrainState) -> TrainState:
+    return jax.lax.with_sharding_constraint(state, state_shardings(mesh, state))
 
 
 def compile_stream_eval(model: nn.Module, mesh: Mesh) -> Any:

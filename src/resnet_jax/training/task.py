@@ -1,5 +1,6 @@
 """What the loop drives: a network, its optimiser, and functions that train and score it on the config's data."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 
 from resnet_jax import build, sharding
 from resnet_jax.checkpoint import Card
 from resnet_jax.configs import Config
 from resnet_jax.data import passes, photographs, sources, stream
 from resnet_jax.data.augment import Preprocessing, per_pixel_mean
-from resnet_jax.data.pipeline import Batch, put_split
+from resnet_jax.data.pipeline import Batch, batch_rows, put_split
 from resnet_jax.models import ResNet
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import TrainState, abstract_state
 from resnet_jax.training.step import (
     Metrics,
     compile_evaluate,
@@ -34,9 +35,12 @@ class Task:
     Attributes:
       model, optimizer: as the config describes them.
       card, preprocessing: what a checkpoint keeps beside the state.
-      everywhere: the sharding of every array of the state.
-      advance: (state, steps) -> (state, metrics and learning rates of each step); donates the state.
+      mesh: the devices.
+      program: the compiled program of a dispatch of so many steps.
+      advance: (state, steps, stop) -> (state, metrics and learning rates of each step); donates the state. Wherever it
+        could end it asks `stop`, and ends there when that is true: after fewer steps, perhaps.
       score: (state, split) -> totals over the whole split.
+      batch_indices: step -> the places in the training set of the images of its batch.
       watched: the split that is scored during training.
       final: the split whose error after the last iteration is the result.
       close: ends what the task keeps running beside the loop.
@@ -46,9 +50,11 @@ class Task:
     optimizer: optax.GradientTransformationExtraArgs
     card: Card
     preprocessing: Preprocessing
-    everywhere: Sharding
-    advance: Callable[[TrainState, int], tuple[TrainState, Metrics, Any]]
+    mesh: Mesh
+    program: Callable[[int], jax.stages.Compiled]
+    advance: Callable[[TrainState, int, Callable[[], bool]], tuple[TrainState, Metrics, Any]]
     score: Callable[[TrainState, str], Metrics]
+    batch_indices: Callable[[int], np.ndarray]
     watched: str
     final: str = "test"
     close: Callable[[], None] = lambda: None
@@ -68,36 +74,64 @@ def make_task(config: Config, say: Callable[[str], None], saved: Preprocessing |
     return stream_task(config, say, saved) if config.dataset.name in photographs.NAMES else resident_task(config)
 
 
+def _mesh(config: Config) -> Mesh:
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    fields = config.train
+    sharding.check_divides(
+        mesh,
+        fields.batch_size,
+        "config.train.batch_size",
+        accumulate=fields.accumulate,
+        group_size=config.model.group_size,
+    )
+    return mesh
+
+
 def resident_task(config: Config) -> Task:
     """A task whose whole data set lies on the devices; see `make_task`."""
-    mesh = sharding.make_mesh(config.mesh.data)
-    sharding.check_divides(mesh, config.train.batch_size, "config.train.batch_size")
-    everywhere = sharding.replicated(mesh)
+    mesh = _mesh(config)
     dataset = sources.load(config.dataset.name, config.dataset.data_dir, config.dataset.validation_images)
     model = build.model(config, len(dataset.class_names))
     optimizer = build.optimizer(config, len(dataset.train))
-    train_split = put_split(dataset.train, everywhere)
-    splits = {"test": put_split(dataset.test, everywhere)}
+    card = Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train))
+    train_split = put_split(dataset.train, mesh)
+    splits = {"test": put_split(dataset.test, mesh)}
     if dataset.validation is not None:
-        splits["validation"] = put_split(dataset.validation, everywhere)
-    preprocessing = jax.device_put(Preprocessing(jnp.asarray(per_pixel_mean(dataset.train.images))), everywhere)
-    seed = jax.device_put(np.uint32(config.seed), everywhere)
+        splits["validation"] = put_split(dataset.validation, mesh)
+    preprocessing = sharding.put_everywhere(mesh, Preprocessing(jnp.asarray(per_pixel_mean(dataset.train.images))))
+    seed = sharding.put_everywhere(mesh, np.uint32(config.seed))
+    batch_size = config.train.batch_size
     train_steps = compile_train_steps(
         model,
         optimizer,
         mesh,
-        batch_size=config.train.batch_size,
+        batch_size=batch_size,
         augmentation=build.augmentation(config),
+        accumulate=config.train.accumulate,
+        skip_bad=config.train.bad_steps > 0,
     )
     evaluate = compile_evaluate(model, mesh, batch_size=config.eval.batch_size)
+
+    @functools.cache
+    def program(steps: int):
+        state = abstract_state(model, optimizer, card.image_shape, mesh)
+        return train_steps.lower(state, train_split, preprocessing, seed, steps).compile()
+
+    def advance(state: TrainState, steps: int, stop: Callable[[], bool]):
+        made = program(steps)(state, train_split, preprocessing, seed)
+        stop()
+        return made
+
     return Task(
         model=model,
         optimizer=optimizer,
-        card=Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train)),
+        card=card,
         preprocessing=preprocessing,
-        everywhere=everywhere,
-        advance=lambda state, steps: train_steps(state, train_split, preprocessing, seed, steps),
+        mesh=mesh,
+        program=program,
+        advance=advance,
         score=lambda state, split: evaluate(state.variables, splits[split], preprocessing),
+        batch_indices=lambda step: np.asarray(batch_rows(config.seed, step, batch_size, len(dataset.train))),
         # Where there are images to validate on, the test images are looked at once, after the last iteration.
         watched="test" if dataset.validation is None else "validation",
     )
@@ -109,23 +143,41 @@ _AHEAD = 2
 
 def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing | None) -> Task:
     """A task whose photographs are read while it runs; see `make_task`."""
-    mesh = sharding.make_mesh(config.mesh.data)
-    everywhere = sharding.replicated(mesh)
+    mesh = _mesh(config)
     batch_size = config.train.batch_size
-    sharding.check_divides(mesh, batch_size, "config.train.batch_size")
     dataset = photographs.open_photographs(config.dataset.name, config.dataset.data_dir)
     model = build.model(config, len(dataset.class_names))
     optimizer = build.optimizer(config, len(dataset.train))
     cropping = build.cropping(config)
+    card = Card(dataset.class_names, (cropping.side, cropping.side, 3), dataset.crc)
     preprocessing = saved or build.photograph_preprocessing(config, dataset.train, say)
-    preprocessing = jax.device_put(preprocessing, everywhere)
-    seed = jax.device_put(np.uint32(config.seed), everywhere)
-    step = compile_stream_step(model, optimizer, mesh, noise=config.stream.color_noise, mirrored=config.dataset.mirror)
+    preprocessing = sharding.put_everywhere(mesh, preprocessing)
+    seed = sharding.put_everywhere(mesh, np.uint32(config.seed))
+    train_step = compile_stream_step(
+        model,
+        optimizer,
+        mesh,
+        noise=config.stream.color_noise,
+        mirrored=config.dataset.mirror,
+        accumulate=config.train.accumulate,
+        skip_bad=config.train.bad_steps > 0,
+    )
     evaluate = compile_stream_eval(model, mesh)
     damaged = stream.DamageReport(dataset.train, config.stream.damaged_share, say)
+    left_out = stream.DamageReport(dataset.validation, config.stream.damaged_share, say, "it is left out")
+    host = (jax.process_index(), jax.process_count())
     batches = None
 
-    def advance(state: TrainState, steps: int):
+    @functools.cache
+    def program(steps: int):
+        del steps  # each is a dispatch of its own
+        state = abstract_state(model, optimizer, card.image_shape, mesh)
+        cut = sharding.batch_sharded(mesh)
+        images = jax.ShapeDtypeStruct((batch_size, *card.image_shape), jnp.uint8, sharding=cut)
+        labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut)
+        return train_step.lower(state, images, labels, preprocessing, seed).compile()
+
+    def advance(state: TrainState, steps: int, stop: Callable[[], bool]):
         nonlocal batches
         if batches is None:
             batches = stream.train_batches(
@@ -135,9 +187,9 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
                 batch_size=batch_size,
                 start=int(state.step),
                 workers=build.workers(config),
-                host=(jax.process_index(), jax.process_count()),
+                host=host,
             )
-        found = []
+        step, found = program(1), []
         for _ in range(steps):
             batch = next(batches)
             damaged(batch.damaged)
@@ -146,30 +198,35 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
             found.append(metrics_and_rate)
             if len(found) > _AHEAD:
                 jax.block_until_ready(found[-_AHEAD - 1])
+            if stop():
+                break
         # Stacked here: on the devices it would be hundreds of dispatches, and a program for each number of steps.
         metrics, rates = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(found))
         return state, metrics, rates
 
     def score(state: TrainState, split: str) -> Metrics:
-        totals = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+        totals: Any = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
         size = config.eval.batch_size + -config.eval.batch_size % mesh.size
         photos, fields = getattr(dataset, split), config.stream
-        views = passes.central_batches(photos, fields.shorter_side, fields.side, fields.interpolation, size, left_out)
+        views = passes.central_batches(
+            photos, fields.shorter_side, fields.side, fields.interpolation, size, left_out, host
+        )
         for batch in views:
             found = evaluate(state.variables, Batch(*sharding.put_batch(mesh, batch)), preprocessing)
             # One batch at a time: the devices would hold all that the host is ahead of them.
-            totals = jax.block_until_ready(jax.tree.map(jnp.add, totals, found))
+            totals = jax.tree.map(np.add, jax.device_get(totals), jax.device_get(found))
         return totals
 
-    left_out = stream.DamageReport(dataset.validation, config.stream.damaged_share, say, "it is left out")
     return Task(
         model=model,
         optimizer=optimizer,
-        card=Card(dataset.class_names, (cropping.side, cropping.side, 3), dataset.crc),
+        card=card,
         preprocessing=preprocessing,
-        everywhere=everywhere,
+        mesh=mesh,
+        program=program,
         advance=advance,
         score=score,
+        batch_indices=lambda step: stream.batch_indices(len(dataset.train), config.seed, batch_size, step),
         watched="validation",
         final="validation",
         close=lambda: batches.close() if batches is not None else None,

@@ -1,0 +1,53 @@
+"""The command that prepares data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnet_jax.arguments import given, integer, no_more, parse, string
+from resnet_jax.errors import complain
+
+
+def prepare(arguments: Sequence[str]) -> None:
+    """Downloads a data set and prepares it for reading, once; or writes a cache of photographs.
+
+    resnet-jax prepare --dataset=cifar10|cifar100|imagenet2012 [--data_dir=DIR]
+    resnet-jax prepare cache --dataset=imagenet2012|folder --data_dir=DIR --output=DIR [--form=raw|jpeg]
+                             [--shorter_side=N] [--quality=95]
+
+    The first form needs the extra "prepare". A cache is for machines whose cores cannot feed the accelerator: raw
+    pixels (shorter side at most 256 by default; ImageNet takes about 340 GB), or JPEGs of which only what lies under a
+    window is decoded (1 % larger than ImageNet's own). Train on it with --config.dataset.name=cache
+    --config.dataset.data_dir=DIR. Running the same command again goes on where it was killed.
+    """
+    if arguments[:1] == ["cache"]:
+        _prepare_cache(arguments[1:])
+        return
+    values, rest = parse(arguments, string("dataset"), string("data_dir"))
+    no_more(rest)
+    from resnet_jax.data import prepared
+
+    print(f"prepared in {prepared.prepare(given(values.dataset, 'dataset'), values.data_dir)}")
+
+
+def _prepare_cache(arguments: Sequence[str]) -> None:
+    values, rest = parse(
+        arguments,
+        string("dataset", None, ("imagenet2012", "folder")),
+        string("data_dir"),
+        string("output"),
+        string("form", "raw", ("raw", "jpeg")),
+        integer("shorter_side"),
+        integer("quality", 95),
+    )
+    no_more(rest)
+    from resnet_jax.data.cache import write_cache
+
+    write_cache(
+        given(values.dataset, "dataset"),
+        values.data_dir,
+        Path(given(values.output, "output")),
+        form=values.form,
+        shorter_side=values.shorter_side,
+        quality=values.quality,
+        say=complain,
+    )

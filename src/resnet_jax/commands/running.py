@@ -1,0 +1,119 @@
+"""The commands that train, and the one that examines the machines before."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import config_flags
+
+from resnet_jax.arguments import (
+    DISTRIBUTED,
+    FORMAT,
+    config_flag,
+    given,
+    integer,
+    listed,
+    no_more,
+    parse,
+    string,
+    strings,
+    train_workdir,
+    with_config_paths,
+)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Trains a network, or goes on with what the workdir holds.
+
+    resnet-jax train --config=NAME[:VARIANT]|FILE [--config.FIELD=VALUE …] [--workdir=DIR]
+                     [--distributed=slurm|tpu|gke|HOST:PORT [--num_processes=N --process_id=I]]
+
+    The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, and folder for photographs of your own;
+    their files say more, and configs/base.py lists the fields. The workdir is runs/NAME by default. Running the same
+    command again goes on from the last checkpoint, or says that the run is complete.
+
+    On several hosts the same command runs once on each, or once for each GPU under srun; --distributed says how they
+    find each other, and HOST:PORT is the address of process 0. All of them must see the workdir.
+
+    Exit statuses: 0 the run is complete; 2 something is wrong, and would be again; 75 a signal stopped the run and its
+    state is saved; 76 another process of the run was lost. After 75 and 76 the same command goes on.
+    """
+    values, rest = parse(arguments, config_flag, string("workdir"), *DISTRIBUTED)
+    no_more(rest)
+    config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
+    from resnet_jax import sharding
+    from resnet_jax.training import loop
+
+    with sharding.processes(values.distributed, values.num_processes, values.process_id):
+        loop.train(config, directory)
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Trains one run for each point of a grid of config fields, and prints the table of results.
+
+    resnet-jax sweep --config=NAME --axis model.depth=20,32 --axis seed=0,1,2 [--config.FIELD=VALUE …] --workdir=DIR
+                     [--combine=product|zip] [--jobs=N]
+                     [--launcher=local|slurm --slurm NAME=VALUE,…]
+                     [--searcher=grid|optuna --trials=N]
+
+    Each point is a process of its own with a folder below DIR, where log.txt holds what it says. Running the same
+    command again skips the points that are complete and goes on with all others. Points that fail stop no other ones;
+    the exit status is 2 where there are any. Ctrl-C lets the points at work save first.
+
+    --combine=zip takes the first values of all axes together, then the second ones, and so on. --jobs is how many
+    points run at a time: by default 1, or one on each accelerator; a single job has all accelerators.
+
+    --launcher=slurm submits the points as a job array (extra "slurm"), --jobs of them at a time, with sbatch's options
+    as --slurm partition=gpu,gpus_per_node=1,time=600, the time in minutes. The jobs go on when this command is
+    interrupted, and the same command watches them again.
+
+    --searcher=optuna (extra "search") trains N points with which Optuna looks for the least validation error, which
+    needs --config.dataset.validation_images except for photographs. An axis is then also a range of numbers, such as
+    --axis optimizer.learning_rate=0.01..1:log. The study is in DIR/study.db.
+    """
+    values, rest = parse(
+        arguments,
+        config_flag,
+        string("workdir"),
+        strings("axis"),
+        string("combine", "product", ("product", "zip")),
+        integer("jobs"),
+        string("launcher", "local", ("local", "slurm")),
+        strings("slurm"),
+        string("searcher", "grid", ("grid", "optuna")),
+        integer("trials"),
+    )
+    no_more(rest)
+    given(values.config, "config")
+    from resnet_jax.sweeping.sweep import sweep as run
+
+    source = next(arg for arg in with_config_paths(arguments) if arg.startswith("--config=")).partition("=")[2]
+    overrides = config_flags.get_override_values(values["config"])
+    run(
+        source,
+        {field: repr(value) if isinstance(value, tuple) else str(value) for field, value in overrides.items()},
+        values.axis or [],
+        Path(given(values.workdir, "workdir")),
+        combine=values.combine,
+        jobs=values.jobs,
+        launcher=values.launcher,
+        slurm=listed(values.slurm or []),
+        searcher=values.searcher,
+        trials=values.trials,
+    )
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    """Examines the machines of a run: devices, versions, workdir, and how fast they pass data.
+
+    resnet-jax doctor [--workdir=DIR] [--distributed=… as for train] [--format=table|json]
+
+    Start it as training is to be started, on every host. The exit status is 2 where they cannot train together.
+    """
+    values, rest = parse(arguments, string("workdir"), FORMAT, *DISTRIBUTED)
+    no_more(rest)
+    from resnet_jax import doctor as examination
+    from resnet_jax import sharding
+
+    with sharding.processes(values.distributed, values.num_processes, values.process_id):
+        result = examination.examine(Path(values.workdir) if values.workdir else None)
+        examination.report(result, as_json=values.format == "json")

@@ -1,0 +1,151 @@
+"""What the processes of a run must agree on before it starts; a single process agrees with itself."""
+
+import contextlib
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# The key-value store of JAX's processes, which Orbax uses too, has no public name.
+from jax._src.distributed import global_state
+
+from resnet_jax.configs import Config
+from resnet_jax.errors import InputError
+
+# Each host may have its own.
+_OWN_FIELDS = ("dataset.data_dir", "stream.workers")
+
+# A file of another host can appear late where a network file system caches folders.
+_SEEN_WITHIN = 10.0
+_ANSWER_WITHIN = 300.0
+_numbers = itertools.count()
+
+
+def is_lead() -> bool:
+    """Whether this is process 0, which writes logs, results and reports."""
+    return jax.process_index() == 0
+
+
+def exchange(own: Any) -> list[Any]:
+    """Gives every process the JSON-able values of all of them, in their order; all of them call it, equally often.
+
+    Raises:
+      InputError: the processes are not connected, or one of them does not answer within five minutes.
+    """
+    number, count, own = next(_numbers), jax.process_count(), json.dumps(own)
+    if count == 1:
+        return [json.loads(own)]
+    client = global_state.client
+    if client is None:
+        raise InputError(f"there are {count} processes, which are not connected: give --distributed, see --help")
+    client.key_value_set(f"resnet_jax/exchange/{number}/{jax.process_index()}", own)
+    answers = []
+    for process in range(count):
+        try:
+            said = client.blocking_key_value_get(f"resnet_jax/exchange/{number}/{process}", int(_ANSWER_WITHIN * 1e3))
+        except jax.errors.JaxRuntimeError as error:
+            raise InputError(f"process {process} does not answer: see what it wrote, and start all again") from error
+        answers.append(json.loads(said))
+    return answers
+
+
+def check_same_config(config: Config) -> None:
+    """Refuses a run whose processes were started with different configs.
+
+    Raises:
+      InputError: on every process, naming the fields.
+    """
+    lead, *others = exchange(json.loads(config.to_json_best_effort()))
+    for process, other in enumerate(others, start=1):
+        ours, theirs = flat(lead), flat(other)
+        differing = [
+            f"config.{field} ({ours.get(field)!r} on process 0, {theirs.get(field)!r} on process {process})"
+            for field in sorted(ours | theirs)
+            if field not in _OWN_FIELDS and ours.get(field) != theirs.get(field)
+        ]
+        if differing:
+            raise InputError(
+                f"the processes have different configs, which differ in {', '.join(differing)}: "
+                "start all of them with the same command"
+            )
+
+
+def check_shared(directory: Path) -> None:
+    """Refuses a workdir that is not one and the same folder for every process; makes it if there is none.
+
+    Raises:
+      InputError: on every process, naming those that cannot write there, or do not see what others write.
+    """
+    if jax.process_count() == 1:
+        return
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+    errors, unseen = examine_folder(directory)
+    for process, error in enumerate(errors):
+        if error is not None:
+            raise InputError(f"process {process} cannot write in {directory}: {error}")
+    for process, others in enumerate(unseen):
+        if others:
+            raise InputError(
+                f"{directory} is not shared: process {process} does not see what process {others[0]} writes there; use "
+                "a --workdir on a file system that all hosts mount"
+            )
+
+
+def examine_folder(folder: Path) -> tuple[list[str | None], list[list[int]]]:
+    """Every process writes a file to its `folder` and looks for those of the others; all are removed again.
+
+    Returns:
+      for each process, why it could not write, or None; and for each process, the numbers of those that could write
+      whose file it does not see.
+    """
+    token, count = exchange(uuid.uuid4().hex)[0], jax.process_count()
+    paths = [folder / f".resnet-jax-{token}-{process}" for process in range(count)]
+    own = paths[jax.process_index()]
+    try:
+        errors = exchange(_write_error(own))
+        written = {process: path for process, path in enumerate(paths) if errors[process] is None}
+        return errors, exchange(_unseen(written))
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink()
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of fields as one level, by names such as "model.depth"."""
+    fields = {}
+    for name, value in tree.items():
+        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return fields
+
+
+def _write_error(path: Path) -> str | None:
+    try:
+        path.write_text("whether the processes of a run share this folder\n")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _unseen(paths: dict[int, Path]) -> list[int]:
+    """The processes whose files are still missing after a while."""
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while True:
+        missing = [process for process, path in paths.items() if not _opens(path)]
+        if not missing or time.monotonic() > deadline:
+            return missing
+        time.sleep(0.2)
+
+
+def _opens(path: Path) -> bool:
+    """Whether a file is there; it is opened, since a folder's listing may come from a cache."""
+    try:
+        path.open("rb").close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""Points as processes of this machine, each on an accelerator of its own where there are several."""
+
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from resnet_jax.errors import STOPPED
+from resnet_jax.sweeping.runs import Run
+
+
+def start_process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts resnet-jax with a command's arguments, in a session of its own; it ends when this process ends.
+
+    Args:
+      command: such as ["train", "--config=digits"].
+      log: a file for its output, behind what is there.
+      environment: variables beside those of this process.
+    """
+    arguments = [sys.executable, "-m", "resnet_jax.sweeping.child", *command]
+    with log.open("ab") as file:
+        file.write(f"$ resnet-jax {shlex.join(command)}\n".encode())
+        file.flush()
+        return subprocess.Popen(
+            arguments,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C in a terminal reaches all of a session: without its own, a point would be told twice, and the
+            # second signal ends it without a checkpoint.
+            start_new_session=True,
+        )
+
+
+def visible_devices() -> list[dict[str, str]]:
+    """The accelerators of this machine: for each the environment of a process that is to see no other one.
+
+    They are found without starting any, which would take them from the points: NVIDIA GPUs, where JAX's CUDA plugin is
+    installed, in CUDA_VISIBLE_DEVICES or else by `nvidia-smi -L` (parts of a GPU that MIG has cut up are devices of
+    their own); TPU chips, where libtpu is installed, in TPU_VISIBLE_CHIPS or else as /dev/accel* and /dev/vfio/*. None
+    on a CPU, or where JAX_PLATFORMS leaves them out.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS", "").split(",")
+    plugins = {entry.name for entry in importlib.metadata.entry_points(group="jax_plugins")}
+    if {"", "cuda", "gpu"} & set(platforms) and any("cuda" in name for name in plugins):
+        names = _listed("CUDA_VISIBLE_DEVICES")
+        if names is None:
+            names = _nvidia_devices()
+        if names:
+            return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+    if {"", "tpu"} & set(platforms) and importlib.util.find_spec("libtpu"):
+        names = _listed("TPU_VISIBLE_CHIPS")
+        if names is None:
+            files = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+            names = [str(i) for i in range(len(files))]
+        bounds = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+        return [{"TPU_VISIBLE_CHIPS": name, **bounds} for name in names]
+    return []
+
+
+def _listed(variable: str) -> list[str] | None:
+    value = os.environ.get(variable)
+    # CUDA takes no device from -1 on.
+    return None if value is None else [name for name in value.split(",") if name.strip() not in ("", "-1")]
+
+
+def _nvidia_devices() -> list[str]:
+    if not shutil.which("nvidia-smi"):
+        return []
+    said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"\(UUID: (MIG-[^)]+)\)", said) or re.findall(r"^GPU (\d+):", said, re.MULTILINE)
+
+
+class LocalProcesses:
+    """Runs points as processes of this machine, some at a time.
+
+    Attributes:
+      jobs: how many at a time; one for each accelerator, or one on a CPU, where none is given. A single job has all
+        accelerators; of several each has one, which they share where there are more jobs than accelerators.
+      running: those at work.
+    """
+
+    def __init__(self, jobs: int | None):
+        devices = visible_devices()
+        self.jobs = jobs or len(devices) or 1
+        self._environments: list[dict[str, str]] = [{} for _ in range(self.jobs)]
+        if self.jobs > 1 and devices:
+            self._environments = [dict(devices[i % len(devices)]) for i in range(self.jobs)]
+            sharing = -(-self.jobs // len(devices))
+            if sharing > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+                # Of a GPU's memory; JAX's own share of 0.75 is for a single process.
+                for environment in self._environments:
+                    environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+        self._slots: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
+
+    @property
+    def running(self) -> list[Run]:
+        """The runs at work."""
+        return [run for run, _ in self._slots.values()]
+
+    def start(self, commands: Sequence[tuple[Run, Sequence[str]]]) -> None:
+        """Starts the commands of runs, at most as many as there are free jobs."""
+        for run, command in commands:
+            slot = min(set(range(self.jobs)) - set(self._slots))
+            self._slots[slot] = run, start_process(command, run.log, self._environments[slot])
+
+    def ended(self) -> list[tuple[Run, str]]:
+        """Those that have ended since the last call, each with how."""
+        found = [(slot, run, process.poll()) for slot, (run, process) in self._slots.items()]
+        gone = [(slot, run, status) for slot, run, status in found if status is not None]
+        for slot, _, _ in gone:
+            _, process = self._slots.pop(slot)
+            if process.stdin is not None:
+                process.stdin.close()
+        return [(run, describe_status(status)) for _, run, status in gone]
+
+    def stop(self) -> None:
+        """Asks all to save and to end."""
+        for _, process in self._slots.values():
+            process.send_signal(signal.SIGTERM)
+
+
+def describe_status(status: int) -> str:
+    """An exit status as a line; negative ones are signals."""
+    if status == STOPPED:
+        return "it was stopped by a signal after saving"
+    if status == -signal.SIGKILL:
+        return "it was killed by SIGKILL, perhaps because memory had run out"
+    if status < 0:
+        return f"it was ended by {signal.Signals(-status).name}"
+    return f"it ended with exit status {status} and no result"

@@ -1,0 +1,107 @@
+"""Points that Optuna proposes. This file alone knows it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import InputError
+from resnet_jax.sweeping.points import Axes, Point, Range, point_name
+
+
+class Search:
+    """Optuna's study of a sweep, kept in DIR/study.db: the same command goes on with it.
+
+    A trial whose point has been trained before, in whatever start, gets that point's error; one that was interrupted is
+    proposed again, and so is one that failed in an earlier start.
+
+    Args:
+      axes: to search; values as categories, ranges as numbers.
+      trials: with an error, in all starts together; those that fail in this start count too.
+      directory: of the sweep.
+
+    Raises:
+      InputError: Optuna is not installed, or the study has other axes.
+    """
+
+    def __init__(self, axes: Axes, trials: int, directory: Path):
+        try:
+            import optuna
+        except ImportError as error:
+            raise InputError(
+                "--searcher=optuna needs Optuna: pip install 'deep-residual-jax[search]', or pip install optuna"
+            ) from error
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._states = optuna.trial.TrialState
+        self._study = optuna.create_study(
+            storage=f"sqlite:///{directory.absolute() / 'study.db'}", study_name="sweep", load_if_exists=True
+        )
+        self._distributions = {field: _distribution(axis) for field, axis in axes.items()}
+        described = {field: repr(axis) for field, axis in axes.items()}
+        if self._study.user_attrs.get("axes", described) != described:
+            raise InputError(f"{directory} holds a search over other axes: give the same ones, or another --workdir")
+        self._study.set_user_attr("axes", described)
+        past = self._study.get_trials(deepcopy=False)
+        # Another seed in each start: with the same one, a start would propose again what the last one began with.
+        self._study.sampler = optuna.samplers.TPESampler(seed=len(past), constant_liar=True)
+        self._left = trials - sum(trial.state == self._states.COMPLETE for trial in past)
+        # Numbers of the trials that wait for the error of each point.
+        self._open: dict[str, list[int]] = {}
+        self._again: list[tuple[int, dict[str, Any]]] = []
+        for trial in past:
+            if trial.state == self._states.RUNNING:
+                if trial.params.keys() == self._distributions.keys():
+                    self._again.append((trial.number, trial.params))
+                else:  # Killed while it was proposed.
+                    self._study.tell(trial.number, state=self._states.FAIL)
+        known = [trial.params for trial in past if trial.state != self._states.FAIL]
+        known += [trial.system_attrs.get("fixed_params") for trial in past if trial.state == self._states.WAITING]
+        for trial in past:
+            whole = trial.params.keys() == self._distributions.keys()
+            if trial.state == self._states.FAIL and whole and trial.params not in known:
+                known.append(trial.params)
+                self._study.enqueue_trial(trial.params)
+
+    @property
+    def complete(self) -> list[Point]:
+        """The points that have an error, each once, in the order of their trials."""
+        trials = self._study.get_trials(deepcopy=False, states=(self._states.COMPLETE,))
+        points = {point_name(point): point for point in (self._point(trial.params) for trial in trials)}
+        return list(points.values())
+
+    @property
+    def left(self) -> int:
+        """How many trials are still to be proposed."""
+        return max(self._left, 0)
+
+    def ask(self) -> Point:
+        """The point of the next trial, while any is left; `tell` is wanted for each."""
+        self._left -= 1
+        if self._again:
+            number, params = self._again.pop(0)
+        else:
+            trial = self._study.ask(self._distributions)
+            number, params = trial.number, trial.params
+        point = self._point(params)
+        self._open.setdefault(point_name(point), []).append(number)
+        return point
+
+    def tell(self, point: Point, error: float | None) -> None:
+        """Gives the validation error of a point, a share, or None where it failed, to all trials that wait for it."""
+        for number in self._open.pop(point_name(point), []):
+            if error is None:
+                self._study.tell(number, state=self._states.FAIL)
+            else:
+                self._study.tell(number, error)
+
+    def _point(self, params: dict[str, Any]) -> Point:
+        return {field: str(params[field]) for field in self._distributions}
+
+
+def _distribution(axis: Sequence[str] | Range) -> Any:
+    from optuna import distributions
+
+    if not isinstance(axis, Range):
+        return distributions.CategoricalDistribution(list(axis))
+    if isinstance(axis.low, int) and isinstance(axis.high, int):
+        return distributions.IntDistribution(axis.low, axis.high, log=axis.log)
+    return distributions.FloatDistribution(axis.low, axis.high, log=axis.log)

@@ -1,0 +1,245 @@
+"""One run for each point of a grid of config fields, or of a search among them, and a table of what came out."""
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from resnet_jax import build, workdir
+from resnet_jax.arguments import parse_config
+from resnet_jax.configs import Config
+from resnet_jax.data import photographs
+from resnet_jax.errors import InputError
+from resnet_jax.files import write_whole
+from resnet_jax.sweeping.display import Display, describe, results_table
+from resnet_jax.sweeping.local import LocalProcesses
+from resnet_jax.sweeping.points import Point, corners, grid, parse_axes, point_name
+from resnet_jax.sweeping.runs import Run, summarise
+from resnet_jax.sweeping.search import Search
+from resnet_jax.sweeping.slurm import SlurmArray
+from resnet_jax.training.interrupt import Interruptible
+
+# Seconds between two looks at the processes.
+_EVERY = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all points of a sweep have in common.
+
+    Attributes:
+      source, overrides: the config of all points; see `sweep`.
+      directory: of the sweep.
+      validation: whether the points' validation errors are wanted, and not those of their results.
+    """
+
+    source: str
+    overrides: Mapping[str, str]
+    directory: Path
+    validation: bool
+
+    def config(self, point: Point) -> Config:
+        """The config of a point; raises InputError for a field or value that does not exist."""
+        return parse_config(self.source, [f"{field}={value}" for field, value in {**self.overrides, **point}.items()])
+
+    def run(self, point: Point, config: Config) -> Run:
+        """A point as its folder shows it: complete or waiting; raises InputError if that is another config's."""
+        run = Run(point, self.directory / point_name(point), config.train.iterations)
+        if (run.directory / "config.json").exists():
+            workdir.claim(run.directory, config)
+        if (run.directory / "result.json").exists():
+            run.conclude("", validation=self.validation)
+        return run
+
+    def command(self, run: Run) -> list[str]:
+        """The arguments of resnet-jax that train a point."""
+        fields = [f"--config.{field}={value}" for field, value in {**self.overrides, **run.point}.items()]
+        return ["train", f"--config={self.source}", *fields, f"--workdir={run.directory}"]
+
+
+def sweep(
+    source: str,
+    overrides: Mapping[str, str],
+    axes: Sequence[str],
+    directory: Path,
+    *,
+    combine: str = "product",
+    jobs: int | None = None,
+    launcher: str = "local",
+    slurm: Sequence[str] = (),
+    searcher: str = "grid",
+    trials: int | None = None,
+) -> list[dict[str, Any]]:
+    """Trains every point of a grid, or those that a search proposes, each as a process with a folder of its own.
+
+    Calling it again goes on: complete points are skipped, all others run again from their last checkpoints. A point
+    that fails stops no other one.
+
+    Args:
+      source: the config of all points; see `arguments.parse_config`.
+      overrides: values of fields of it as on the command line, such as {"train.iterations": "20"}.
+      axes: see `points.parse_axes`.
+      directory: holds a folder such as "model.depth=20,seed=0" for each point, with a log.txt, and at the end
+        results.json: {"rows": what this returns, "points": state, error and log of each point}.
+      combine: see `points.grid`.
+      jobs: how many points at a time; see `local.LocalProcesses` and `slurm.SlurmArray` for the defaults.
+      launcher: "local" for processes of this machine, "slurm" for an array of SLURM.
+      slurm: parameters of sbatch; see `slurm.sbatch_parameters`.
+      searcher: "grid" for all points, "optuna" for `trials` points with which Optuna looks for the least validation
+        error; see `search.Search`.
+      trials: see there.
+
+    Returns:
+      The rows of `runs.summarise`; those of a search are of validation errors, the least one first.
+
+    Raises:
+      InputError: a field, value or option that does not exist, a search without validation images, another sweep in
+        the directory, or, when all points have ended, failed points.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, when the points at work have saved and ended. Jobs of SLURM go on.
+    """
+    parsed = parse_axes(axes)
+    plan = Plan(source, overrides, directory, validation=searcher == "optuna")
+    _check_options(plan, combine, jobs, launcher, slurm, trials)
+    # All of them first: a mistyped value shows before hours of training.
+    points = corners(parsed) if plan.validation else grid(parsed, combine)
+    configs = [plan.config(point) for point in points]
+    for config in configs:
+        _check(config, plan)
+    runs = [] if plan.validation else [plan.run(*each) for each in zip(points, configs, strict=True)]
+
+    directory.mkdir(parents=True, exist_ok=True)
+    console = Console(soft_wrap=True, highlight=False)
+    with _locked(directory), contextlib.ExitStack() as stack:
+        search = Search(parsed, trials, directory) if trials else None
+        if search:
+            runs += [plan.run(point, plan.config(point)) for point in search.complete]
+        launch = SlurmArray(directory, jobs, slurm) if launcher == "slurm" else LocalProcesses(jobs)
+        stack.callback(launch.stop)
+        display = stack.enter_context(Display(console, runs, len(runs) + (search.left if search else 0)))
+        with Interruptible() as interruption:
+            _run_all(plan, runs, launch, search, display, interruption)
+        if interruption.requested:
+            raise KeyboardInterrupt
+    return _finish(plan, runs, console)
+
+
+def _run_all(
+    plan: Plan,
+    runs: list[Run],
+    launch: LocalProcesses | SlurmArray,
+    search: Search | None,
+    display: Display,
+    interruption: Interruptible,
+) -> None:
+    """Starts points and watches them until all have ended, or until an interruption has stopped those at work."""
+    while True:
+        for run, ending in launch.ended():
+            run.conclude(ending, validation=plan.validation)
+            if interruption.requested and run.state == "failed":
+                run.state = "waiting"
+            elif search:
+                search.tell(run.point, run.error if run.state == "complete" else None)
+        if not interruption.requested and interruption.reached():
+            launch.stop()
+        if not interruption.requested:
+            _fill(plan, runs, launch, search)
+        display.update()
+        if not launch.running:
+            return
+        time.sleep(_EVERY)
+
+
+def _fill(plan: Plan, runs: list[Run], launch: LocalProcesses | SlurmArray, search: Search | None) -> None:
+    """Starts waiting points in the jobs that are free; where too few wait, a search adds some."""
+    free = launch.jobs - len(launch.running)
+    waiting = [run for run in runs if run.state == "waiting"]
+    while search and search.left and len(waiting) < free:
+        point = search.ask()
+        run = next((run for run in runs if run.point == point), None)
+        if run is None:
+            run = plan.run(point, plan.config(point))
+            runs.append(run)
+            waiting += [run] if run.state == "waiting" else []
+        if run.state in ("complete", "failed"):
+            search.tell(point, run.error if run.state == "complete" else None)
+    chosen = waiting[: int(min(free, len(waiting)))]
+    for run in chosen:
+        run.directory.mkdir(parents=True, exist_ok=True)
+        run.start_log()
+    launch.start([(run, plan.command(run)) for run in chosen])
+
+
+def _finish(plan: Plan, runs: Sequence[Run], console: Console) -> list[dict[str, Any]]:
+    """Writes results.json and shows the tables; raises InputError if points have failed."""
+    rows = summarise(runs)
+    if plan.validation:
+        rows.sort(key=lambda row: row["mean"])
+    path = plan.directory / "results.json"
+    write_whole(path, json.dumps({"rows": rows, "points": [run.as_json() for run in runs]}, indent=2) + "\n")
+    if rows:
+        title = "validation, the least error first" if plan.validation else "final iteration, never the best one"
+        console.print(results_table(rows, title))
+    failed = [run for run in runs if run.state == "failed"]
+    if failed:
+        for run in failed:
+            console.print(f"{run.name}: {describe(run)}", markup=False)
+        logs = ", ".join(str(run.log) for run in failed)
+        raise InputError(
+            f"{len(failed)} of {len(runs)} points failed: read {logs}; the same command runs them again and no others"
+        )
+    return rows
+
+
+def _check_options(
+    plan: Plan, combine: str, jobs: int | None, launcher: str, slurm: Sequence[str], trials: int | None
+) -> None:
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs is {jobs}, but it must be at least 1")
+    if slurm and launcher != "slurm":
+        raise InputError("--slurm is for --launcher=slurm, which is not given")
+    if not plan.validation:
+        if trials is not None:
+            raise InputError("--trials is for --searcher=optuna, which is not given")
+        return
+    if trials is None or trials < 1:
+        raise InputError("--searcher=optuna needs --trials=N, at least 1")
+    if combine != "product":
+        raise InputError("--combine is for grids: --searcher=optuna chooses the value of each axis itself")
+    if launcher == "slurm" and jobs is None:
+        raise InputError(
+            "--searcher=optuna with --launcher=slurm needs --jobs=N, how many trials learn nothing of others"
+        )
+
+
+def _check(config: Config, plan: Plan) -> None:
+    """Raises InputError for what no run can have, or what a search must not look at."""
+    if config.model.dtype == "auto":
+        # Which dtype that is depends on the accelerator, and to ask would take it from the points.
+        config = config.copy_and_resolve_references()
+        config.model.dtype = "float32"
+    build.check(config)
+    photographs_of_its_own = config.dataset.name in photographs.NAMES
+    if plan.validation and not (config.dataset.validation_images or photographs_of_its_own):
+        raise InputError(
+            "--searcher=optuna would choose by the test images, which are for the end: keep training images back to "
+            "validate on with --config.dataset.validation_images=N"
+        )
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds a sweep's folder until the end of this process, however that comes."""
+    with (directory / "sweep.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another sweep is at work in {directory}: wait for it, or use another --workdir"
+            ) from error
+        yield
