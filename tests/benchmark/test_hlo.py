@@ -1,0 +1,67 @@
+"""Collectives of a program that was written by hand."""
+
+import pytest
+
+from resnet_jax.benchmark.hlo import Collective, collectives_of_text
+
+PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %add.1 = f32[] add(%x, %y)
+}
+
+%inner_body (state: (s32[], bf16[2,3])) -> (s32[], bf16[2,3]) {
+  %sum = bf16[2,3]{1,0} all-reduce(%x), replica_groups=[4,2]<=[8], to_apply=%add, metadata={op_name="all-reduce("}
+  ROOT %inner = (s32[], bf16[2,3]) tuple(%i, %sum)
+}
+
+%outer_body (state: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %while.1 = (s32[], bf16[2,3]) while(%t), condition=%c, body=%inner_body, backend_config={"known_trip_count":{"n":"3"}}
+  %whole = f32[8,2]{1,0} all-gather(%part), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  ROOT %outer = (s32[], f32[8]) tuple(%i, %sum)
+}
+
+ENTRY %main (x: f32[8], y: (f32[], s8[3])) -> f32[] {
+  %while.2 = (s32[], f32[8]) while(%t), condition=%c, body=%outer_body, backend_config={"known_trip_count":{"n":"5"}}
+  %both = (f32[7]{0}, f32[], /*index=2*/f32[1,2]{1,0}) all-reduce(%a, %b, %c), replica_groups={}, to_apply=%add
+  %part = f32[2]{0} reduce-scatter(%a), replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, dimensions={0}, to_apply=%add
+  %call.1 = f32[] call(%x), to_apply=%called
+  ROOT %call.2 = f32[] call(%x), to_apply=%called
+}
+
+%called (x: f32[]) -> f32[] {
+  ROOT %moved = pred[5]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
+}
+"""
+
+
+def test_collectives_of_a_program_with_loops_in_loops():
+    assert collectives_of_text(PROGRAM) == {
+        Collective("all-reduce", 2, 12): 15,
+        Collective("all-gather", 4, 64): 5,
+        Collective("all-reduce", 8, 40): 1,
+        Collective("reduce-scatter", 4, 32): 1,
+        Collective("collective-permute", 8, 5): 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "message"),
+    [
+        ('backend_config={"known_trip_count":{"n":"3"}}', "metadata={}", "how often a loop with collectives turns"),
+        ("all-gather(", "all-gather-start(", "cannot be counted"),
+        ("['data'=2,'fsdp'=4] {'fsdp'}", "['data'=8] {'data':(1)4}", "how many devices take part"),
+    ],
+)
+def test_what_the_text_does_not_tell_is_an_error(part, other, message):
+    assert part in PROGRAM
+    with pytest.raises(ValueError, match=message):
+        collectives_of_text(PROGRAM.replace(part, other))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [("all-reduce", 150), ("all-gather", 75), ("reduce-scatter", 75), ("all-to-all", 75), ("collective-permute", 100)],
+)
+def test_what_a_ring_of_four_sends(kind, sent):
+    assert Collective(kind, 4, 100).sent_bytes == sent
