@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from absl import logging
 
 from resnet_jax.commands import COMMANDS
-from resnet_jax.errors import STOPPED, WRONG, InputError, Stopped
+from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, LostError, Stopped
 from resnet_jax.supervisor import supervise
 
 
@@ -44,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         print(f"stopped: {stopped}; run the same command again to go on", file=sys.stderr)
         return STOPPED
+    except LostError as lost:
+        print(
+            f"error: another process of this run was lost: {lost}; "
+            "run the same command again on every host to go on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return LOST
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130

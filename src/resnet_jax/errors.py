@@ -11,6 +11,10 @@ class Stopped(KeyboardInterrupt):
     """A signal ended a run, whose state is saved: the same command goes on."""
 
 
+class LostError(RuntimeError):
+    """Another process of the run is gone; the message says how this one noticed."""
+
+
 # Exit statuses. Those of a run that should be started again are not those of one that would only fail again.
 WRONG, STOPPED, LOST = 2, 75, 76
 

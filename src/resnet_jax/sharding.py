@@ -16,7 +16,7 @@ from jax._src.distributed import global_state
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax.errors import InputError, Stopped
+from resnet_jax.errors import InputError, LostError, Stopped
 
 # A batch is cut over both axes; parameters and the optimiser's state over "fsdp" only.
 AXES = ("data", "fsdp")
@@ -83,11 +83,17 @@ def processes(
     """`start_processes`, and leaves the others in a way that each of them can end as it has to.
 
     When process 0 is gone, so is what JAX's processes meet at, and every other one is ended.
+
+    Raises:
+      LostError: a collective failed, because the process at its other end is gone. Where none is under way nothing is
+        raised: JAX ends this process when it has not heard of another one for HEARTBEAT_SECONDS (see `supervisor`).
     """
     start_processes(distributed, num_processes, process_id)
     try:
         yield
-    except Exception:
+    except Exception as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and re.search("Gloo|NCCL", str(error)):
+            raise LostError(str(error).strip().splitlines()[0]) from error
         # `jax.process_index` would start the devices, which may be what is wrong.
         if jax.distributed.is_initialized() and global_state.process_id == 0:
             time.sleep(_SECONDS_TO_SAY_WHY)

@@ -1,0 +1,246 @@
+"""Runs of several real processes: the same curves as one, the same end whatever happens to them, and clear refusals."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import jax
+import members
+import numpy as np
+import pytest
+from members import Members, arrays_saved, losses, reached, trained
+from small_run import lines_of, result_of, saved_steps
+
+from resnet_jax import cli
+from resnet_jax.training import loop
+
+pytestmark = pytest.mark.subprocess
+
+SCRIPT = (members.__file__,)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return members.make_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="module")
+def alone(photographs, tmp_path_factory):
+    """The folder of all combinations trained by this process on one device."""
+    root = tmp_path_factory.mktemp("alone")
+    for name, config in members.combinations(photographs, {"mesh.data": 1}).items():
+        loop.train(config, root / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("count", "devices", "names"),
+    [
+        (2, 2, ["digits", "digits in groups", "photographs", "photographs in groups", "digits, cut"]),
+        # Each pipeline and each scope once more: all of them would compile for minutes on two cores.
+        (4, 1, ["digits in groups", "photographs"]),
+    ],
+)
+def test_the_loss_curve_is_that_of_one_process(alone, photographs, tmp_path, count, devices, names):
+    root = tmp_path / "runs"
+    with Members(tmp_path / "logs", count, devices, SCRIPT, "curves", str(root), str(photographs), *names) as group:
+        assert group.statuses() == [0] * count, group.errors()
+    for name in names:
+        run, other = root / name, alone / name.removesuffix(", cut")
+        ours, theirs = losses(run), losses(other)
+        assert list(ours) == list(theirs) == list(range(1, 21))
+        np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-4, err_msg=name)
+        # So close only because these are the same images in the same order.
+        assert np.median(np.abs(np.diff([*theirs.values()]))) > 1e-2
+        split = result_of(run)["split"]
+        for step, loss in losses(run, f"{split}_loss").items():
+            assert loss == pytest.approx(losses(other, f"{split}_loss")[step], rel=1e-3), (name, step)
+        assert result_of(run)[f"{split}_images"] == {"test": 360, "validation": 30}[split]
+        saved, expected = arrays_saved(run), arrays_saved(other)
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected["variables"]["params"]))
+        for part in ("params", "batch_stats"):
+            jax.tree.map(
+                lambda ours, theirs, largest=largest: np.testing.assert_allclose(
+                    ours, theirs, rtol=1e-3, atol=1e-3 * largest
+                ),
+                saved["variables"][part],
+                expected["variables"][part],
+            )
+    if "digits, cut" in names:
+        assert saved_steps(root / "digits, cut") == [10, 20]
+        assert "going on from the checkpoint of iteration 10" in group.outputs()[0]
+    # Process 0 alone speaks; and Gloo, whose threads cut each other's lines.
+    for output in group.outputs()[1:]:
+        assert [line for line in output.splitlines() if line and not line.startswith("[Gloo]")] == []
+
+
+STOPPED = {
+    "model.depth": 8,
+    "train.batch_size": 16,
+    # By default they follow the number of iterations.
+    "optimizer.boundaries": (),
+    "train.log_every": 2,
+    "train.eval_every": 30,
+    "train.checkpoint_every": 50,
+}
+
+
+def assert_stopped(group, directory):
+    """All ended with the status of a stop, after the same step, which is saved and logged; returns it."""
+    assert group.statuses() == [75] * len(group.processes), group.errors()
+    step = reached(directory)
+    assert saved_steps(directory)[-1] == step
+    line = f"stopped: the state of iteration {step} is saved; run the same command again to go on"
+    assert group.errors() == [[line]] * len(group.processes)
+    return step
+
+
+def test_a_signal_to_one_process_stops_all_and_loses_no_step(tmp_path):
+    def start(directory, iterations):
+        return trained(tmp_path / "logs", 2, 2, directory, "digits", STOPPED | {"train.iterations": iterations})
+
+    with start(tmp_path / "whole", 60) as group:
+        assert group.statuses() == [0, 0], group.errors()
+    whole = lines_of(tmp_path / "whole")
+
+    directory, steps = tmp_path / "run", [0]
+    for number, processes in ((signal.SIGTERM, [1]), (signal.SIGINT, [0]), (signal.SIGTERM, [0, 1])):
+        # JAX needs a second or two to spread a notice: more iterations than fit into that anywhere.
+        with start(directory, 20_000) as group:
+            group.when(lambda: reached(directory) >= steps[-1] + 6)
+            group.signal(number, *processes)
+            steps.append(assert_stopped(group, directory))
+        assert f"going on from the checkpoint of iteration {steps[-2]}" in group.outputs()[0] or steps[-2] == 0
+    assert sorted(set(steps)) == steps
+    # Every bit of the state is in the losses that follow.
+    lines = lines_of(directory)
+    assert [line["step"] for line in lines] == list(range(2, steps[-1] + 1, 2))
+    both = min(len(lines), len(whole))
+    assert 2 * both > steps[1] + 4
+    assert lines[:both] == whole[:both]
+
+
+LOST = r"error: another process of this run was lost.*[:;] run the same command again on every host"
+
+
+def kill(group, directory, step, process):
+    """Kills one of two processes once the step is logged; the other must say so."""
+    group.when(lambda: reached(directory) >= step)
+    group.signal(signal.SIGKILL, process)
+    other = 1 - process
+    assert group.processes[other].wait(90) == 76, group.errors()
+    (line,) = group.errors()[other]
+    assert re.match(LOST, line)
+    assert not (directory / "result.json").exists()
+
+
+def test_a_run_goes_on_with_other_processes_devices_and_workers_after_one_was_lost(photographs, tmp_path):
+    fields = members.NETWORK | members.CURVE
+    fields |= {
+        "optimizer.learning_rate": 0.002,
+        "train.iterations": 70,
+        "dataset.data_dir": photographs,
+        "eval.batch_size": 12,
+    }
+    directory, logs = tmp_path / "run", tmp_path / "logs"
+    one = members.photograph_config(photographs, {**fields, "mesh.data": 1, "dataset.data_dir": str(photographs)})
+    loop.train(one, tmp_path / "whole")
+
+    with trained(logs, 2, 2, directory, "folder", fields) as group:
+        kill(group, directory, 15, process=1)
+    other = fields | {"mesh.fsdp": 2, "stream.workers": 2, "model.remat": True}
+    with trained(logs, 1, 4, directory, "folder", other) as group:
+        begin = saved_steps(directory)[-1]
+        assert begin >= 10
+        group.when(lambda: f"iteration {begin}\n" in group.outputs()[0] and reached(directory) >= begin + 13)
+        group.signal(signal.SIGTERM, 0)
+        stopped = assert_stopped(group, directory)
+    with trained(logs, 2, 2, directory, "folder", fields | {"stream.workers": 1}) as group:
+        kill(group, directory, stopped + 5, process=0)
+    assert f"going on from the checkpoint of iteration {stopped}\n" in group.outputs()[0]
+    with trained(logs, 1, 2, directory, "folder", fields) as group:
+        assert group.statuses() == [0], group.errors()
+
+    ours, theirs = losses(directory), losses(tmp_path / "whole")
+    assert list(ours) == list(theirs) == list(range(1, 71))
+    np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-3)
+    assert np.median(np.abs(np.diff([*theirs.values()]))) > 1e-2
+
+
+REFUSALS = {
+    "configs": (
+        r"different configs, which differ in config.optimizer.learning_rate \(0.1 on process 0, 0.2 on process 1\), "
+        r"config.train.batch_size \(16 on process 0, 32 on process 1\): start all of them with the same command"
+    ),
+    # Loader workers may differ; what is wrong is something else.
+    "own configs": r"^config.mesh.data=3 asks for 3 devices, but the 2 processes have 4",
+    "workdirs": r"own[01] is not shared: process 0 does not see what process 1 writes there; use a --workdir on a file",
+    "unwritable": r"process 1 cannot write in .*: Not a directory",
+    "mesh.data": r"^config.mesh.data=3 asks for 3 devices, but the 2 processes have 4",
+    "mesh.data below": r"^config.mesh.data=1 asks for 1 devices, but the 2 processes have 4",
+    "mesh.fsdp": r"^config.mesh.fsdp is 3, which does not divide the 4 devices",
+    "both": r"^config.mesh.data=4 times config.mesh.fsdp=2 asks for 8 devices, but 4 are available",
+    "batch": r"^config.train.batch_size=18 cannot be divided by 4 devices: use a size such as 16 or 20",
+    "accumulate": r"batch_size=16 cannot be divided by 4 devices times config.train.accumulate=3: .* such as 12 or 24",
+    "group": r"^config.model.group_size=4 does not fit the 2 images that each of 4 devices has at a time: use",
+}
+
+
+def test_what_processes_cannot_train_is_refused_by_each_of_them(tmp_path):
+    with Members(tmp_path / "logs", 2, 2, SCRIPT, "refused", str(tmp_path), "none") as group:
+        assert group.statuses() == [0, 0], group.errors()
+    for process in range(2):
+        said = json.loads((tmp_path / f"refused{process}.json").read_text())
+        assert list(said) == list(REFUSALS)
+        for name, pattern in REFUSALS.items():
+            assert re.search(pattern, said[name]), (name, said[name])
+            assert "\n" not in said[name]
+    assert not (tmp_path / "refused" / "config.json").exists()
+
+
+def test_each_process_says_why_it_ends(tmp_path):
+    def own(process):
+        return [f"--config.train.batch_size={(16, 24)[process]}"]
+
+    fields = {"model.depth": 8}
+    with trained(tmp_path / "logs", 2, 1, tmp_path / "run", "digits", fields, own) as group:
+        assert group.statuses() == [2, 2]
+    for (line,) in group.errors():
+        assert "config.train.batch_size (16 on process 0, 24 on process 1)" in line
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--distributed=localhost:1234"], "needs --num_processes and --process_id: how many processes there are"),
+        (["--distributed=localhost:1234", "--process_id=0"], "localhost:1234 needs --num_processes: how many"),
+        (["--distributed=localhost:1234", "--num_processes=2"], "localhost:1234 needs --process_id: how many"),
+        (["--distributed=localhost:1234", "--num_processes=2", "--process_id=2"], "--process_id is 2, but it must be"),
+        (["--num_processes=2", "--process_id=0"], "--num_processes and --process_id go with --distributed=HOST:PORT"),
+        (["--distributed=node1:port", "--num_processes=2", "--process_id=0"], "node1:port is no address"),
+        (["--distributed=node1:"], "--distributed=node1: is no address: it must be HOST:PORT of process 0"),
+        (["--distributed=node1"], "--distributed is 'node1', but it must be slurm, tpu, gke or HOST:PORT"),
+        (
+            ["--distributed=slurm"],
+            "needs SLURM_STEP_NODELIST, SLURM_NTASKS, SLURM_PROCID, SLURM_LOCALID in the environment: start "
+            "the command with srun",
+        ),
+        (["--distributed=slurm", "--num_processes=2"], "go with --distributed=HOST:PORT"),
+        (["--distributed=tpu"], "--distributed=tpu needs libtpu: install the extra, .[tpu]"),
+        (["--distributed=gke"], "--distributed=gke needs libtpu: install the extra, .[tpu]"),
+    ],
+)
+def test_how_processes_cannot_find_each_other(arguments, message, tmp_path, monkeypatch, capsys):
+    for variable in ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    # As where it is not installed.
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    assert cli.main(["train", "--config=digits", f"--workdir={tmp_path / 'run'}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path(tmp_path / "run").exists()
