@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict broadcasting and a compilation cache for every test; set before JAX starts."""
+"""Eight CPU devices, strict broadcasting, quick compilation and a cache of it for every test; set before JAX starts."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,26 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "resnet_jax" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Most tests compile for seconds and compute for milliseconds; those that compute are marked `optimized`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimized(request):
+    """Of a module marked `optimized`, programs are compiled as users compile them."""
+    quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    if request.node.get_closest_marker("optimized"):
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
+        jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = quick
+    jax.config.update("jax_disable_most_optimizations", quick != "0")
 
 
 @pytest.fixture(scope="session")

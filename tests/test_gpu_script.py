@@ -1,4 +1,4 @@
-"""The GPU script runs all its parts, with tiny settings on a CPU, and its results can be read."""
+"""The GPU script runs its parts, with tiny settings on a CPU, and its results can be read."""
 
 import json
 import os
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parent.parent / "experiments" / "gpu" / "run_all.sh"
 
 @pytest.mark.subprocess
 @pytest.mark.test_data
-def test_every_part_leaves_results_and_is_not_run_twice(test_data, tmp_path):
+def test_parts_leave_results_and_are_not_run_twice(test_data, tmp_path):
     environment = {
         **os.environ,
         "TINY": "1",
@@ -26,18 +26,17 @@ def test_every_part_leaves_results_and_is_not_run_twice(test_data, tmp_path):
     def run(*parts):
         return subprocess.run(["bash", SCRIPT, *parts], env=environment, cwd=tmp_path, capture_output=True, text=True)
 
-    first = run()
+    # The other parts are these with another precision or network.
+    parts = ("imagenet_bfloat16", "cifar_float32", "variants", "input", "stream", "recipe_plain20")
+    first = run(*parts)
     assert first.returncode == 0, first.stderr
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert set(results) == {
         "train_resnet18_bfloat16",
-        "train_resnet18_float32",
-        "train_cifar_resnet8_bfloat16",
         "train_cifar_resnet8_float32",
         "variants_cifar_resnet8",
         "input_benchmark",
         "stream_resnet50_bfloat16",
-        "recipe_cifar_resnet_20",
         "recipe_cifar_plain_20",
     }
     for name, result in results.items():
@@ -51,7 +50,7 @@ def test_every_part_leaves_results_and_is_not_run_twice(test_data, tmp_path):
             assert all(variant["images_per_second"] > 0 for variant in result["variants"])
 
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
-    second = run()
+    second = run(*parts)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("already in") == len(results)
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}

@@ -17,6 +17,8 @@ from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.interop import convert, torch_weights
 from resnet_jax.interop.files import read_tensors, write_tensors
 
+pytestmark = pytest.mark.optimized
+
 WEIGHTS = ("resnet20-12fca82f", "resnet44-014dd654")
 
 

@@ -15,6 +15,8 @@ from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.files import read_tensors
 
+pytestmark = pytest.mark.optimized
+
 torch = torch_networks.torch
 
 TORCHVISION = {"stride_in": "3x3", "pool_alignment": "torch", "shortcut": "B"}

@@ -9,6 +9,8 @@ from small_run import assert_same_run, lines_of, saved_steps
 from resnet_jax import arguments
 from resnet_jax.training import loop
 
+pytestmark = pytest.mark.optimized
+
 # 96 pixels: on smaller ones the last maps are 2 x 2, on which XLA:CPU convolves 512 channels thirty times slower.
 FIELDS = """model.depth=50 model.group_size=8 stream.side=96 stream.scales=(110,206) stream.shorter_side=110
     optimizer.learning_rate=0.003 train.batch_size=16 train.iterations=20 train.log_every=2 train.eval_every=20
