@@ -186,7 +186,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path, capsys):
 
 
 def test_files_that_do_not_appear_are_unseen(tmp_path, monkeypatch):
-    monkeypatch.setattr(hosts, "_SEEN_WITHIN", 0.0)
+    monkeypatch.setattr(hosts, "SEEN_WITHIN", 0.0)
     (tmp_path / "one").write_text("")
     assert hosts._unseen({0: tmp_path / "one", 2: tmp_path / "two"}) == [2]
 

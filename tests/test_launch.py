@@ -206,11 +206,53 @@ def test_a_pod_goes_on_after_a_lost_host_only(machine, train, tmp_path):
     assert started["config"].optimizer.learning_rate == pytest.approx(0.8)
 
 
-def test_the_other_words_of_a_pod(machine):
+def test_a_pod_that_loses_hosts_again_and_again_is_given_up(machine, tmp_path):
+    log = tmp_path / "home" / "resnet-jax.log"
+    machine("tpu_pod.sh", "train", TPU="pod", ZONE="z", statuses=[76] * 30)
+    wait_for(lambda: log.exists() and "exit status 76" in log.read_text())
+    assert (tmp_path / "log").read_text().count("resnet-jax\ntrain") == 20
+
+
+def test_a_pod_that_is_stopped_between_two_starts_stays_so(machine, tmp_path):
+    log, home = tmp_path / "home" / "resnet-jax.log", tmp_path / "home"
+    (tmp_path / "bin" / "sleep").write_text(f"#!/bin/sh\ntouch {home}/resnet-jax.stop\n")
+    # A file of an earlier stop is none of this start's.
+    (home / "resnet-jax.stop").touch()
+    machine("tpu_pod.sh", "train", TPU="pod", ZONE="z", statuses=[76, 0])
+    wait_for(lambda: log.exists() and "exit status 76" in log.read_text())
+    assert (tmp_path / "log").read_text().count("resnet-jax\ntrain") == 1
+
+
+@pytest.mark.parametrize("folder", ["", "nets/resnet_jax"])
+def test_hosts_of_a_pod_get_the_whole_project(machine, tmp_path, folder):
+    repository, bin = tmp_path / "repository", tmp_path / "bin"
+    project = repository / folder
+    for name in ("setup.cfg", "src/resnet_jax/cli.py", "experiments/launch/tpu_pod.sh"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text((LAUNCH.parent.parent / name).read_text())
+    (project / "uncommitted").touch()
+    git = ["git", "-C", repository, "-c", "user.name=me", "-c", "user.email=me@example.org"]
+    for words in (["init", "--quiet"], ["add", "*.cfg", "*.py", "*.sh"], ["commit", "--quiet", "--message=all"]):
+        subprocess.run([*git, *words], check=True)
+    copy = 'cp "$5" "$HOME/resnet_jax.tar.gz"; exit'
+    gcloud = bin / "gcloud"
+    gcloud.write_text(gcloud.read_text().replace("\nfor each", f"\nif [[ $4 == scp ]]; then {copy}; fi\nfor each"))
+    for place in (bin / "sudo", bin / "python3.11", tmp_path / "home" / ".venv-resnet-jax" / "bin" / "pip"):
+        place.write_text("#!/bin/sh\nexit 0\n")
+        place.chmod(0o755)
+    done, _ = machine(project / "experiments" / "launch" / "tpu_pod.sh", "install", TPU="pod", ZONE="z")
+    assert done.returncode == 0, done.stderr
+    found = tmp_path / "home" / "resnet_jax"
+    files = {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()}
+    assert files == {"setup.cfg", "src/resnet_jax/cli.py", "experiments/launch/tpu_pod.sh"}
+
+
+def test_the_other_words_of_a_pod(machine, tmp_path):
     done, calls = machine("tpu_pod.sh", "doctor", TPU="pod", ZONE="z")
     assert calls[1] == ["resnet-jax", "doctor", "--workdir=/runs/resnet50-90ep", "--distributed=tpu"]
     done, calls = machine("tpu_pod.sh", "stop", TPU="pod", ZONE="z")
     assert calls[1] == ["pkill", "-TERM", "-x", "-o", "resnet-jax"]
+    assert (tmp_path / "home" / "resnet-jax.stop").exists()
     for words in ([], ["trian"]):
         done, calls = machine("tpu_pod.sh", *words, TPU="pod", ZONE="z")
         assert (done.returncode, calls) == (2, [])
@@ -234,7 +276,9 @@ def test_jobsets(path, train):
         if "onExitCodes" in rule:
             assert rule["onExitCodes"]["containerName"] == container["name"]
             actions |= dict.fromkeys(rule["onExitCodes"]["values"], rule["action"])
-    assert actions == {75: "Ignore", 76: "Ignore", 2: "FailJob"}
+    assert actions == {75: "Ignore", 2: "FailJob"}
+    assert job["backoffLimit"] == 0
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 20
     (rule,) = jobset["spec"]["failurePolicy"]["rules"]
     assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
 

@@ -1,4 +1,4 @@
-"""The soak in its short form: few lives instead of many."""
+"""The soak in its short form: few lives, of a few seconds each."""
 
 import json
 import signal
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "soak" / "soak.py"
-KILLS = 3
+KILLS = 2
 
 
 @pytest.mark.subprocess
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
-    command = [sys.executable, SCRIPT, f"--kills={KILLS}", "--iterations=200"]
+    command = [sys.executable, SCRIPT, f"--kills={KILLS}", "--iterations=60"]
     command += [f"--workdir={tmp_path / 'soak'}", f"--output={tmp_path / 'soak.json'}"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

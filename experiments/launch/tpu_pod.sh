@@ -25,9 +25,10 @@ case $what in
   install)
     archive=$(mktemp --suffix=.tar.gz)
     trap 'rm -f "$archive"' EXIT
-    git -C "$(dirname "${BASH_SOURCE[0]}")" archive --format=tar.gz --output="$archive" "HEAD:$(
-      git -C "$(dirname "${BASH_SOURCE[0]}")/../.." rev-parse --show-prefix
-    )"
+    project=$(dirname "${BASH_SOURCE[0]}")/../..
+    prefix=$(git -C "$project" rev-parse --show-prefix) # where the project is a folder of a larger repository
+    # In a folder git would archive that folder alone.
+    git -C "$(git -C "$project" rev-parse --show-toplevel)" archive --format=tar.gz --output="$archive" "HEAD:$prefix"
     gcloud compute tpus tpu-vm scp "$archive" "$TPU:resnet_jax.tar.gz" --zone="$ZONE" --worker=all
     # The Python of Ubuntu 22.04, which these hosts have, is 3.10.
     on_all 'set -e; sudo apt-get install --yes --quiet python3.11-venv; mkdir -p resnet_jax
@@ -42,10 +43,11 @@ case $what in
     command=$(quoted "$program" train --config=imagenet_90ep --config.train.batch_size=2048 \
       --config.optimizer.ramp_iterations=3127 --config.dataset.data_dir="${DATA:?}" \
       --workdir="${RUNS:?}/resnet50-90ep" --distributed=tpu "$@")
-    # Only 76, another host was lost, is worth another try without a look at the log.
-    loop="while $command; status=\$?; [ \$status = 76 ]; do sleep 5; done; echo \"exit status \$status\""
+    # Only 76, another host was lost, is worth another try without a look at the log, and not for ever.
+    loop="for try in {1..20}; do $command; status=\$?; [ \$status = 76 ] || break; sleep 5
+      [ ! -e resnet-jax.stop ] || break; done; echo \"exit status \$status\""
     # With a log instead of the connection, which may end before the training.
-    on_all "if pgrep -x resnet-jax; then echo 'it runs already: stop it first' >&2; exit 1; fi
+    on_all "if pgrep -x resnet-jax; then echo 'it runs already: stop it first' >&2; exit 1; fi; rm -f resnet-jax.stop
       setsid nohup bash -c $(quoted "$loop") </dev/null >>resnet-jax.log 2>&1 &"
     ;;
   log)
@@ -53,7 +55,8 @@ case $what in
     ;;
   stop)
     # The oldest: a process that started with --distributed is the child of another one, which passes the signal on.
-    on_all 'pkill -TERM -x -o resnet-jax'
+    # One that is between two starts finds the file.
+    on_all 'touch resnet-jax.stop; pkill -TERM -x -o resnet-jax'
     ;;
   *)
     echo "usage: tpu_pod.sh install|doctor|train|log|stop; got '$what'" >&2

@@ -111,6 +111,7 @@ class Soak:
             "JAX_NUM_CPU_DEVICES": str(shape.devices),
             "JAX_COMPILATION_CACHE_DIR": str(self.workdir.parent / "compilation_cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
             "PYTHONUNBUFFERED": "1",
         }
         started = []

@@ -1,7 +1,10 @@
 """Checkpoints: the whole state, the pre-processing and the class names of a step. This file alone knows Orbax."""
 
 import dataclasses
+import errno
 import fcntl
+import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +16,8 @@ from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.data.augment import Preprocessing
-from resnet_jax.errors import InputError, Stopped
-from resnet_jax.hosts import exchange, is_lead
+from resnet_jax.errors import InputError, Stopped, complain, is_passing
+from resnet_jax.hosts import SEEN_WITHIN, exchange, is_lead
 from resnet_jax.rng import hash_words
 from resnet_jax.sharding import make_mesh, replicated
 from resnet_jax.training.state import TrainState
@@ -80,14 +83,22 @@ class Checkpoints:
         kept: Any = policies.LatestN(keep_last)
         if keep_every is not None:
             kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(keep_every)])
+        # Small arrays are written by one device: for each to write its part, Orbax compiles a program for every shape.
+        context = ocp.Context()
+        context.array.saving.min_slice_bytes_for_replica_parallel = 2**24
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory),
+            context=context,
             # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
             preservation_policy=kept,
             # What a killed run was writing; a reader must leave alone what a live run is writing.
             cleanup_tmp_directories=write,
         )
+        # Orbax would ask JAX for a notice to stop at its steps; JAX remembers the last number that it was asked with,
+        # and those of the places where the loop can stop are others: a notice would pass unseen.
+        self._checkpointer._manager.reached_preemption = lambda step: False
+        self._agree()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -202,21 +213,52 @@ class Checkpoints:
         return card, fields
 
     def _newest_whole(self, load: Callable[[int], Any], say: Callable[[str], None]) -> Any:
-        steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        steps = self._steps()
         for step in reversed(steps):
+            found, error = None, None
             try:
-                return load(step)
+                found = load(step)
             except (MemoryError, InputError):
                 raise
-            except Exception as error:  # Orbax and TensorStore raise many types for damaged files.
-                say(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
+            except Exception as exception:  # Orbax and TensorStore raise many types for damaged files.
+                if is_passing(exception) or "RESOURCE_EXHAUSTED" in str(exception):
+                    raise
+                error = _first_line(exception)
+            # All processes go on from the same one.
+            error = next((each for each in exchange(error) if each is not None), None)
+            if error is None:
+                return found
+            say(f"checkpoint {step} is damaged and passed over: {error}")
         if steps:
             raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another --workdir")
         return None
 
     def _steps_from(self, step: int) -> list[int]:
         """Checkpoints that `restore` passed over: a run only gets to a step again when those could not be read."""
-        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints if checkpoint.step >= step]
+        return [each for each in self._steps() if each >= step]
+
+    def _steps(self) -> list[int]:
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def _seen(self) -> dict[str, int]:
+        """The checkpoints, and a checksum of the names, sizes and first bytes of their files."""
+        return {str(step): _crc_of_files(self.directory / str(step)) for step in self._steps()}
+
+    def _agree(self) -> None:
+        """Waits until all processes see the same files: a network file system shows the newest ones late to some.
+
+        Where one of them fails to read what the others read, Orbax lets these wait for it for minutes.
+        """
+        for _ in range(int(SEEN_WITHIN) + 1):
+            lead, *others = exchange(self._seen())
+            if all(other == lead for other in others):
+                return
+            time.sleep(1)
+            self._checkpointer.reload()
+        raise InputError(
+            f"the processes see different checkpoints in {self.directory}: use a --workdir on a file system that all "
+            "hosts mount"
+        )
 
 
 def saved_preprocessing(workdir: Path) -> Preprocessing | None:
@@ -252,13 +294,30 @@ def _lock(workdir: Path) -> IO[str]:
             f"another process is training in {workdir}: wait for it, or use another --workdir; processes of one run on "
             "several hosts are started with --distributed"
         ) from error
+    except OSError as error:
+        # Some network file systems have no locks.
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        complain(f"{workdir} cannot be locked ({error.strerror}): see to it that no other run writes there")
     return file
+
+
+def _crc_of_files(folder: Path) -> int:
+    crc = 0
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            what = f"{path.relative_to(folder)} {path.stat().st_size} ".encode() + file.read(1)
+        crc = zlib.crc32(what, crc)
+    return crc
 
 
 def _check_fingerprints(parts: list[Any], expected: list[int]) -> None:
     for part, value in zip(parts, expected, strict=False):
         if int(_fingerprint(part)[0]) != value:
             raise ValueError("its arrays are not those that were saved")
+
+
+_SMALL = 2**13
 
 
 @jax.jit
@@ -269,8 +328,13 @@ def _fingerprint(tree: Any) -> tuple[jax.Array, jax.Array]:
     same however the arrays are sharded.
     """
     total, finite = jnp.zeros((), jnp.uint32), jnp.ones((), bool)
-    for i, leaf in enumerate(jax.tree.leaves(tree)):
-        flat = leaf.reshape(-1)
+    leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
+    # Most are small, and all of those are one array here: to compile a hash of each took as long as a training step.
+    small, arrays = {}, [leaf for leaf in leaves if leaf.size > _SMALL]
+    for leaf in leaves:
+        if leaf.size <= _SMALL:
+            small.setdefault(leaf.dtype, []).append(leaf)
+    for i, flat in enumerate([*arrays, *map(jnp.concatenate, small.values())]):
         finite &= jnp.isfinite(flat).all()
         words = flat.astype(jnp.uint32) if flat.dtype == bool else jax.lax.bitcast_convert_type(flat, jnp.uint32)
         places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B9) + jnp.uint32(i)

@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from absl import logging
 
 from resnet_jax.commands import COMMANDS
-from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, LostError, Stopped
+from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, LostError, Stopped, is_passing
 from resnet_jax.supervisor import supervise
 
 
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (InputError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
+        if is_passing(cause):
+            print(f"error: {error}: run the same command again to go on", file=sys.stderr)
+            return LOST
         full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC and "the disk is full" not in str(error)
         said = "the disk is full: free some space and run the same command again" if full else error
         print(f"error: {said}", file=sys.stderr)
@@ -60,7 +64,12 @@ def run() -> NoReturn:
     """The console script: `main`, and the end of the process."""
     if any(argument.startswith("--distributed") for argument in sys.argv):
         supervise()
-    status = main()
+    try:
+        status = main()
+    except BaseException:
+        # The end of Python would wait for minutes for the other processes of a run, which wait for this one.
+        traceback.print_exc()
+        status = 1
     if status:
         # Threads of XLA or TensorStore that are left at work after an interruption or on a full disk can crash Python
         # while it tears itself down, or print tracebacks.

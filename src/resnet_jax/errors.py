@@ -1,5 +1,6 @@
 """What the command line turns into one line and an exit status, instead of a traceback; and lines that stop nothing."""
 
+import errno
 import sys
 
 
@@ -13,6 +14,15 @@ class Stopped(KeyboardInterrupt):
 
 class LostError(RuntimeError):
     """Another process of the run is gone; the message says how this one noticed."""
+
+
+# A server or a cable that may be back at the next start.
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN)
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether a file system failed in a way that another start may find mended."""
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 # Exit statuses. Those of a run that should be started again are not those of one that would only fail again.

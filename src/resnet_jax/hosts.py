@@ -21,8 +21,9 @@ from resnet_jax.errors import InputError
 _OWN_FIELDS = ("dataset.data_dir", "stream.workers")
 
 # A file of another host can appear late where a network file system caches folders.
-_SEEN_WITHIN = 10.0
-_ANSWER_WITHIN = 300.0
+SEEN_WITHIN = 10.0
+# Longer than Orbax waits for a process that has given a checkpoint up.
+_ANSWER_WITHIN = 600.0
 _numbers = itertools.count()
 
 
@@ -35,7 +36,7 @@ def exchange(own: Any) -> list[Any]:
     """Gives every process the JSON-able values of all of them, in their order; all of them call it, equally often.
 
     Raises:
-      InputError: the processes are not connected, or one of them does not answer within five minutes.
+      InputError: the processes are not connected, or one of them does not answer within ten minutes.
     """
     number, count, own = next(_numbers), jax.process_count(), json.dumps(own)
     if count == 1:
@@ -73,6 +74,25 @@ def check_same_config(config: Config) -> None:
                 f"the processes have different configs, which differ in {', '.join(differing)}: "
                 "start all of them with the same command"
             )
+
+
+def check_same_data(facts: Mapping[str, Any]) -> None:
+    """Refuses a run whose processes have different data.
+
+    Args:
+      facts: what is known of this process's data, by what it is called.
+
+    Raises:
+      InputError: on every process, naming what differs.
+    """
+    lead, *others = exchange(dict(facts))
+    for process, other in enumerate(others, start=1):
+        for name, value in lead.items():
+            if other[name] != value:
+                raise InputError(
+                    f"the processes have different data: {name} is {value} on process 0 and {other[name]} on process "
+                    f"{process}; use the same files for config.dataset.data_dir on every host"
+                )
 
 
 def check_shared(directory: Path) -> None:
@@ -134,7 +154,7 @@ def _write_error(path: Path) -> str | None:
 
 def _unseen(paths: dict[int, Path]) -> list[int]:
     """The processes whose files are still missing after a while."""
-    deadline = time.monotonic() + _SEEN_WITHIN
+    deadline = time.monotonic() + SEEN_WITHIN
     while True:
         missing = [process for process, path in paths.items() if not _opens(path)]
         if not missing or time.monotonic() > deadline:

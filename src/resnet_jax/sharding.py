@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax.errors import InputError, LostError, Stopped
+from resnet_jax.supervisor import joined
 
 # A batch is cut over both axes; parameters and the optimiser's state over "fsdp" only.
 AXES = ("data", "fsdp")
@@ -41,7 +42,8 @@ def start_processes(distributed: str | None, num_processes: int | None = None, p
       num_processes, process_id: with "HOST:PORT", how many there are and which one this is, from 0 on.
 
     Raises:
-      InputError: says what is missing, or that the others could not be reached.
+      InputError: says what is missing. Where the others do not come within five minutes JAX ends this process (see
+        `supervisor`).
     """
     explicit = distributed is not None and ":" in distributed
     if not explicit and (num_processes is not None or process_id is not None):
@@ -89,10 +91,13 @@ def processes(
         raised: JAX ends this process when it has not heard of another one for HEARTBEAT_SECONDS (see `supervisor`).
     """
     start_processes(distributed, num_processes, process_id)
+    joined()
     try:
         yield
     except Exception as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and re.search("Gloo|NCCL", str(error)):
+        # JAX raises the one or the other, by where it waits for the collective.
+        failed = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and re.search("Gloo|NCCL", str(error))
+        if failed and not isinstance(error, InputError):
             raise LostError(str(error).strip().splitlines()[0]) from error
         # `jax.process_index` would start the devices, which may be what is wrong.
         if jax.distributed.is_initialized() and global_state.process_id == 0:

@@ -115,9 +115,8 @@ class MetricsLog:
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-        path = workdir / "metrics.jsonl"
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a")
+        self._path = workdir / "metrics.jsonl"
+        self._begin(kept)
         (workdir / "events").mkdir(exist_ok=True)
         self._events = EventsWriter(str(workdir / "events" / "events"))
         # TensorBoard forgets the steps that will be written again.
@@ -127,11 +126,25 @@ class MetricsLog:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of one step."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        self._write_events(step, scalars)
+
+    def amend(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds scalars to the last line, which is that of this step."""
+        self._file.close()
+        *before, last = read_metrics(self._path.parent)
+        self._begin([*before, {**last, **scalars}])
+        self._write_events(step, scalars)
+
+    def _begin(self, lines: list[dict[str, Any]]) -> None:
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        self._file = self._path.open("a")
+
+    def _write_events(self, step: int, scalars: Mapping[str, float]) -> None:
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
 
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
         for name, value in scalars.items():
             self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
         self._events.flush()

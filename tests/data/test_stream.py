@@ -23,7 +23,7 @@ from PIL import Image
 from resnet_jax.data import stream
 from resnet_jax.data.photographs import open_photographs
 from resnet_jax.data.stream import Cropping, DamageReport
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, LostError
 
 SIDE = 32
 CROPPING = Cropping("scale", (HEIGHT, HEIGHT), SIDE)
@@ -308,6 +308,6 @@ def test_a_worker_that_is_killed(folder):
     next(batches)
     (worker,) = [child for child in multiprocessing.active_children() if "Tracker" not in type(child).__name__]
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(InputError, match=r"was killed.*config\.stream\.workers=1"):
+    with pytest.raises(LostError, match=r"was killed.*config\.stream\.workers is 1"):
         list(itertools.islice(batches, 20))
     batches.close()

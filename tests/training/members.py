@@ -17,8 +17,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small_run import lines_of, saved_steps, small_config
 
-from resnet_jax import hosts, sharding
+from resnet_jax import checkpoint, hosts, sharding
+from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import folder as folder_config
+from resnet_jax.data import sources
 from resnet_jax.errors import InputError
 from resnet_jax.training import loop
 
@@ -202,19 +204,35 @@ def train_curves(process, root, photographs, *names):
         if name in known:
             loop.train(known[name], root / name)
         else:
-            train_cut(root)
+            train_cut(process, root)
 
 
-def train_cut(root):
-    cut = small_config(CURVE | {"mesh.fsdp": 2})
-    train_until(15, cut, root / "digits, cut")
-    assert reached(root / "digits, cut") == 15
+def train_cut(process, root):
+    """Two lives, with parameters cut in two; at the second one's start process 1 sees the checkpoints late, and reads
+    other bits of the newest one.
+    """
+    cut = small_config(CURVE | {"mesh.fsdp": 2, "train.checkpoint_every": 5})
+    train_until(17, cut, root / "digits, cut")
+    assert reached(root / "digits, cut") == 17
+    if process == 1:
+        see, check, late, damaged = Checkpoints._seen, checkpoint._check_fingerprints, [True], [True]
+        Checkpoints._seen = lambda checkpoints: {} if late and late.pop() else see(checkpoints)
+        checkpoint._check_fingerprints = lambda parts, expected: check(
+            parts, [0] if damaged and damaged.pop() else expected
+        )
     loop.train(cut, root / "digits, cut")
+
+
+def shortened(dataset, by):
+    """Without some of the images to test with."""
+    images, labels = dataset.test.images, dataset.test.labels
+    test = dataclasses.replace(dataset.test, images=images[by:], labels=labels[by:])
+    return dataclasses.replace(dataset, test=test)
 
 
 def refused(process, root, photographs):
     """Writes down how each of many wrong starts is refused."""
-    hosts._SEEN_WITHIN = 1.0
+    hosts.SEEN_WITHIN = 1.0
     (root / "file").write_text("no folder")
     shared = root / "refused"
     starts = {
@@ -236,6 +254,14 @@ def refused(process, root, photographs):
             loop.train(small_config({"mesh.data": None} | fields), directory)
         except InputError as error:
             said[name] = str(error)
+    load = sources.load
+    try:
+        sources.load = lambda *arguments: shortened(load(*arguments), by=process)
+        loop.train(small_config({"mesh.data": None}), shared)
+    except InputError as error:
+        said["data"] = str(error)
+    finally:
+        sources.load = load
     (root / f"refused{process}.json").write_text(json.dumps(said))
 
 
@@ -245,7 +271,8 @@ def main():
     task, root, photographs, *names, address, count, process = sys.argv[1:]
     count, process = (int(each.partition("=")[2]) for each in (count, process))
     with sharding.processes(address.partition("=")[2], count, process):
-        {"curves": train_curves, "refused": refused}[task](process, Path(root), Path(photographs), *names)
+        tasks = {"curves": train_curves, "refused": refused}
+        tasks[task](process, Path(root), Path(photographs), *names)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,31 @@ way.
 """
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import members
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from members import arrays_saved, photograph_config, train_until
 from small_run import FIELDS, lines_of, result_of, saved_steps, small_config
 
-from resnet_jax import build, workdir
+from resnet_jax import build, cli, workdir
+from resnet_jax.checkpoint import Checkpoints
+from resnet_jax.data import passes, sources, stream
 from resnet_jax.data import photographs as photographs_module
-from resnet_jax.data import sources, stream
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.pipeline import Augmentation, DeviceSplit, train_batch
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Stopped
 from resnet_jax.training import loop
 from resnet_jax.training.loop import train
 
@@ -196,6 +203,94 @@ def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monk
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays_saved(tmp_path)))
 
 
+def test_a_signal_in_the_middle_of_a_validation_waits_for_nothing(folder, tmp_path, monkeypatch):
+    """30 photographs in three batches; the signal comes at the second one."""
+    config = photograph_config(folder, STREAMED | {"train.iterations": 8, "train.eval_every": 4})
+    train(config, tmp_path / "whole")
+    central_batches, seen = passes.central_batches, []
+
+    def batches(*arguments):
+        for batch in central_batches(*arguments):
+            seen.append(batch)
+            if len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(passes, "central_batches", batches)
+    with pytest.raises(Stopped, match="the state of iteration 4 is saved"):
+        train(config, tmp_path / "run")
+    assert len(seen) == 2
+    assert saved_steps(tmp_path / "run") == [4]
+    (line,) = lines_of(tmp_path / "run")
+    assert "train_loss" in line
+    assert "validation_loss" not in line
+    # It is scored before anything else.
+    train(config, tmp_path / "run")
+    assert lines_of(tmp_path / "run") == lines_of(tmp_path / "whole")
+    assert [line["step"] for line in lines_of(tmp_path / "run") if "validation_loss" in line] == [4, 8]
+    assert result_of(tmp_path / "run") == result_of(tmp_path / "whole")
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch):
+    load = sources.load
+
+    def poisoned_load(*arguments):
+        dataset = load(*arguments)
+        labels = np.full_like(dataset.test.labels, WRONG_LABEL)
+        return dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, labels=labels))
+
+    monkeypatch.setattr(sources, "load", poisoned_load)
+    with pytest.raises(InputError) as error:
+        train(small_config({"train.checkpoint_every": 10}), tmp_path)
+    assert str(error.value) == (
+        "the loss on the test images is nan after iteration 20; the checkpoint of iteration 10 is whole. A lower "
+        "config.optimizer.learning_rate or a warm-up may help, in another --workdir"
+    )
+
+
+@pytest.mark.parametrize(("number", "is_damage"), [(errno.ENOENT, True), (errno.EIO, False), (errno.ESTALE, False)])
+def test_a_file_system_that_fails_for_the_moment_is_no_damage(tmp_path, monkeypatch, number, is_damage):
+    train_until(40, small_config(), tmp_path)
+    read = Checkpoints._load_card
+
+    def fail(checkpoints, step):
+        if step == 40:
+            raise OSError(number, os.strerror(number))
+        return read(checkpoints, step)
+
+    monkeypatch.setattr(Checkpoints, "_load_card", fail)
+    directory = str(tmp_path)
+    arguments = ["train", "--config=digits", f"--workdir={directory}"]
+    arguments += [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    assert cli.main(arguments) == (0 if is_damage else 76)
+
+
+@pytest.mark.parametrize(
+    ("number", "runs"), [(errno.ENOLCK, True), (errno.ENOSYS, True), (errno.EOPNOTSUPP, True), (errno.EPERM, False)]
+)
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, number, runs):
+    def flock(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    if runs:
+        with Checkpoints(tmp_path, write=True):
+            assert "cannot be locked" in capsys.readouterr().err
+    else:
+        with pytest.raises(PermissionError):
+            Checkpoints(tmp_path, write=True)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_what_is_said_of_a_process_that_jax_ended(found):
+    code = "from resnet_jax import supervisor\nimport os\nsupervisor.supervise()\n"
+    code += f"if {found}: supervisor.joined()\nos.abort()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 76
+    assert ended.stderr.count("\n") == 1
+    assert ("was lost" in ended.stderr, "did not find each other" in ended.stderr) == (found, not found)
+
+
 @pytest.mark.parametrize(
     ("fields", "kept"),
     [
@@ -205,9 +300,13 @@ def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monk
         ({"train.keep_last": 6}, [10, 20, 30, 40, 50, 60]),
     ],
 )
-def test_which_checkpoints_are_kept(tmp_path, fields, kept):
+def test_which_checkpoints_are_kept(tmp_path, monkeypatch, fields, kept):
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
     train(small_config({"train.checkpoint_every": 10, "train.eval_every": 60} | fields), tmp_path)
     assert saved_steps(tmp_path) == kept
+    # JAX remembers the number that it was last asked with: Orbax must not ask with numbers of its own.
+    assert asked == []
 
 
 def test_what_may_change_between_two_starts(tmp_path, capsys):

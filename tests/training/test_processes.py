@@ -37,8 +37,8 @@ def alone(photographs, tmp_path_factory):
 @pytest.mark.parametrize(
     ("count", "devices", "names"),
     [
-        (2, 2, ["digits", "digits in groups", "photographs", "photographs in groups", "digits, cut"]),
-        # Each pipeline and each scope once more: all of them would compile for minutes on two cores.
+        # Each pipeline with each scope once: all of them on both would compile for minutes on two cores.
+        (2, 2, ["digits", "photographs in groups", "digits, cut"]),
         (4, 1, ["digits in groups", "photographs"]),
     ],
 )
@@ -68,8 +68,10 @@ def test_the_loss_curve_is_that_of_one_process(alone, photographs, tmp_path, cou
                 expected["variables"][part],
             )
     if "digits, cut" in names:
-        assert saved_steps(root / "digits, cut") == [10, 20]
-        assert "going on from the checkpoint of iteration 10" in group.outputs()[0]
+        assert saved_steps(root / "digits, cut") == [10, 15, 20]
+        # What one of them cannot read none of them goes on from.
+        assert "checkpoint 15 is damaged and passed over: its arrays are not those" in group.outputs()[0]
+        assert "going on from the checkpoint of iteration 10\n" in group.outputs()[0]
     # Process 0 alone speaks; and Gloo, whose threads cut each other's lines.
     words = ("multiply-adds", "iteration", "error", "checkpoint", "images")
     assert all(word in group.outputs()[0] for word in words)
@@ -106,7 +108,7 @@ def test_a_signal_to_one_process_stops_all_and_loses_no_step(tmp_path):
     whole = lines_of(tmp_path / "whole")
 
     directory, steps = tmp_path / "run", [0]
-    for number, processes in ((signal.SIGTERM, [1]), (signal.SIGINT, [0]), (signal.SIGTERM, [0, 1])):
+    for number, processes in ((signal.SIGTERM, [1]), (signal.SIGINT, [0, 1])):
         # JAX needs a second or two to spread a notice: more iterations than fit into that anywhere.
         with start(directory, 20_000) as group:
             group.when(lambda: reached(directory) >= steps[-1] + 6)
@@ -140,7 +142,7 @@ def test_a_run_goes_on_with_other_processes_devices_and_workers_after_one_was_lo
     fields = members.NETWORK | members.CURVE
     fields |= {
         "optimizer.learning_rate": 0.002,
-        "train.iterations": 70,
+        "train.iterations": 50,
         "dataset.data_dir": photographs,
         "eval.batch_size": 12,
     }
@@ -150,21 +152,17 @@ def test_a_run_goes_on_with_other_processes_devices_and_workers_after_one_was_lo
 
     with trained(logs, 2, 2, directory, "folder", fields) as group:
         kill(group, directory, 15, process=1)
+    begin, reached_before = saved_steps(directory)[-1], reached(directory)
+    assert begin >= 10
+    with trained(logs, 2, 2, directory, "folder", fields | {"stream.workers": 1}) as group:
+        kill(group, directory, reached_before + 5, process=0)
+    assert f"going on from the checkpoint of iteration {begin}\n" in group.outputs()[0]
     other = fields | {"mesh.fsdp": 2, "stream.workers": 2, "model.remat": True}
     with trained(logs, 1, 4, directory, "folder", other) as group:
-        begin = saved_steps(directory)[-1]
-        assert begin >= 10
-        group.when(lambda: f"iteration {begin}\n" in group.outputs()[0] and reached(directory) >= begin + 13)
-        group.signal(signal.SIGTERM, 0)
-        stopped = assert_stopped(group, directory)
-    with trained(logs, 2, 2, directory, "folder", fields | {"stream.workers": 1}) as group:
-        kill(group, directory, stopped + 5, process=0)
-    assert f"going on from the checkpoint of iteration {stopped}\n" in group.outputs()[0]
-    with trained(logs, 1, 2, directory, "folder", fields) as group:
         assert group.statuses() == [0], group.errors()
 
     ours, theirs = losses(directory), losses(tmp_path / "whole")
-    assert list(ours) == list(theirs) == list(range(1, 71))
+    assert list(ours) == list(theirs) == list(range(1, 51))
     np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-3)
     assert np.median(np.abs(np.diff([*theirs.values()]))) > 1e-2
 
@@ -185,6 +183,7 @@ REFUSALS = {
     "batch": r"^config.train.batch_size=18 cannot be divided by 4 devices: use a size such as 16 or 20",
     "accumulate": r"batch_size=16 cannot be divided by 4 devices times config.train.accumulate=3: .* such as 12 or 24",
     "group": r"^config.model.group_size=4 does not fit the 2 images that each of 4 devices has at a time: use",
+    "data": r"different data: the number of images to score is 360 on process 0 and 359 on process 1; use ",
 }
 
 
@@ -198,6 +197,37 @@ def test_what_processes_cannot_train_is_refused_by_each_of_them(tmp_path):
             assert re.search(pattern, said[name]), (name, said[name])
             assert "\n" not in said[name]
     assert not (tmp_path / "refused" / "config.json").exists()
+
+
+ENDLESS = """
+import sys
+import jax, numpy as np
+from resnet_jax import cli, commands, hosts, sharding
+
+def train(arguments):
+    address, count, process = (each.partition("=")[2] for each in arguments)
+    with sharding.processes(address, int(count), int(process)):
+        mesh = sharding.make_mesh()
+        add = jax.jit(lambda ones: ones.sum(), out_shardings=sharding.replicated(mesh))
+        for step in range(10_000_000):
+            jax.device_get(add(sharding.put_batch(mesh, np.ones(1))))
+            if step == 100 and jax.process_index() == {faulty}:
+                {fault}
+
+commands.COMMANDS["train"] = train
+sys.argv[0] = "resnet-jax"
+sys.argv.insert(1, "train")
+cli.run()
+"""
+
+
+@pytest.mark.parametrize("faulty", [0, 1])
+def test_an_error_that_nobody_foresaw_ends_all_processes_at_once(tmp_path, faulty):
+    program = ENDLESS.format(faulty=faulty, fault="raise KeyError('a bug')")
+    with Members(tmp_path / "logs", 2, 1, ("-c", program)) as group:
+        assert group.statuses() == [1 if process == faulty else 76 for process in range(2)], group.errors()
+    assert group.errors()[faulty] == ["Traceback (most recent call last):"]
+    assert re.match(LOST, *group.errors()[1 - faulty])
 
 
 def test_each_process_says_why_it_ends(tmp_path):

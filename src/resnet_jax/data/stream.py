@@ -22,7 +22,7 @@ from resnet_jax.data.decode import UnreadableImageError, area_window, read_windo
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs
 from resnet_jax.data.tiles import ImageData
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, LostError
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ def _order(count: int, seed: int) -> Any:
 class TrainBatches(Iterator[HostBatch]):
     """What `train_batches` makes. Its workers start with the first batch, and end with `close` or with this process.
 
-    Asking for a batch raises InputError when a worker was killed or too many photographs in a row are damaged.
+    Asking for a batch raises LostError when a worker was killed, and InputError when too many photographs in a row are
+    damaged.
     """
 
     def __init__(self, stream: grain.IterDataset, workers: int):
@@ -169,9 +170,9 @@ class TrainBatches(Iterator[HostBatch]):
         except RuntimeError as error:
             if "terminated unexpectedly" not in str(error):
                 raise
-            raise InputError(
-                "a process that decodes photographs was killed, perhaps for want of memory: the same command goes on, "
-                f"with fewer of them if you lower config.stream.workers={self._workers}"
+            raise LostError(
+                "it decoded photographs and was killed, perhaps for want of memory (fewer of them want less: "
+                f"config.stream.workers is {self._workers})"
             ) from error
         # Copied, memory that workers share is free again whatever becomes of the batch.
         return HostBatch(*map(np.array, batch)) if self._workers else batch

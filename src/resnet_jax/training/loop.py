@@ -27,6 +27,8 @@ from resnet_jax.training.state import TrainState, abstract_state, create_state
 from resnet_jax.training.step import Metrics
 from resnet_jax.training.task import Task, make_task
 
+_ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
+
 
 def train(config: Config, directory: Path) -> dict[str, Any]:
     """Trains what the config describes, or goes on with what the directory holds of it.
@@ -53,12 +55,13 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
         # Where every host finds it, also one that takes another's place. What the checks above compiled opened another.
         jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
         compilation_cache.reset_cache()
-    result = workdir.read_result(directory)
+    # As process 0 sees them: all go the same way, whenever they look.
+    result, begun = hosts.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]
     if result is not None:
         workdir.claim(directory, config)
         console.print(f"{directory} is complete after {result['step']} iterations; nothing to train")
     else:
-        if (directory / "config.json").exists():
+        if begun:
             workdir.claim(directory, config)  # before anything is read
         task = make_task(config, console.print, saved_preprocessing(directory))
         workdir.claim(directory, config)
@@ -103,6 +106,13 @@ def _train(
     with log, _progress(console) as progress, Interruptible() as interruption:
         if step < total:
             console.print(_describe_program(config, task, task.program(_steps(config, step))))
+        if hosts.exchange(_lacks_score(config, task, directory, step))[0]:
+            # It was stopped in the middle of that score.
+            watched = _score(task, state, step, interruption, checkpoints)
+            if watched is None:
+                raise Stopped(f"the state of iteration {step} is saved")
+            if isinstance(log, workdir.MetricsLog):
+                log.amend(step, _means(watched, task.watched))
         bar = progress.add_task(f"{config.model.family}{config.model.depth}", total=total, completed=step, speed="")
         while step < total:
             started, before = time.perf_counter(), step
@@ -112,27 +122,25 @@ def _train(
             step += len(rates)
             line = _means(metrics, "train")
             line |= {"learning_rate": float(rates[-1]), "seconds": time.perf_counter() - started}
-            if interruption.requested:
-                # Before the score, which may take longer than the notice.
-                checkpoints.save(state, task.preprocessing, task.card, step)
-                checkpoints.wait()
-            if step == total or _passes(fields.eval_every, before, step):
-                watched = jax.device_get(task.score(state, task.watched))
-                # The loss of the last step was that of the state before it.
-                _count_bad(np.atleast_1d(watched.loss), fields.bad_steps, step, config, task, directory, checkpoints)
-                line |= _means(watched, task.watched)
-                console.print(_describe(step, total, line))
+            if not interruption.requested and (step == total or _passes(fields.eval_every, before, step)):
+                watched = _score(task, state, step, interruption, checkpoints)
+                if watched is not None:
+                    line |= _means(watched, task.watched)
+                    console.print(_describe(step, total, line))
             if isinstance(log, workdir.MetricsLog):
                 log.write(step, line)
-            if interruption.requested:
-                raise Stopped(f"the state of iteration {step} is saved")
-            if step == total or _passes(fields.checkpoint_every, before, step):
+            if interruption.requested or step == total or _passes(fields.checkpoint_every, before, step):
                 checkpoints.save(state, task.preprocessing, task.card, step)
+            if interruption.requested:
+                checkpoints.wait()
+                raise Stopped(f"the state of iteration {step} is saved")
             speed = fields.batch_size * len(rates) / line["seconds"]
             progress.update(bar, completed=step, speed=f"{speed:,.0f} images/s")
     lines = workdir.read_metrics(directory)
     # A run that ended between its last iteration and its result has not scored anything yet.
-    scored = watched if watched and task.final == task.watched else jax.device_get(task.score(state, task.final))
+    scored = watched if watched and task.final == task.watched else None
+    if scored is None:
+        scored = jax.device_get(task.score(state, task.final, lambda: False))
     result = {
         "step": step,
         **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error") if key in line},
@@ -145,6 +153,38 @@ def _train(
     }
     checkpoints.wait()
     return result
+
+
+def _lacks_score(config: Config, task: Task, directory: Path, step: int) -> bool:
+    """Whether the line of this step should tell how well the watched split went, and does not."""
+    *before, last = [{"step": 0}, {"step": 0}, *workdir.read_metrics(directory)]
+    due = step == config.train.iterations or _passes(config.train.eval_every, before[-1]["step"], step)
+    return last["step"] == step > 0 and due and f"{task.watched}_loss" not in last
+
+
+def _score(
+    task: Task, state: TrainState, step: int, interruption: Interruptible, checkpoints: Checkpoints
+) -> Metrics | None:
+    """How well the watched split goes; None where a stop was asked for in the middle of it.
+
+    Raises:
+      InputError: the loss is no finite number: that of the last step was the loss of the state before it.
+    """
+    found = jax.device_get(task.score(state, task.watched, interruption.reached))
+    if interruption.requested:
+        return None
+    if not math.isfinite(found.loss):
+        raise InputError(
+            f"the loss on the {task.watched} images is {found.loss} after iteration {step}; {_last_whole(checkpoints)}"
+            f". {_ADVICE}"
+        )
+    return found
+
+
+def _last_whole(checkpoints: Checkpoints) -> str:
+    checkpoints.wait()  # one that is still being written is not whole
+    last = checkpoints.latest_step()
+    return f"the checkpoint of iteration {last} is whole" if last is not None else "there is no checkpoint yet"
 
 
 def _steps(config: Config, step: int) -> int:
@@ -183,8 +223,7 @@ def _count_bad(
     for i, loss in enumerate(losses.tolist()):
         bad = 0 if math.isfinite(loss) else bad + 1
         if bad > config.train.bad_steps:
-            last = checkpoints.latest_step()
-            kept = f"the checkpoint of iteration {last} is whole" if last is not None else "there is no checkpoint yet"
+            kept = _last_whole(checkpoints)
             indices = task.batch_indices(step + i)
             if hosts.is_lead():
                 found = {"iteration": step + i + 1, "loss": str(loss), "indices": indices.tolist()}
@@ -193,7 +232,7 @@ def _count_bad(
                 f"the loss is {loss} at iteration {step + i + 1}"
                 + (f", after {bad - 1} others in a row that were skipped" if bad > 1 else "")
                 + f", on training images {', '.join(map(str, indices[:5]))} … (all in {directory / 'bad_batch.json'}); "
-                f"{kept}. A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
+                f"{kept}. {_ADVICE}"
             )
     return bad
 

@@ -1,7 +1,7 @@
 """What the loop drives: a network, its optimiser, and functions that train and score it on the config's data."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from resnet_jax import build, sharding
+from resnet_jax import build, hosts, sharding
 from resnet_jax.checkpoint import Card
 from resnet_jax.configs import Config
 from resnet_jax.data import passes, photographs, sources, stream
@@ -39,7 +39,7 @@ class Task:
       program: the compiled program of a dispatch of so many steps.
       advance: (state, steps, stop) -> (state, metrics and learning rates of each step); donates the state. Wherever it
         could end it asks `stop`, and ends there when that is true: after fewer steps, perhaps.
-      score: (state, split) -> totals over the whole split.
+      score: (state, split, stop) -> totals over the whole split; where `stop` says so, over what was seen of it.
       batch_indices: step -> the places in the training set of the images of its batch.
       watched: the split that is scored during training.
       final: the split whose error after the last iteration is the result.
@@ -53,7 +53,7 @@ class Task:
     mesh: Mesh
     program: Callable[[int], jax.stages.Compiled]
     advance: Callable[[TrainState, int, Callable[[], bool]], tuple[TrainState, Metrics, Any]]
-    score: Callable[[TrainState, str], Metrics]
+    score: Callable[[TrainState, str, Callable[[], bool]], Metrics]
     batch_indices: Callable[[int], np.ndarray]
     watched: str
     final: str = "test"
@@ -87,13 +87,25 @@ def _mesh(config: Config) -> Mesh:
     return mesh
 
 
+def _check_same(card: Card, train: Sized, scored: Sized) -> None:
+    hosts.check_same_data(
+        {
+            "the number of classes": len(card.class_names),
+            "the number of training images": len(train),
+            "the number of images to score": len(scored),
+            "the checksum of the training data": card.data_crc,
+        }
+    )
+
+
 def resident_task(config: Config) -> Task:
     """A task whose whole data set lies on the devices; see `make_task`."""
     mesh = _mesh(config)
     dataset = sources.load(config.dataset.name, config.dataset.data_dir, config.dataset.validation_images)
+    card = Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train))
+    _check_same(card, dataset.train, dataset.test)
     model = build.model(config, len(dataset.class_names))
     optimizer = build.optimizer(config, len(dataset.train))
-    card = Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train))
     train_split = put_split(dataset.train, mesh)
     splits = {"test": put_split(dataset.test, mesh)}
     if dataset.validation is not None:
@@ -118,7 +130,8 @@ def resident_task(config: Config) -> Task:
         return train_steps.lower(state, train_split, preprocessing, seed, steps).compile()
 
     def advance(state: TrainState, steps: int, stop: Callable[[], bool]):
-        made = program(steps)(state, train_split, preprocessing, seed)
+        # Ended, and not only begun: a signal meanwhile stops the run here and not a dispatch later.
+        made = jax.block_until_ready(program(steps)(state, train_split, preprocessing, seed))
         stop()
         return made
 
@@ -130,7 +143,7 @@ def resident_task(config: Config) -> Task:
         mesh=mesh,
         program=program,
         advance=advance,
-        score=lambda state, split: evaluate(state.variables, splits[split], preprocessing),
+        score=lambda state, split, stop: evaluate(state.variables, splits[split], preprocessing),
         batch_indices=lambda step: np.asarray(batch_rows(config.seed, step, batch_size, len(dataset.train))),
         # Where there are images to validate on, the test images are looked at once, after the last iteration.
         watched="test" if dataset.validation is None else "validation",
@@ -146,10 +159,11 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
     mesh = _mesh(config)
     batch_size = config.train.batch_size
     dataset = photographs.open_photographs(config.dataset.name, config.dataset.data_dir)
-    model = build.model(config, len(dataset.class_names))
-    optimizer = build.optimizer(config, len(dataset.train))
     cropping = build.cropping(config)
     card = Card(dataset.class_names, (cropping.side, cropping.side, 3), dataset.crc)
+    _check_same(card, dataset.train, dataset.validation)
+    model = build.model(config, len(dataset.class_names))
+    optimizer = build.optimizer(config, len(dataset.train))
     preprocessing = saved or build.photograph_preprocessing(config, dataset.train, say)
     preprocessing = sharding.put_everywhere(mesh, preprocessing)
     seed = sharding.put_everywhere(mesh, np.uint32(config.seed))
@@ -204,7 +218,7 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
         metrics, rates = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(found))
         return state, metrics, rates
 
-    def score(state: TrainState, split: str) -> Metrics:
+    def score(state: TrainState, split: str, stop: Callable[[], bool]) -> Metrics:
         totals: Any = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
         size = config.eval.batch_size + -config.eval.batch_size % mesh.size
         photos, fields = getattr(dataset, split), config.stream
@@ -215,6 +229,8 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
             found = evaluate(state.variables, Batch(*sharding.put_batch(mesh, batch)), preprocessing)
             # One batch at a time: the devices would hold all that the host is ahead of them.
             totals = jax.tree.map(np.add, jax.device_get(totals), jax.device_get(found))
+            if stop():
+                break
         return totals
 
     return Task(
