@@ -1,6 +1,7 @@
 """What a workdir survives: readers beside a live run, a second writer, other data, fields that are younger than it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ def config_of(fields=()):
     config.update_from_flattened_dict(
         {
             "model.depth": 8,
+            "mesh.data": 1,
             "train.batch_size": 16,
             "train.iterations": 20,
             "train.log_every": 10,
@@ -28,13 +30,20 @@ def config_of(fields=()):
     return config
 
 
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("complete") / "run"
+    train(config_of(), directory)
+    return directory
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(complete, tmp_path):
     """A run of 20 iterations that lacks its result and its last checkpoint."""
-    train(config_of(), tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
-    (tmp_path / "run" / "checkpoints" / "20").rename(tmp_path / "20")
-    return tmp_path / "run"
+    directory = shutil.copytree(complete, tmp_path / "run")
+    (directory / "result.json").unlink()
+    shutil.rmtree(directory / "checkpoints" / "20")
+    return directory
 
 
 def test_a_reader_leaves_alone_what_a_live_run_is_writing(run):

@@ -1,6 +1,7 @@
 import ast
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from resnet_jax import arguments, build, configs
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
 from resnet_jax.training import loop
+from resnet_jax.training.task import make_task
 
 # ml_collections loads config files in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -48,34 +50,65 @@ def test_there_are_configs():
     assert set(PACKAGED) == {name.partition(":")[0] for name in RESIDENT + STREAMED}
 
 
+def lowered(config, monkeypatch):
+    """The text of a step's program, which is not compiled, and the task that has it."""
+    task = make_task(config, say=print)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: self)
+    return task.program(1).as_text(), task
+
+
+def count(task):
+    shape = (1, *task.card.image_shape)
+    variables = jax.eval_shape(partial(task.model.init, train=False), jax.random.key(0), jnp.zeros(shape))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
 @pytest.mark.parametrize("name", RESIDENT)
-def test_one_shrunk_step(name, fake_cifar, tmp_path):
-    config = arguments.parse_config(name, SHRUNK.split())
+def test_the_shrunk_step_of_each(name, fake_cifar, monkeypatch):
+    program, task = lowered(arguments.parse_config(name, SHRUNK.split()), monkeypatch)
+    classes, (side, channels) = 100 if name.startswith("cifar100") else 10, (8, 1) if "digits" in name else (32, 3)
+    # Depth 8 (n = 1): 97,216 - 21,926 with option A on colour images and ten classes (section 2.4 of the notes).
+    assert count(task) == 75_290 + 65 * (classes - 10) - (3 - channels) * 9 * 16
+    assert f"tensor<8x{side}x{side}x{channels}xf32>" in program
+    assert f"tensor<64x{classes}xf32>" in program
+
+
+def test_one_shrunk_step_is_trained(fake_cifar, tmp_path):
+    config = arguments.parse_config("cifar100", SHRUNK.split())
     result = loop.train(config, tmp_path / "run")
     assert result["step"] == 1
     assert np.isfinite(result["train_loss"])
     assert 0 <= result["test_error"] <= 1
-    classes = 100 if name.startswith("cifar100") else 10
-    # Depth 8 (n = 1): 97,216 - 21,926 with option A on colour images and ten classes (section 2.4 of the notes).
-    expected = 75_290 + 65 * (classes - 10) - (2 * 9 * 16 if name.startswith("digits") else 0)
-    assert result["parameters"] == expected
+    assert result["parameters"] == 75_290 + 65 * 90
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert line["step"] == 1
 
 
+def shrunk_photographs(name, test_data):
+    shrunk = "model.depth=18 train.iterations=1 train.batch_size=32 eval.batch_size=56 dataset.name=imagenet2012"
+    shrunk += " stream.side=32 stream.shorter_side=37 stream.mean_images=8 mesh.data=1"
+    overrides = [*shrunk.split(), "stream.scales=(37, 69)", f"dataset.data_dir={test_data / 'tfds'}"]
+    return arguments.parse_config(name, overrides)
+
+
 @pytest.mark.test_data
 @pytest.mark.parametrize("name", STREAMED)
-def test_one_shrunk_step_on_photographs(name, test_data, tmp_path):
-    shrunk = "model.depth=18 train.iterations=1 train.batch_size=32 eval.batch_size=56 dataset.name=imagenet2012"
-    shrunk += " stream.side=32 stream.shorter_side=37 stream.mean_images=8"
-    overrides = [*shrunk.split(), "stream.scales=(37, 69)", f"dataset.data_dir={test_data / 'tfds'}"]
-    result = loop.train(arguments.parse_config(name, overrides), tmp_path / "run")
+def test_the_shrunk_step_of_each_on_photographs(name, test_data, monkeypatch):
+    program, task = lowered(shrunk_photographs(name, test_data), monkeypatch)
+    # Section 2.3 of the notes: 11,689,512 with option B, and the plain twin without its projections.
+    projections = sum(small * 2 * small + 2 * 2 * small for small in (64, 128, 256))
+    assert count(task) == 11_689_512 - (projections if name.endswith("plain") else 0)
+    assert "tensor<32x32x32x3xui8>" in program
+    assert "tensor<512x1000xf32>" in program
+
+
+@pytest.mark.test_data
+def test_one_shrunk_step_is_trained_on_photographs(test_data, tmp_path):
+    result = loop.train(shrunk_photographs("imagenet", test_data), tmp_path / "run")
     assert (result["step"], result["validation_images"]) == (1, 100)
     assert np.isfinite(result["train_loss"])
     assert 0 <= result["validation_error"] <= 1
-    # Section 2.3 of the notes: 11,689,512 with option B, and the plain twin without its projections.
-    projections = sum(small * 2 * small + 2 * 2 * small for small in (64, 128, 256))
-    assert result["parameters"] == 11_689_512 - (projections if name.endswith("plain") else 0)
+    assert result["parameters"] == 11_689_512
 
 
 def test_the_papers_imagenet_recipe():

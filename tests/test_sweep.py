@@ -17,10 +17,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 TINY = [
     "--config=digits",
     "--config.model.depth=8",
-    "--config.train.iterations=20",
+    "--config.mesh.data=1",
+    "--config.train.iterations=8",
     "--config.train.batch_size=16",
-    "--config.train.log_every=10",
-    "--config.train.checkpoint_every=10",
+    "--config.train.log_every=2",
+    "--config.train.checkpoint_every=4",
 ]
 # Three minutes are for a machine that does much else.
 DEADLINE = 180
@@ -60,7 +61,7 @@ def test_points_of_another_config_are_refused(tmp_path, capsys):
     point.mkdir()
     other = cli_config("train.batch_size=32")
     (point / "config.json").write_text(other.to_json_best_effort())
-    (point / "result.json").write_text(json.dumps({"step": 20, "split": "test", "test_error": 0.5}))
+    (point / "result.json").write_text(json.dumps({"step": 8, "split": "test", "test_error": 0.5}))
     assert cli.main(["sweep", *TINY, "--axis=seed=0,1", f"--workdir={tmp_path}"]) == 2
     assert "train.batch_size (32 there, 16 asked for)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["seed=0"]
@@ -158,7 +159,7 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(tmp_path, capsys):
     for point in good:
         steps = [json.loads(line)["step"] for line in (point / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(set(steps))
-        assert steps[-1] == 20
+        assert steps[-1] == 8
 
     results = json.loads((tmp_path / "results.json").read_text())
     errors = [json.loads((point / "result.json").read_text())["test_error"] for point in good]

@@ -1,6 +1,8 @@
 """The files of a run: config.json, metrics.jsonl with TensorBoard events beside it, result.json when it is complete."""
 
+import importlib
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,6 +112,7 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int):
+        _import_tensorboardx()
         # Its SummaryWriter writes from a thread, which would tell of a full disk with a traceback and go on.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
@@ -157,3 +160,15 @@ class MetricsLog:
             self._events.close()
         finally:
             self._file.close()
+
+
+def _import_tensorboardx() -> None:
+    """Imports tensorboardX without PyTorch, which where there is one takes two seconds and is nothing to scalars."""
+    wanted = "torch" in sys.modules
+    if not wanted:
+        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        importlib.import_module("tensorboardX")
+    finally:
+        if not wanted:
+            del sys.modules["torch"]

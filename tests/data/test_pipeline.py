@@ -6,12 +6,15 @@ import pytest
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.pipeline import Augmentation, DeviceSplit, eval_batch, shuffled, train_batch
 
+shuffle = jax.jit(shuffled, static_argnums=2)
+
 
 def orders(count, epochs, seed=0, first=0):
     """The orders of some epochs: (epochs, count)."""
     epoch, position = np.meshgrid(np.arange(first, first + epochs), np.arange(count), indexing="ij")
-    shuffle = jax.jit(shuffled, static_argnums=(2, 3))
-    return np.asarray(shuffle(jnp.asarray(position, jnp.uint32), jnp.asarray(epoch, jnp.uint32), count, seed))
+    return np.asarray(
+        shuffle(jnp.asarray(position, jnp.uint32), jnp.asarray(epoch, jnp.uint32), count, jnp.uint32(seed))
+    )
 
 
 def split(count):
@@ -25,7 +28,7 @@ PLAIN = Preprocessing(jnp.zeros((2, 2, 1)))
 
 
 def batch(data, step, size, seed=0, augmentation=Augmentation(0, False)):  # noqa: B008 (a tuple)
-    return train_batch(data, PLAIN, augmentation, seed, jnp.asarray(step), size)
+    return jax.jit(lambda step: train_batch(data, PLAIN, augmentation, seed, step, size))(jnp.asarray(step))
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1437, 50_000])
@@ -139,7 +142,8 @@ def test_augmentation_differs_between_steps_and_seeds():
 @pytest.mark.parametrize(("count", "size"), [(10, 4), (12, 4), (5, 8), (1, 3), (360, 120)])
 def test_an_evaluation_counts_each_example_once(count, size):
     data = split(count)
-    batches = [eval_batch(data, PLAIN, jnp.asarray(i), size) for i in range(-(-count // size))]
+    make = jax.jit(lambda index: eval_batch(data, PLAIN, index, size))
+    batches = [make(jnp.asarray(i)) for i in range(-(-count // size))]
     assert {len(one.labels) for one in batches} == {size}
     labels = np.concatenate([one.labels for one in batches])
     weights = np.concatenate([one.weights for one in batches])

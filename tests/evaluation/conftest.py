@@ -1,7 +1,9 @@
 import contextlib
 import io
 import warnings
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 import slow_reference as slow
@@ -17,7 +19,10 @@ from resnet_jax.training import loop
 def workdir(tmp_path_factory):
     """A short run on the digits."""
     directory = tmp_path_factory.mktemp("evaluation") / "run"
-    fields = "model.depth=8 train.iterations=60 train.log_every=30 train.eval_every=60 dataset.validation_images=77"
+    fields = (
+        "model.depth=8 mesh.data=1 train.batch_size=16 train.iterations=60 train.log_every=30 train.eval_every=60 "
+        "dataset.validation_images=77"
+    )
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         # ml_collections loads config files in a way that Python deprecates.
         warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
@@ -34,12 +39,8 @@ def trained(workdir):
 def logits(trained):
     """float32 logits of uint8 images."""
 
-    def apply(images):
-        return trained.model.apply(
-            trained.variables, images.astype("float32") - trained.preprocessing.mean[None], train=False
-        )
-
-    return apply
+    apply = jax.jit(partial(trained.model.apply, train=False))
+    return lambda images: apply(trained.variables, images.astype("float32") - trained.preprocessing.mean[None])
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,13 @@ def trained(crops):
     return tiny_network(SIDE, crops[:40, 4], shorter_side=SHORTER_SIDE, channel_order="bgr")
 
 
+@pytest.fixture(scope="module")
+def on_one_device(crops):
+    """A network and its reference, which compiles a program for every size of an image."""
+    trained = tiny_network(SIDE, crops[:40, 4], devices=1)
+    return trained, slow.Network(trained)
+
+
 def scored(trained, images, protocol, batch_size):
     """Probabilities in the order of the images."""
     found = sorted(score_images([trained], images, protocol, batch_size), key=lambda each: each.index)
@@ -105,9 +112,8 @@ def test_scores_of_pillows_own_crops_are_near(photographs, trained, crops):
 
 
 @pytest.mark.parametrize(("averaging", "scales"), [("logits", (48, 96)), ("softmax", (96,))])
-def test_dense(photographs, crops, averaging, scales):
-    trained = tiny_network(SIDE, crops[:40, 4], devices=1)
-    reference = slow.Network(trained)
+def test_dense(photographs, on_one_device, averaging, scales):
+    trained, reference = on_one_device
     images = list(photographs[:26])
     # Longer than four times their width, the other way round, a square, and smaller than any scale.
     for box in ((0, 0, 250, 40), (0, 0, 30, 300), (0, 0, 200, 200), (0, 0, 9, 7)):
@@ -143,10 +149,9 @@ def test_dense_sizes():
     assert protocols.dense_size(375, 500, 224) == (224, 288)  # 298.7
 
 
-def test_the_window_is_the_map_that_the_network_was_trained_on(crops):
+def test_the_window_is_the_map_that_the_network_was_trained_on(crops, on_one_device):
     """At the network's own size there is one window, so that dense scores are those of the image and its mirror."""
-    trained = tiny_network(SIDE, crops[:40, 4], devices=1)
-    reference = slow.Network(trained)
+    trained, reference = on_one_device
     images = [Photograph(five[4], 0, "") for five in crops[:12]]
     expected = [(reference.center(five[4]) + self_mirrored(reference, five[4])) / 2 for five in crops[:12]]
     for averaging in protocols.AVERAGING:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import random_variables
 
 from resnet_jax import arguments, build
 from resnet_jax.data import photographs, sources, stream
@@ -20,9 +21,13 @@ BATCHES = 3
 
 def cumulative(model, variables, images_of_steps):
     """The same averages by another way: momentum k / (k + 1) makes running statistics the average of k + 1 batches."""
+
+    @jax.jit
+    def updates(momentum, variables, images):
+        return model.clone(momentum=momentum).apply(variables, images, train=True, mutable=["batch_stats"])[1]
+
     for k, images in enumerate(images_of_steps):
-        counting = model.clone(momentum=k / (k + 1))
-        _, updated = counting.apply(variables, images, train=True, mutable=["batch_stats"])
+        updated = updates(k / (k + 1), variables, images)
         variables = {**variables, **updated}
     return variables["batch_stats"]
 
@@ -37,7 +42,7 @@ def compare(found, expected, before):
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     directory = tmp_path_factory.mktemp("digits") / "run"
-    fields = "model.depth=8 train.iterations=4 train.batch_size=64 model.group_size=32 train.log_every=4"
+    fields = "model.depth=8 mesh.data=1 train.iterations=4 train.batch_size=64 model.group_size=32 train.log_every=4"
     loop.train(arguments.parse_config("digits", fields.split()), directory)
     return load_trained(directory)
 
@@ -65,7 +70,7 @@ def test_of_photographs(digits, test_data):
     model = build.model(arguments.parse_config("cifar10", ["model.depth=8"]), num_classes=10)
     train = photographs.open_photographs("imagenet2012", str(test_data / "tfds")).train
     preprocessing = digits.preprocessing.replace(mean=jnp.full((1, 1, 3), 120.0), std=jnp.full((1, 1, 3), 60.0))
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    variables = random_variables(model, 32, 0)
     trained = replace(digits, config=config, model=model, variables=variables, preprocessing=preprocessing)
 
     windows = stream.train_batches(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax import cli, models
+from resnet_jax.data import sources
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.evaluate import evaluate
 from resnet_jax.evaluation.predict import predict, predict_files
@@ -20,6 +22,9 @@ from resnet_jax.interop.files import read_tensors, write_tensors
 pytestmark = pytest.mark.optimized
 
 WEIGHTS = ("resnet20-12fca82f", "resnet44-014dd654")
+
+# Decoding CIFAR-10 takes longer than scoring it.
+load_once = cache(sources.load)
 
 
 @pytest.fixture(scope="module", params=WEIGHTS)
@@ -42,7 +47,8 @@ def test_probabilities_are_pytorchs(converted):
 
 
 @pytest.mark.test_data
-def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
+def test_the_error_on_all_test_images_is_pytorchs(converted, test_data, monkeypatch):
+    monkeypatch.setattr(sources, "load", load_once)
     _, golden, directory = converted
     score = evaluate([directory], data_dir=str(test_data / "tfds"))
     assert score["images"] == 10_000

@@ -81,7 +81,7 @@ def test_logits_are_those_of_plain_numpy(model, fields, size):
 
 
 def test_rolled_and_unrolled_scans_are_one_network():
-    rolled = models.create("cifar_resnet20")
+    rolled = models.ResNet((3, 2), (4, 8), False, "cifar", 10, "A")
     unrolled = rolled.clone(unroll=True)
     variables = random_variables(rolled)
     assert jax.eval_shape(lambda: initialise(rolled)) == jax.eval_shape(lambda: initialise(unrolled))
@@ -160,6 +160,7 @@ def test_the_logits_are_a_linear_function_of_the_averaged_last_map():
 
 @pytest.mark.parametrize("model", [SMALL, BOTTLENECK], ids=["basic", "bottleneck"])
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_state(model):
+    model = model.clone(stage_sizes=(1, 3), widths=(4, 8))
     half = model.clone(dtype=jnp.bfloat16)
     variables, images = random_variables(half), pictures(4, 32, 32)
     logits, maps = evaluate(half, variables, images, features=True)
@@ -200,7 +201,7 @@ def test_every_scanned_layer_draws_its_own_kernel():
 
 @pytest.mark.parametrize(
     ("model", "last_norm", "size"),
-    [(SMALL, "bn2", 8), (BOTTLENECK.clone(stage_sizes=(3, 2, 2, 2)), "bn3", 33)],
+    [(SMALL, "bn2", 8), (BOTTLENECK.clone(stage_sizes=(3, 2), widths=(4, 8)), "bn3", 33)],
     ids=["basic", "bottleneck"],
 )
 def test_blocks_with_a_zero_residual_are_identities(model, last_norm, size):

@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -55,7 +58,7 @@ def test_the_result_is_what_the_checkpoint_scores(finished):
     trained = load_trained(directory)
     digits = sources.load("digits")
     images = digits.test.images - digits.train.images.mean(0, dtype=np.float64).astype(np.float32)
-    logits = np.asarray(trained.model.apply(trained.variables, images, train=False))
+    logits = np.asarray(jax.jit(partial(trained.model.apply, train=False))(trained.variables, images))
     assert result["test_error"] == pytest.approx((logits.argmax(1) != digits.test.labels).mean(), rel=1e-6)
     assert result["test_images"] == 360
     convolutions = 9 * (1 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
@@ -126,3 +129,12 @@ def test_validation_images_are_scored_instead_of_the_test_set_until_the_end(tmp_
     assert line["validation_error"] * 100 == pytest.approx(round(line["validation_error"] * 100), abs=1e-4)
     assert result["test_images"] == 360
     assert result["test_error"] * 360 == pytest.approx(round(result["test_error"] * 360), abs=1e-3)
+
+
+def test_a_log_imports_no_pytorch(tmp_path):
+    """Two seconds of every start, where it is installed; and it can be imported afterwards."""
+    program = "import sys; from resnet_jax import workdir; from pathlib import Path\n"
+    program += f"with workdir.MetricsLog(Path({str(tmp_path)!r}), 0) as log: log.write(1, dict(loss=0.5))\n"
+    program += "print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

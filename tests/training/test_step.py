@@ -1,6 +1,6 @@
 """The compiled steps: numbers against NumPy, one run on any number of devices, compilations, transfers."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,34 @@ BATCH = 16
 OPTIMIZER = schedules.sgd(schedules.piecewise(0.1, (12,), 0.1), momentum=0.9, weight_decay=1e-4)
 
 
+@cache
+def initial_state(dtype):
+    """On one device, for all runs: compiled once."""
+    state = create_state(small_model(), OPTIMIZER, 3, (8, 8, 1), sharding.make_mesh(1))
+
+    def cast(state):
+        params, stats = jax.tree.map(lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats))
+        return TrainState(state.step, params, stats, OPTIMIZER.init(params))
+
+    return jax.device_get(jax.jit(cast)(state))
+
+
+def small_model(**fields):
+    return models.ResNet((3, 1), (4, 8), False, "cifar", 10, "A", **fields)
+
+
 class Run:
     """What the loop sets up, on `devices` devices, for a tiny network on the digits."""
 
     def __init__(self, devices, dtype=jnp.float32, **fields):
         digits = sources.load("digits")
         self.mesh = sharding.make_mesh(devices)
-        self.model = models.create("cifar_resnet8", num_classes=10, dtype=dtype, **fields)
+        self.model = small_model(dtype=dtype, **fields)
         everywhere = sharding.replicated(self.mesh)
         self.split = jax.device_put(DeviceSplit(digits.train.images, digits.train.labels), everywhere)
         self.test = jax.device_put(DeviceSplit(digits.test.images, digits.test.labels), everywhere)
         self.preprocessing = jax.device_put(Preprocessing(per_pixel_mean(digits.train.images)), everywhere)
-        state = create_state(self.model, OPTIMIZER, 3, (8, 8, 1), self.mesh)
-        params, stats = jax.tree.map(lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats))
-        opt_state = jax.jit(OPTIMIZER.init, out_shardings=everywhere)(params)
-        self.state = TrainState(state.step, params, stats, opt_state)
+        self.state = jax.device_put(initial_state(dtype), everywhere)
         self.seed = jax.device_put(np.uint32(3), everywhere)
         self.train_steps = compile_train_steps(
             self.model, OPTIMIZER, self.mesh, batch_size=BATCH, augmentation=Augmentation(1, True)
@@ -83,12 +96,11 @@ def test_the_same_run_on_1_2_and_8_devices(runs):
     np.testing.assert_allclose(eight, one, rtol=1e-4)
 
 
-def test_the_same_run_on_1_2_and_8_devices_in_float64(runs):
+def test_the_same_run_on_1_and_8_devices_in_float64():
     with jax.enable_x64(True):
-        one, two, eight = (Run(devices, jnp.float64).losses() for devices in (1, 2, 8))
+        one, eight = (Run(devices, jnp.float64).losses() for devices in (1, 8))
     assert one.dtype == np.float64
     assert np.ptp(one) > 0.1
-    np.testing.assert_allclose(two, one, rtol=1e-9)
     np.testing.assert_allclose(eight, one, rtol=1e-9)
 
 
@@ -123,9 +135,9 @@ def test_learning_rate_of_each_step_is_returned():
     np.testing.assert_allclose(rates, [0.1 if step < 12 else 0.01 for step in range(20)], rtol=1e-6)
 
 
-@pytest.mark.parametrize("group", [2, 8])
-def test_groups_are_per_device_statistics(group):
-    """A step with groups, on 1 and on 8 devices, against 16 / group devices with a plain batch norm each."""
+@pytest.mark.parametrize(("group", "meshes"), [(2, (1, 8)), (8, (8,))])
+def test_groups_are_per_device_statistics(group, meshes):
+    """A step with groups, on each number of devices, against 16 / group devices with a plain batch norm each."""
     devices = BATCH // group
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(BATCH, 8, 8, 1)), rng.integers(10, size=BATCH)
@@ -150,7 +162,7 @@ def test_groups_are_per_device_statistics(group):
             lambda w, g: np.asarray(w - np.float32(0.1).astype(float) * (g + 1e-4 * w)), params, gradients
         )
 
-        for devices in (1, 8):
+        for devices in meshes:
             run = Run(devices, jnp.float64, group_size=group)
             batch = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(BATCH))
             batch = jax.device_put(batch, sharding.batch_sharded(run.mesh))
@@ -162,13 +174,13 @@ def test_groups_are_per_device_statistics(group):
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), state.batch_stats, updated)
 
 
-@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 7), (1, 500), (2, 64), (8, 8), (8, 112), (8, 360)])
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 7), (1, 500), (8, 8), (8, 112)])
 def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size):
     run, _ = runs[devices]
     digits = sources.load("digits")
     images = digits.test.images - per_pixel_mean(digits.train.images)
     variables = jax.device_get({"params": run.state.params, "batch_stats": run.state.batch_stats})
-    logits = np.asarray(run.model.apply(variables, images, train=False), np.float64)
+    logits = np.asarray(jax.jit(partial(run.model.apply, train=False))(variables, images), np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(360), digits.test.labels]
 
     evaluate = compile_evaluate(run.model, run.mesh, batch_size=batch_size)

@@ -155,12 +155,9 @@ def losses_of(task, steps=6):
     return np.asarray(metrics.loss / metrics.count)
 
 
-def test_the_same_loss_curve_on_1_2_and_8_devices(finished, photographs):
-    one, two, eight = (
-        losses_of(make_task(config_of(photographs, {"mesh.data": devices}), print)) for devices in (1, 2, 8)
-    )
+def test_the_same_loss_curve_on_1_and_8_devices(finished, photographs):
+    one, eight = (losses_of(make_task(config_of(photographs, {"mesh.data": devices}), print)) for devices in (1, 8))
     assert len(np.unique(one)) == 6
-    np.testing.assert_allclose(two, one, rtol=1e-4)
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     # It is that of the whole run, which logs means over two steps.
     logged = [line["train_loss"] for line in lines_of(finished[0])[:3]]
