@@ -38,8 +38,8 @@ def alone(photographs, tmp_path_factory):
     ("count", "devices", "names"),
     [
         # Each pipeline with each scope once: all of them on both would compile for minutes on two cores.
-        (2, 2, ["digits", "photographs in groups", "digits, cut"]),
-        (4, 1, ["digits in groups", "photographs"]),
+        (2, 2, ["digits", "digits in groups", "photographs in groups", "digits, cut"]),
+        (4, 1, ["photographs"]),
     ],
 )
 def test_the_loss_curve_is_that_of_one_process(alone, photographs, tmp_path, count, devices, names):
