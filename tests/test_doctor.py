@@ -225,8 +225,8 @@ def run_pair(devices, workdirs):
 
 
 def read(output):
-    # The library that connects CPU processes greets on stdout.
-    return json.loads("\n".join(line for line in output.splitlines() if not line.startswith("[Gloo]")))
+    # The library that connects CPU processes greets on stdout, with threads that cut each other's lines.
+    return json.loads(output[output.index("{\n") : output.rindex("}") + 1])
 
 
 @pytest.mark.subprocess
@@ -244,7 +244,7 @@ def test_two_processes(tmp_path):
     )
     assert (result["workdir"]["shared"], result["grade"]) == (True, "ok")
     # Process 0 alone prints, and nothing is left behind.
-    assert not [line for line in outputs[1].splitlines() if not line.startswith("[Gloo]")]
+    assert "{" not in outputs[1]
     assert list(tmp_path.iterdir()) == []
 
 
