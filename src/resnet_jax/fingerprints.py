@@ -27,26 +27,49 @@ def check_fingerprints(parts: list[Any], expected: list[int]) -> None:
             raise ValueError("its arrays are not those that were saved")
 
 
+# Arrays of at most so many elements are hashed together.
 _SMALL = 2**13
+_STRIDE = 0x9E3779B9
 
 
 @jax.jit
 def fingerprint(tree: Any) -> tuple[jax.Array, jax.Array]:
     """A hash of every bit of the arrays, uint32, and whether all of them are finite.
 
-    Orbax's files carry no checksum of their arrays. Sums of integers do not depend on their order, so the hash is the
-    same however the arrays are sharded.
+    Orbax's files carry no checksum of their arrays. Each word is hashed with its place and the number of its
+    array; sums of integers do not depend on their order, so the hash is the same however the arrays
+    are sharded.
     """
     total, finite = jnp.zeros((), jnp.uint32), jnp.ones((), bool)
-    leaves = [leaf.reshape(-1) for leaf in jax.tree.leaves(tree)]
-    # Most are small, and all of those are one array here: to compile a hash of each took as long as a training step.
-    small, arrays = {}, [leaf for leaf in leaves if leaf.size > _SMALL]
-    for leaf in leaves:
-        if leaf.size <= _SMALL:
-            small.setdefault(leaf.dtype, []).append(leaf)
-    for i, flat in enumerate([*arrays, *map(jnp.concatenate, small.values())]):
-        finite &= jnp.isfinite(flat).all()
-        words = flat.astype(jnp.uint32) if flat.dtype == bool else jax.lax.bitcast_convert_type(flat, jnp.uint32)
-        places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(0x9E3779B9) + jnp.uint32(i)
-        total += hash_words(words.reshape(-1) ^ hash_words(places)).sum(dtype=jnp.uint32)
+    groups: list[list[tuple[int, jax.Array]]] = []
+    # Most arrays are small, and all of those are one array here: to compile a hash of each took as long as a training
+    # step.
+    small: dict[Any, list[tuple[int, jax.Array]]] = {}
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        if leaf.size > _SMALL:
+            groups.append([(i, leaf.reshape(-1))])
+        else:
+            small.setdefault(leaf.dtype, []).append((i, leaf.reshape(-1)))
+    for group in [*groups, *small.values()]:
+        finite &= jnp.isfinite(jnp.concatenate([leaf for _, leaf in group])).all()
+        numbered = [(i, _words(leaf)) for i, leaf in group]
+        words = jnp.concatenate([words for _, words in numbered])
+        places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(_STRIDE) + _first_places(numbered)
+        total += hash_words(words ^ hash_words(places)).sum(dtype=jnp.uint32)
     return total, finite
+
+
+def _words(array: jax.Array) -> jax.Array:
+    """The bits of an array, uint32, in one dimension."""
+    if array.dtype == bool:
+        return array.astype(jnp.uint32).reshape(-1)
+    return jax.lax.bitcast_convert_type(array, jnp.uint32).reshape(-1)
+
+
+def _first_places(numbered: list[tuple[int, jax.Array]]) -> jax.Array:
+    """What to add to places that are counted through several arrays, so that they begin anew with each one's number."""
+    start, first = 0, []
+    for i, words in numbered:
+        first.append(jnp.full(words.size, (i - start * _STRIDE) % 2**32, jnp.uint32))
+        start += words.size
+    return jnp.concatenate(first)

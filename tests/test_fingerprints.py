@@ -1,0 +1,65 @@
+"""Fingerprints against NumPy, array by array: the checkpoints of every version so far have these."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.fingerprints import check_fingerprints, fingerprint
+from slow_hash import finalised
+
+RANDOM = np.random.default_rng(0)
+TREE = {
+    "kernels": [
+        RANDOM.normal(size=(3, 3, 2, 4)).astype(np.float32),
+        # Too many to be hashed with the others.
+        RANDOM.normal(size=(3, 100, 50)).astype(np.float32),
+        RANDOM.normal(size=5).astype(np.float32),
+    ],
+    "bias": RANDOM.normal(size=7).astype(np.float32),
+    "skipped": np.array([True, False, True]),
+    "step": np.int32(41),
+    "mean": RANDOM.normal(size=(100, 90)).astype(np.float32),
+}
+
+
+def slow_fingerprint(tree):
+    total = 0
+    for number, array in enumerate(jax.tree.leaves(tree)):
+        bits = array.astype(np.uint32) if array.dtype == bool else np.asarray(array).reshape(-1).view(np.uint32)
+        for place, word in enumerate(bits.reshape(-1).tolist()):
+            total += finalised(word ^ finalised(place * 0x9E3779B9 + number))
+    return total % 2**32
+
+
+def test_fingerprints_are_those_of_a_slow_version():
+    value, finite = fingerprint(TREE)
+    assert int(value) == slow_fingerprint(TREE)
+    assert bool(finite)
+    check_fingerprints([TREE], [slow_fingerprint(TREE)])
+
+
+def test_fingerprints_of_64_bits():
+    with jax.enable_x64(True):
+        tree = [RANDOM.normal(size=3), RANDOM.normal(size=(2, 2))]
+        assert int(fingerprint(tree)[0]) == slow_fingerprint(tree)
+
+
+@pytest.mark.parametrize("path", [("kernels", 0), ("kernels", 1), ("bias",), ("skipped",), ("mean",)], ids=str)
+def test_one_other_bit_is_another_fingerprint(path):
+    tree = jax.tree.map(np.copy, TREE)
+    array = tree
+    for name in path:
+        array = array[name]
+    array.reshape(-1).view(np.uint8)[0] ^= 1
+    assert int(fingerprint(tree)[0]) != int(fingerprint(TREE)[0])
+    with pytest.raises(ValueError, match="not those that were saved"):
+        check_fingerprints([tree], [int(fingerprint(TREE)[0])])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["bias", "mean"])
+def test_what_is_not_finite_is_seen(name, value):
+    array = TREE[name].copy()
+    array.reshape(-1)[1] = value
+    assert not fingerprint(TREE | {name: jnp.asarray(array)})[1]
