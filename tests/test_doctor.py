@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax import cli, doctor, hosts, sharding
+from resnet_jax import cli, doctor, sharding
 from resnet_jax.benchmark import transfers
 from resnet_jax.errors import InputError
 
@@ -183,12 +183,6 @@ def test_a_workdir_that_cannot_be_written(tmp_path, capsys):
     assert result["all_reduces"] == []
     assert captured.err.startswith("error: training is impossible here; workdir: ")
     assert captured.err.count("\n") == 1
-
-
-def test_files_that_do_not_appear_are_unseen(tmp_path, monkeypatch):
-    monkeypatch.setattr(hosts, "SEEN_WITHIN", 0.0)
-    (tmp_path / "one").write_text("")
-    assert hosts._unseen({0: tmp_path / "one", 2: tmp_path / "two"}) == [2]
 
 
 def test_the_table_says_everything(result):

@@ -66,7 +66,7 @@ def run() -> NoReturn:
         supervise()
     try:
         status = main()
-    except BaseException:
+    except Exception:
         # The end of Python would wait for minutes for the other processes of a run, which wait for this one.
         traceback.print_exc()
         status = 1

@@ -63,7 +63,8 @@ def examine(
       Where a finding is "impossible", nothing more is measured on devices: these bandwidths are missing.
 
     Raises:
-      InputError: the workdir is a URL, JAX has no devices, the processes are not connected, or one does not answer.
+      InputError: the workdir is a URL, JAX has no devices, or the processes are not connected.
+      LostError: one of them does not answer.
     """
     if rounds < 1:
         raise InputError(f"rounds is {rounds}, but it must be at least 1")

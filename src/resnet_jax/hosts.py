@@ -15,15 +15,14 @@ import jax
 from jax._src.distributed import global_state
 
 from resnet_jax.configs import Config
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, LostError
 
 # Each host may have its own.
 _OWN_FIELDS = ("dataset.data_dir", "stream.workers")
 
 # A file of another host can appear late where a network file system caches folders.
 SEEN_WITHIN = 10.0
-# Longer than Orbax waits for a process that has given a checkpoint up.
-_ANSWER_WITHIN = 600.0
+_ANSWER_WITHIN = 300.0
 _numbers = itertools.count()
 
 
@@ -36,7 +35,8 @@ def exchange(own: Any) -> list[Any]:
     """Gives every process the JSON-able values of all of them, in their order; all of them call it, equally often.
 
     Raises:
-      InputError: the processes are not connected, or one of them does not answer within ten minutes.
+      InputError: the processes are not connected.
+      LostError: one of them does not answer within five minutes.
     """
     number, count, own = next(_numbers), jax.process_count(), json.dumps(own)
     if count == 1:
@@ -50,7 +50,7 @@ def exchange(own: Any) -> list[Any]:
         try:
             said = client.blocking_key_value_get(f"resnet_jax/exchange/{number}/{process}", int(_ANSWER_WITHIN * 1e3))
         except jax.errors.JaxRuntimeError as error:
-            raise InputError(f"process {process} does not answer: see what it wrote, and start all again") from error
+            raise LostError(f"process {process} does not answer: see what it wrote") from error
         answers.append(json.loads(said))
     return answers
 
