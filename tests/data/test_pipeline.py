@@ -5,6 +5,7 @@ import pytest
 
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.pipeline import Augmentation, DeviceSplit, eval_batch, shuffled, train_batch
+from slow_hash import finalised
 
 shuffle = jax.jit(shuffled, static_argnums=2)
 
@@ -35,6 +36,25 @@ def batch(data, step, size, seed=0, augmentation=Augmentation(0, False)):  # noq
 def test_every_epoch_is_a_permutation(count):
     for order in orders(count, 3 if count == 50_000 else 50, first=1_000):
         assert np.array_equal(np.sort(order), np.arange(count))
+
+
+def slowly_shuffled(index, epoch, count, seed):
+    """Where one position of an epoch's order points: 48 rounds of a swap-or-not shuffle."""
+    word = finalised(finalised(epoch) + seed)
+    for turn in range(48):
+        key = finalised(word + turn * 0x9E3779B9)
+        partner = (key % count - index) % count
+        if finalised(max(index, partner) ^ finalised(key ^ 0x5BF03635)) & 1:
+            index = partner
+    return index
+
+
+@pytest.mark.parametrize(("count", "seed"), [(7, 0), (1437, 5), (50_000, 2**32 - 1)])
+def test_orders_are_those_of_every_version(count, seed):
+    """A run that an older version began goes on with the images that it would have shown."""
+    found = orders(count, 2, seed, first=3)
+    for place in range(0, count, max(1, count // 50)):
+        assert [row[place] for row in found] == [slowly_shuffled(place, epoch, count, seed) for epoch in (3, 4)]
 
 
 def test_epochs_and_seeds_differ():

@@ -2,6 +2,7 @@
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from resnet_jax.models.conv import conv
+from resnet_jax.models.conv import conv, he_normal
 
 # (batch, height, width), kernel size, stride, padding
 CASES = [
@@ -114,3 +115,13 @@ def test_over_eight_devices_only_the_kernel_gradient_is_summed(batch, size, stri
         names = r"all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter"
         assert set(re.findall(rf" ({names})(?:-start)?\(", compiled.as_text())) == collectives
         assert_close(compiled(*sharded), expected[i], 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 5, 7), (7, 7, 3, 16), (1, 1, 32, 6)])
+def test_kernels_are_drawn_as_flax_draws_them(shape):
+    usual = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+    for draw in (lambda init: init, jax.jit):
+        ours, theirs = (
+            draw(lambda key, init=init: init(key, shape, jnp.float32))(jax.random.key(3)) for init in (he_normal, usual)
+        )
+        np.testing.assert_array_equal(ours, theirs)

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from resnet_jax import build, hosts, workdir
 from resnet_jax.analysis.complexity import summary
-from resnet_jax.analysis.plots import plot_curves
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
@@ -71,6 +70,9 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
             state = _first_state(config, task, checkpoints, console)
             result = _train(config, task, state, directory, checkpoints, console)
         if hosts.is_lead():
+            # Importing Matplotlib takes half a second, which nobody needs to wait for at the start.
+            from resnet_jax.analysis.plots import plot_curves
+
             plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
             workdir.write_result(directory, result)
     split = result.get("split", "test")
