@@ -91,6 +91,7 @@ def shrunk_photographs(name, test_data):
     return arguments.parse_config(name, overrides)
 
 
+# training/test_resnet50.py trains the first of them.
 @pytest.mark.test_data
 @pytest.mark.parametrize("name", STREAMED)
 def test_the_shrunk_step_of_each_on_photographs(name, test_data, monkeypatch):
@@ -100,15 +101,6 @@ def test_the_shrunk_step_of_each_on_photographs(name, test_data, monkeypatch):
     assert count(task) == 11_689_512 - (projections if name.endswith("plain") else 0)
     assert "tensor<32x32x32x3xui8>" in program
     assert "tensor<512x1000xf32>" in program
-
-
-@pytest.mark.test_data
-def test_one_shrunk_step_is_trained_on_photographs(test_data, tmp_path):
-    result = loop.train(shrunk_photographs("imagenet", test_data), tmp_path / "run")
-    assert (result["step"], result["validation_images"]) == (1, 100)
-    assert np.isfinite(result["train_loss"])
-    assert 0 <= result["validation_error"] <= 1
-    assert result["parameters"] == 11_689_512
 
 
 def test_the_papers_imagenet_recipe():

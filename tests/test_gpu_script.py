@@ -28,12 +28,12 @@ def test_parts_leave_results_and_are_not_run_twice(test_data, tmp_path):
         return subprocess.run(["bash", SCRIPT, *parts], env=environment, cwd=tmp_path, capture_output=True, text=True)
 
     # The other parts are these with another precision or network.
-    parts = ("imagenet_bfloat16", "variants", "input", "stream", "recipe_plain20")
+    parts = ("cifar_bfloat16", "variants", "input", "stream", "recipe_plain20")
     first = run(*parts)
     assert first.returncode == 0, first.stderr
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert set(results) == {
-        "train_resnet18_bfloat16",
+        "train_cifar_resnet8_bfloat16",
         "variants_cifar_resnet8",
         "input_benchmark",
         "stream_resnet50_bfloat16",

@@ -85,9 +85,9 @@ input() {
 
 stream() {
   local dtype workdir dtypes=(bfloat16 float32) size=(--config.train.iterations=200 --config.train.log_every=50 --config.train.eval_every=200)
-  [[ -n $TINY ]] && size=(--config.train.iterations=2 --config.model.depth=18 --config.stream.side=32
-    --config.stream.scales='(37,69)' --config.stream.shorter_side=37 --config.train.batch_size=32
-    --config.model.group_size=4 --config.stream.mean_images=8)
+  [[ -n $TINY ]] && size=(--config.train.iterations=2 --config.model.family=cifar_resnet --config.model.depth=8
+    --config.model.shortcut=A --config.stream.side=32 --config.stream.scales='(37,69)' --config.stream.shorter_side=37
+    --config.train.batch_size=32 --config.model.group_size=4 --config.stream.mean_images=8)
   [[ -n $TINY ]] && dtypes=(bfloat16)
   for dtype in "${dtypes[@]}"; do
     workdir=$RUNS/stream-resnet50-$dtype

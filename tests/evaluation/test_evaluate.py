@@ -16,6 +16,8 @@ from resnet_jax.evaluation.outcomes import Outcomes
 from resnet_jax.evaluation.scoring import Scored, score_images
 from resnet_jax.evaluation.trained import load_trained
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("split", ["test", "train", "validation"])
 def test_scores_are_numpys(workdir, logits, split):

@@ -95,12 +95,12 @@ def test_center(photographs, trained):
 
 
 def test_ten_crop(photographs, trained):
-    reference = slow.Network(trained)
+    reference, images = slow.Network(trained), photographs[:100]
     expected = [
         reference.ten_crop(protocols.five_crop_view(decode.decode(each.data), SHORTER_SIDE, (SIDE, SIDE), "bilinear"))
-        for each in photographs
+        for each in images
     ]
-    assert_same_scores(scored(trained, photographs, protocols.choose("ten_crop"), 300), np.array(expected))
+    assert_same_scores(scored(trained, images, protocols.choose("ten_crop"), 100), np.array(expected))
 
 
 def test_scores_of_pillows_own_crops_are_near(photographs, trained, crops):
@@ -114,7 +114,7 @@ def test_scores_of_pillows_own_crops_are_near(photographs, trained, crops):
 @pytest.mark.parametrize(("averaging", "scales"), [("logits", (48, 96)), ("softmax", (96,))])
 def test_dense(photographs, on_one_device, averaging, scales):
     trained, reference = on_one_device
-    images = list(photographs[:26])
+    images = list(photographs[:12])
     # Longer than four times their width, the other way round, a square, and smaller than any scale.
     for box in ((0, 0, 250, 40), (0, 0, 30, 300), (0, 0, 200, 200), (0, 0, 9, 7)):
         images.append(Photograph(np.asarray(slow.opened(photographs[30]).crop(box)), 5, "a part"))

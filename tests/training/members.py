@@ -10,12 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 from PIL import Image
 from sklearn.datasets import load_digits
-from small_run import lines_of, saved_steps, small_config
+from small_run import lines_of, small_config, train_until
 
 from resnet_jax import checkpoint, hosts, sharding
 from resnet_jax.checkpoint import Checkpoints
@@ -126,16 +124,6 @@ def reached(directory):
     return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
-def arrays_saved(directory):
-    """All arrays of the newest checkpoint, whatever devices they were on, without going through our own loading."""
-    path = directory / "checkpoints" / str(saved_steps(directory)[-1])
-    shapes = dict(ocp.checkpointables_metadata(path).metadata)
-    del shapes["card"]
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
-    return jax.device_get(ocp.load_checkpointables(path, abstract))
-
-
 def losses(directory, name="train_loss"):
     """Of each step."""
     return {line["step"]: line[name] for line in lines_of(directory) if name in line}
@@ -168,33 +156,6 @@ def combinations(photographs, fields=None):
         "photographs": photograph_config(photographs, fields),
         "photographs in groups": photograph_config(photographs, fields | {"model.group_size": 4}),
     }
-
-
-class KilledError(Exception):
-    pass
-
-
-def train_until(step, config, directory):
-    """Ends a run without a word once it has reached a step."""
-    make_task = loop.make_task
-
-    def fragile(*arguments):
-        task = make_task(*arguments)
-
-        def advance(state, steps, stop):
-            if int(state.step) >= step:
-                raise KilledError
-            return task.advance(state, steps, stop)
-
-        return dataclasses.replace(task, advance=advance)
-
-    loop.make_task = fragile
-    try:
-        loop.train(config, directory)
-    except KilledError:
-        return
-    finally:
-        loop.make_task = make_task
 
 
 def train_curves(process, root, photographs, *names):

@@ -1,13 +1,14 @@
 """A run of seconds, and what a finished one left behind."""
 
+import dataclasses
 import json
-import warnings
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.configs import digits
+from resnet_jax.training import loop
 
 FIELDS = {
     "model.depth": 8,
@@ -49,13 +50,41 @@ def result_of(directory):
 
 
 def everything_saved(directory):
-    """All that the newest checkpoint holds, as NumPy arrays, without going through our own loading."""
-    step = saved_steps(directory)[-1]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sharding info not provided")
-        parts = ocp.load_checkpointables(directory / "checkpoints" / str(step))
+    """All that the newest checkpoint holds, as NumPy arrays, whatever devices they were on, without our own loading."""
+    path = directory / "checkpoints" / str(saved_steps(directory)[-1])
+    parts = dict(ocp.checkpointables_metadata(path).metadata)
     assert {"variables", "training", "preprocessing", "card"} <= set(parts)
-    return jax.device_get(parts)
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    del parts["card"]  # no arrays
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), parts)
+    return jax.device_get(ocp.load_checkpointables(path, abstract | {"card": None}))
+
+
+class KilledError(Exception):
+    """Ends a run from inside."""
+
+
+def train_until(step, config, directory):
+    """Ends a run without a word once it has reached a step."""
+    make_task = loop.make_task
+
+    def fragile(*arguments):
+        task = make_task(*arguments)
+
+        def advance(state, steps, stop):
+            if int(state.step) >= step:
+                raise KilledError
+            return task.advance(state, steps, stop)
+
+        return dataclasses.replace(task, advance=advance)
+
+    loop.make_task = fragile
+    try:
+        loop.train(config, directory)
+    except KilledError:
+        return
+    finally:
+        loop.make_task = make_task
 
 
 def assert_same_run(one, other):

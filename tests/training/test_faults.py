@@ -18,8 +18,8 @@ import members
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
-from members import arrays_saved, photograph_config, train_until
-from small_run import FIELDS, lines_of, result_of, saved_steps, small_config
+from members import photograph_config
+from small_run import FIELDS, everything_saved, lines_of, result_of, saved_steps, small_config, train_until
 
 from resnet_jax import build, cli, workdir
 from resnet_jax.checkpoint import Checkpoints
@@ -104,9 +104,9 @@ def test_a_run_goes_on_over_the_step_that_stopped_it(poison, tmp_path):
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
     assert {line["step"]: line["train_skipped"] for line in lines if "train_skipped" in line} == {40: 1}
     assert all(np.isfinite(value) for line in lines for value in line.values())
-    saved = arrays_saved(directory)
+    saved = everything_saved(directory)
     assert int(saved["training"]["step"]) == 60
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((saved["variables"], saved["training"])))
     assert np.isfinite(result_of(directory)["test_loss"])
 
     # The mean loss is that of the other nine steps.
@@ -200,7 +200,8 @@ def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monk
     # A second epoch of 100 photographs begins in step 13, and shows it once more.
     assert skipped.pop(12) == 1
     assert sum(skipped.values()) <= 1
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays_saved(tmp_path)))
+    saved = everything_saved(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((saved["variables"], saved["training"])))
 
 
 def test_a_signal_in_the_middle_of_a_validation_waits_for_nothing(folder, tmp_path, monkeypatch):
@@ -314,12 +315,12 @@ def test_which_checkpoints_are_kept(tmp_path, monkeypatch, fields, kept):
 def test_what_may_change_between_two_starts(tmp_path, capsys):
     train_until(30, small_config({"train.checkpoint_every": 10}), tmp_path)
     assert saved_steps(tmp_path) == [10, 20, 30]
-    before = arrays_saved(tmp_path)
+    before = everything_saved(tmp_path)
     changed = {"model.remat": True, "mesh.data": 2, "mesh.fsdp": 2, "train.bad_steps": 2, "train.checkpoint_every": 10}
     changed |= {"train.keep_last": 2, "train.keep_every": 30}
     with pytest.raises(InputError, match=r"which differs in train.accumulate \(1 there, 2 asked for\): use another"):
         train(small_config(changed | {"train.accumulate": 2}), tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, arrays_saved(tmp_path), before)
+    jax.tree.map(np.testing.assert_array_equal, everything_saved(tmp_path), before)
     capsys.readouterr()
     train(small_config(changed), tmp_path)
     assert "going on from the checkpoint of iteration 30" in capsys.readouterr().out

@@ -9,8 +9,8 @@ import jax
 import members
 import numpy as np
 import pytest
-from members import Members, arrays_saved, losses, reached, trained
-from small_run import lines_of, result_of, saved_steps
+from members import Members, losses, reached, trained
+from small_run import everything_saved, lines_of, result_of, saved_steps
 
 from resnet_jax import cli
 from resnet_jax.training import loop
@@ -57,7 +57,7 @@ def test_the_loss_curve_is_that_of_one_process(alone, photographs, tmp_path, cou
         for step, loss in losses(run, f"{split}_loss").items():
             assert loss == pytest.approx(losses(other, f"{split}_loss")[step], rel=1e-3), (name, step)
         assert result_of(run)[f"{split}_images"] == {"test": 360, "validation": 30}[split]
-        saved, expected = arrays_saved(run), arrays_saved(other)
+        saved, expected = everything_saved(run), everything_saved(other)
         largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected["variables"]["params"]))
         for part in ("params", "batch_stats"):
             jax.tree.map(

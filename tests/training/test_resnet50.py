@@ -13,7 +13,7 @@ pytestmark = pytest.mark.optimized
 
 # 96 pixels: on smaller ones the last maps are 2 x 2, on which XLA:CPU convolves 512 channels thirty times slower.
 FIELDS = """model.depth=50 model.group_size=8 stream.side=96 stream.scales=(110,206) stream.shorter_side=110
-    optimizer.learning_rate=0.003 train.batch_size=16 train.iterations=20 train.log_every=2 train.eval_every=20
+    optimizer.learning_rate=0.003 train.batch_size=16 train.iterations=16 train.log_every=2 train.eval_every=16
     train.checkpoint_every=10 mesh.data=1"""
 
 
@@ -25,7 +25,7 @@ def config_of(test_data, workers):
 @pytest.mark.test_data
 @pytest.mark.subprocess
 def test_the_loss_falls_and_a_resumed_run_is_the_same(test_data, tmp_path):
-    # In bfloat16 tests/test_gpu_script.py trains it.
+    # In bfloat16 tests/test_gpu_script.py trains on them.
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     result = loop.train(config_of(test_data, workers=0), whole)
     losses = [line["train_loss"] for line in lines_of(whole)]
@@ -33,9 +33,9 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(test_data, tmp_path):
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
     assert result["validation_images"] == 100
 
-    # 200 photographs are 12.5 batches: iteration 10 is in the middle of the first epoch, 20 in the second.
+    # 200 photographs are 12.5 batches: iteration 10 is in the middle of the first epoch, 16 in the second.
     shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "20")
+    shutil.rmtree(resumed / "checkpoints" / "16")
     (resumed / "result.json").unlink()
     assert saved_steps(resumed) == [10]
     again = loop.train(config_of(test_data, workers=2), resumed)

@@ -20,6 +20,8 @@ from resnet_jax.training.loop import train
 from resnet_jax.training.state import abstract_state
 from resnet_jax.training.task import make_task
 
+pytestmark = pytest.mark.optimized
+
 # Reading a damaged checkpoint leaves Orbax's other reads without anybody to wait for them.
 unawaited = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited:RuntimeWarning"

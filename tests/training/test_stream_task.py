@@ -1,6 +1,5 @@
 """Whole runs on a folder of photographs: what they leave, that they go on exactly, and what they say of bad data."""
 
-import dataclasses
 import io
 import json
 import shutil
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from small_run import assert_same_run, lines_of, saved_steps
+from small_run import assert_same_run, lines_of, saved_steps, train_until
 
 from resnet_jax import arguments, build
 from resnet_jax.configs import folder as folder_config
@@ -112,34 +111,11 @@ def test_the_validation_error_is_what_pillow_and_numpy_find(finished, photograph
     assert trained.preprocessing.shorter_side == 28
 
 
-class KilledError(Exception):
-    pass
-
-
-def kill_at(step, monkeypatch):
-    """Makes the loop's tasks fail instead of training on from `step`."""
-
-    def fragile_task(*arguments):
-        task = make_task(*arguments)
-
-        def advance(state, steps, stop):
-            if int(state.step) >= step:
-                raise KilledError
-            return task.advance(state, steps, stop)
-
-        return dataclasses.replace(task, advance=advance)
-
-    monkeypatch.setattr(loop, "make_task", fragile_task)
-
-
 @pytest.mark.subprocess
-def test_a_run_that_was_killed_goes_on_exactly_with_other_workers(finished, photographs, tmp_path, monkeypatch, capsys):
+def test_a_run_that_was_killed_goes_on_exactly_with_other_workers(finished, photographs, tmp_path, capsys):
     """Killed after two epochs and a bit, two steps after it was saved."""
     directory = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        kill_at(6, patch)
-        with pytest.raises(KilledError):
-            loop.train(config_of(photographs), directory)
+    train_until(6, config_of(photographs), directory)
     assert saved_steps(directory) == [4]
     assert [line["step"] for line in lines_of(directory)] == [2, 4, 6]
     capsys.readouterr()
