@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="module", autouse=True)
 def _optimized(request):
-    """Of a module marked `optimized`, programs are compiled as users compile them."""
+    """Of a module marked `optimized`, programs are compiled with all optimisations."""
     quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
     if request.node.get_closest_marker("optimized"):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"

@@ -1,4 +1,4 @@
-"""Fingerprints against NumPy, array by array: the checkpoints of every version so far have these."""
+"""Fingerprints against NumPy, array by array: checkpoints are recognised by these from one version to the next."""
 
 import jax
 import jax.numpy as jnp

@@ -19,6 +19,8 @@ class Silent:
         self.said[key] = value
 
     def blocking_key_value_get(self, key, milliseconds):
+        # Longer than Orbax waits for a process that has given a checkpoint up.
+        assert milliseconds > 1000 * 300
         if key not in self.said:
             raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: waited for {key} for {milliseconds} ms")
         return self.said[key]

@@ -17,6 +17,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 def test_notebook_runs(path, monkeypatch):
     # It trains, as a reader does: quickly compiled programs would take longer. The limit is for a busy machine.
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": path.parent}}

@@ -8,7 +8,7 @@
 #   DATA      where TFDS keeps CIFAR-10 and ImageNet            (default ~/tensorflow_datasets)
 #   RESULTS   where the JSON files go                           (default experiments/results beside this script)
 #   RUNS      where training runs keep their workdirs           (default runs/gpu)
-#   TINY=1    the same commands with tiny settings, to try them on a CPU
+#   TINY=1    the same commands with tiny settings and networks, to try them on a CPU
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -29,6 +29,7 @@ def check_fingerprints(parts: list[Any], expected: list[int]) -> None:
 
 # Arrays of at most so many elements are hashed together.
 _SMALL = 2**13
+# Between the places of two neighbours: the golden ratio, as in Knuth's multiplicative hashing.
 _STRIDE = 0x9E3779B9
 
 
@@ -36,9 +37,8 @@ _STRIDE = 0x9E3779B9
 def fingerprint(tree: Any) -> tuple[jax.Array, jax.Array]:
     """A hash of every bit of the arrays, uint32, and whether all of them are finite.
 
-    Orbax's files carry no checksum of their arrays. Each word is hashed with its place and the number of its
-    array; sums of integers do not depend on their order, so the hash is the same however the arrays
-    are sharded.
+    Orbax's files carry no checksum of their arrays. Each word is hashed with its place and the number of its array;
+    sums of integers do not depend on their order, so the hash is the same however the arrays are sharded.
     """
     total, finite = jnp.zeros((), jnp.uint32), jnp.ones((), bool)
     groups: list[list[tuple[int, jax.Array]]] = []

@@ -22,7 +22,8 @@ _OWN_FIELDS = ("dataset.data_dir", "stream.workers")
 
 # A file of another host can appear late where a network file system caches folders.
 SEEN_WITHIN = 10.0
-_ANSWER_WITHIN = 300.0
+# Where one process has given a checkpoint up, Orbax lets the others wait for it for five minutes before they ask.
+_ANSWER_WITHIN = 600.0
 _numbers = itertools.count()
 
 
@@ -36,7 +37,7 @@ def exchange(own: Any) -> list[Any]:
 
     Raises:
       InputError: the processes are not connected.
-      LostError: one of them does not answer within five minutes.
+      LostError: one of them does not answer within ten minutes.
     """
     number, count, own = next(_numbers), jax.process_count(), json.dumps(own)
     if count == 1:
@@ -58,7 +59,7 @@ def exchange(own: Any) -> list[Any]:
 def check_same_config(config: Config) -> None:
     """Refuses a run whose processes were started with different configs.
 
-    Raises:
+    Raises, beside what `exchange` raises:
       InputError: on every process, naming the fields.
     """
     lead, *others = exchange(json.loads(config.to_json_best_effort()))
@@ -82,7 +83,7 @@ def check_same_data(facts: Mapping[str, Any]) -> None:
     Args:
       facts: what is known of this process's data, by what it is called.
 
-    Raises:
+    Raises, beside what `exchange` raises:
       InputError: on every process, naming what differs.
     """
     lead, *others = exchange(dict(facts))
@@ -98,7 +99,7 @@ def check_same_data(facts: Mapping[str, Any]) -> None:
 def check_shared(directory: Path) -> None:
     """Refuses a workdir that is not one and the same folder for every process; makes it if there is none.
 
-    Raises:
+    Raises, beside what `exchange` raises:
       InputError: on every process, naming those that cannot write there, or do not see what others write.
     """
     if jax.process_count() == 1:

@@ -172,6 +172,17 @@ def test_damaged_data(test_data, tmp_path):
         sources.load("cifar10", str(tmp_path))
 
 
+def test_an_image_that_is_none(tmp_path, monkeypatch):
+    class Source(list):
+        def __getitems__(self, places):
+            return [self[place] for place in places]
+
+    records = prepared.Records(tmp_path, {"train": Source([{"image": b"no image", "label": 0}])}, ("a",), "1.0.0")
+    monkeypatch.setattr(sources, "open_records", lambda *arguments: records)
+    with pytest.raises(InputError, match=rf"the train split in {tmp_path} cannot be read: it is in no image format"):
+        sources.load("cifar10", str(tmp_path))
+
+
 def test_prepare_without_tensorflow(tmp_path, monkeypatch):
     import importlib.util
 

@@ -85,6 +85,7 @@ def train_until(step, config, directory):
         return
     finally:
         loop.make_task = make_task
+    raise AssertionError(f"the run was complete before step {step}")
 
 
 def assert_same_run(one, other):

@@ -25,7 +25,6 @@ def config_of(test_data, workers):
 @pytest.mark.test_data
 @pytest.mark.subprocess
 def test_the_loss_falls_and_a_resumed_run_is_the_same(test_data, tmp_path):
-    # In bfloat16 tests/test_gpu_script.py trains on them.
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     result = loop.train(config_of(test_data, workers=0), whole)
     losses = [line["train_loss"] for line in lines_of(whole)]

@@ -189,3 +189,24 @@ def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size)
     assert totals.count == len(digits.test) == 360
     assert totals.errors == (logits.argmax(1) != digits.test.labels).sum()
     assert totals.loss == pytest.approx(losses.sum(), rel=1e-5)
+
+
+def test_a_step_in_bfloat16_with_the_imagenet_stem():
+    """What accelerators train by default: gradients near those in float32, and a state that stays in float32."""
+    random, mesh = np.random.default_rng(0), sharding.make_mesh(1)
+    images = jnp.asarray(random.normal(size=(8, 64, 64, 3)), jnp.float32)
+    batch = Batch(images, jnp.arange(8, dtype=jnp.int32), jnp.ones(8))
+    updates, losses = [], []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = models.ResNet((2, 1), (8, 16), True, "imagenet", 10, "B", group_size=4, dtype=dtype)
+        state = create_state(model, OPTIMIZER, 3, (64, 64, 3), mesh)
+        step = jax.jit(partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh))
+        after, metrics = step(state, batch)
+        assert {leaf.dtype for leaf in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
+        moved = jax.tree.map(lambda new, old: np.asarray(new - old).ravel(), after.params, state.params)
+        updates.append(np.concatenate(jax.tree.leaves(moved)))
+        losses.append(float(metrics.loss))
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+    exact, rounded = updates
+    assert np.linalg.norm(rounded - exact) < 0.1 * np.linalg.norm(exact)

@@ -104,7 +104,7 @@ def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int | jax.
     word = rng.hash_words(rng.hash_words(epoch.astype(jnp.uint32)) + jnp.asarray(seed, jnp.uint32))
 
     def swap_or_not(turn, index):
-        round_key = rng.hash_words(word + turn.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
+        round_key = rng.hash_words(word + jnp.uint32(turn) * jnp.uint32(0x9E3779B9))
         partner = (round_key % size + size - index) % size
         coin = rng.hash_words(jnp.maximum(index, partner) ^ rng.hash_words(round_key ^ jnp.uint32(0x5BF03635)))
         return jnp.where(coin & 1, partner, index)

@@ -45,6 +45,7 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
     Raises:
       InputError: the config or the directory cannot be used, the disk is full, or the loss became infinite or NaN.
       Stopped: after Ctrl-C or SIGTERM, when the state of the last step is saved.
+      LostError: another process of the run does not answer.
     """
     console = Console(soft_wrap=True, highlight=False, quiet=not hosts.is_lead())
     build.check(config)
