@@ -124,4 +124,5 @@ def test_kernels_are_drawn_as_flax_draws_them(shape):
         ours, theirs = (
             draw(lambda key, init=init: init(key, shape, jnp.float32))(jax.random.key(3)) for init in (he_normal, usual)
         )
-        np.testing.assert_array_equal(ours, theirs)
+        # Equal with jax 0.10; with 0.12 XLA rounds the one of them otherwise.
+        np.testing.assert_allclose(ours, theirs, rtol=2.5e-7, atol=0)

@@ -141,8 +141,9 @@ conv.defvjp(_conv_fwd, _conv_bwd)
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """An untruncated Gaussian of variance 2 / fan-in: He et al. 2015 (1502.01852), equation 10.
 
-    The kernels are those of Flax's `variance_scaling(2.0, "fan_in", "normal")`; its `he_normal()` is truncated. They
-    are drawn in one dimension: XLA takes five times as long to compile the random bits of four.
+    The kernels are those of Flax's `variance_scaling(2.0, "fan_in", "normal")`, to the last bit or next to it; its
+    `he_normal()` is truncated. They are drawn in one dimension: XLA takes five times as long to compile the random bits
+    of four.
     """
     deviation = jnp.sqrt(jnp.array(2.0 / math.prod(shape[:-1]), dtype))
     return (jax.random.normal(key, (math.prod(shape),), dtype) * deviation).reshape(shape)
