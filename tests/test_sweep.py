@@ -185,7 +185,6 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(tmp_path, capsys):
 
 @pytest.mark.subprocess
 def test_a_search_goes_on_and_looks_at_validation_images_only(tmp_path, capsys):
-    pytest.importorskip("optuna")
     command = [
         *("sweep", *TINY, "--config.dataset.validation_images=100", "--searcher=optuna", f"--workdir={tmp_path}"),
         "--axis=seed=0..1000",
@@ -238,7 +237,6 @@ echo "JobID|State|NodeList"
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """Puts sbatch and its friends on the path; gives the folder of the submitted scripts."""
-    pytest.importorskip("submitit")
     programs, jobs = tmp_path / "bin", tmp_path / "jobs"
     programs.mkdir()
     jobs.mkdir()

@@ -22,7 +22,8 @@ _OWN_FIELDS = ("dataset.data_dir", "stream.workers")
 
 # A file of another host can appear late where a network file system caches folders.
 SEEN_WITHIN = 10.0
-# Where one process has given a checkpoint up, Orbax lets the others wait for it for five minutes before they ask.
+# Orbax's own limit is five minutes: so long the others may wait for a process that has given a checkpoint up, and only
+# then ask.
 _ANSWER_WITHIN = 600.0
 _numbers = itertools.count()
 

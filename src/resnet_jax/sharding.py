@@ -120,12 +120,10 @@ def _check_address(address: str, num_processes: int | None, process_id: int | No
         raise InputError(
             f"--distributed={address} is no address: it must be HOST:PORT of process 0, such as node1:9876"
         )
-    missing = [name for name, value in (("num_processes", num_processes), ("process_id", process_id)) if value is None]
-    if missing:
-        wanted = " and ".join(f"--{name}" for name in missing)
+    if num_processes is None or process_id is None:
+        given = {"--num_processes": num_processes, "--process_id": process_id}
+        wanted = " and ".join(name for name, value in given.items() if value is None)
         raise InputError(f"--distributed={address} needs {wanted}: how many processes there are, and which one this is")
-    assert num_processes is not None
-    assert process_id is not None
     if not 0 <= process_id < num_processes:
         raise InputError(f"--process_id is {process_id}, but it must be from 0 to {num_processes - 1}")
 

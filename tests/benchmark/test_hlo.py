@@ -1,8 +1,10 @@
 """Collectives of a program that was written by hand."""
 
+import types
+
 import pytest
 
-from resnet_jax.benchmark.hlo import Collective, collectives_of_text
+from resnet_jax.benchmark.hlo import Collective, collectives_of_text, read_collectives
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
 
@@ -65,3 +67,8 @@ def test_what_the_text_does_not_tell_is_an_error(part, other, message):
 )
 def test_what_a_ring_of_four_sends(kind, sent):
     assert Collective(kind, 4, 100).sent_bytes == sent
+
+
+def test_a_backend_that_does_not_show_its_programs():
+    with pytest.raises(ValueError, match="does not show its programs"):
+        read_collectives(types.SimpleNamespace(as_text=lambda: None))

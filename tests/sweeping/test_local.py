@@ -138,7 +138,6 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path):
         "print(process.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, str(config), str(log)], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
     child = int(parent.stdout.readline())
     deadline = time.monotonic() + 60
     while "reading" not in log.read_text():

@@ -1,7 +1,5 @@
 import pytest
 
-pytest.importorskip("optuna")
-
 from resnet_jax.errors import InputError
 from resnet_jax.sweeping.points import parse_axes
 from resnet_jax.sweeping.search import Search

@@ -5,8 +5,6 @@ import time
 
 import pytest
 
-pytest.importorskip("submitit")
-
 from resnet_jax.errors import InputError
 from resnet_jax.sweeping.slurm import PointTask, sbatch_parameters
 

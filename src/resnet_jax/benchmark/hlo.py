@@ -48,10 +48,11 @@ def read_collectives(compiled: jax.stages.Compiled) -> Counter[Collective]:
     """Counts the collectives of a program that was compiled for CPUs, those in loops once for each turn.
 
     Raises:
-      ValueError: see `collectives_of_text`.
+      ValueError: the backend does not show the program; or see `collectives_of_text`.
     """
     program = compiled.as_text()
-    assert program is not None
+    if program is None:
+        raise ValueError("this backend does not show its programs")
     return collectives_of_text(program)
 
 

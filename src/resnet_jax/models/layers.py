@@ -49,8 +49,8 @@ class BatchNorm(nn.Module):
         if train:
             # Both moments in one pass over the activations, and one reduction where a group spans several devices.
             moments = jnp.stack([grouped.mean((1, 2, 3)), jnp.square(grouped).mean((1, 2, 3))])
-            if devices > 1:
-                moments = self._mean_over(devices, moments)
+            if self.axis_name is not None and devices > 1:
+                moments = _mean_over(self.axis_name, devices, moments)
             mean = moments[0]
             var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
             if not self.is_initializing():
@@ -77,15 +77,15 @@ class BatchNorm(nn.Module):
             f"a batch of {images * devices} images on {devices} devices cannot be cut into batch-norm groups of {size}"
         )
 
-    def _mean_over(self, devices: int, moments: jax.Array) -> jax.Array:
-        """The mean over each run of so many devices, side by side."""
-        assert self.axis_name is not None
-        total = lax.axis_size(self.axis_name)
-        groups = [list(range(first, first + devices)) for first in range(0, total, devices)]
-        return lax.psum(moments, self.axis_name, axis_index_groups=groups if devices < total else None) / devices
-
     def _updated(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         return self.momentum * running + (1 - self.momentum) * batch.mean(0).astype(running.dtype)
+
+
+def _mean_over(axis_name: tuple[str, ...], devices: int, moments: jax.Array) -> jax.Array:
+    """The mean over each run of so many devices, side by side."""
+    total = lax.axis_size(axis_name)
+    groups = [list(range(first, first + devices)) for first in range(0, total, devices)]
+    return lax.psum(moments, axis_name, axis_index_groups=groups if devices < total else None) / devices
 
 
 def zero_pad_shortcut(x: jax.Array, features: int, stride: int, zero_channels: str) -> jax.Array:
