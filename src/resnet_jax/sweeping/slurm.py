@@ -34,12 +34,7 @@ class SlurmArray:
     """
 
     def __init__(self, directory: Path, jobs: int | None, parameters: Sequence[str]):
-        try:
-            import submitit
-        except ImportError as error:
-            raise InputError(
-                "--launcher=slurm needs submitit: pip install 'deep-residual-jax[slurm]', or pip install submitit"
-            ) from error
+        executor = _submitit().SlurmExecutor
         missing = [program for program in ("sbatch", "srun") if not shutil.which(program)]
         if missing:
             raise InputError(f"--launcher=slurm found no {missing[0]}: call it on a machine that submits to SLURM")
@@ -47,7 +42,7 @@ class SlurmArray:
         self._file = directory / "slurm.json"
         self._names: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._folder = directory.absolute() / "slurm"
-        self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=1000)
+        self._executor = executor(self._folder, max_num_timeout=1000)
         self._executor.update_parameters(**sbatch_parameters(parameters), job_name=directory.absolute().name)
         if jobs:
             self._executor.update_parameters(array_parallelism=jobs)
@@ -138,8 +133,7 @@ def sbatch_parameters(parameters: Sequence[str]) -> dict[str, Any]:
     Raises:
       InputError: one that is not of that form, or no time limit in minutes.
     """
-    from submitit import SlurmExecutor
-
+    names = _submitit().SlurmExecutor._valid_parameters()
     known: dict[str, Any] = {}
     others: dict[str, Any] = {}
     for parameter in parameters:
@@ -148,7 +142,26 @@ def sbatch_parameters(parameters: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--slurm={parameter!r} is not of the form NAME=VALUE,NAME=VALUE,… such as time=600")
         name = name.replace("-", "_")
         value = int(text) if text.isdecimal() else True if text.lower() == "true" else text
-        (known if name in SlurmExecutor._valid_parameters() else others)[name] = value
+        (known if name in names else others)[name] = value
     if not isinstance(known.get("time"), int):
         raise InputError("--slurm=time=MINUTES is missing: after so long a job saves and is queued again")
     return known | ({"additional_parameters": others} if others else {})
+
+
+def _submitit() -> Any:
+    # Its import configures logging anew, which ends the handlers of everything else in the process; absl's would close
+    # what was sys.stderr when absl was imported. Not for its jobs, whose logs say when they are queued again.
+    level = os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
+    try:
+        import submitit
+
+        return submitit
+    except ImportError as error:
+        raise InputError(
+            "--launcher=slurm needs submitit: pip install 'deep-residual-jax[slurm]', or pip install submitit"
+        ) from error
+    finally:
+        del os.environ["SUBMITIT_LOG_LEVEL"]
+        if level is not None:
+            os.environ["SUBMITIT_LOG_LEVEL"] = level
