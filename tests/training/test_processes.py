@@ -128,8 +128,8 @@ LOST = r"error: another process of this run was lost.*[:;] run the same command 
 
 
 def kill(group, directory, step, process):
-    """Kills one of two processes once the step is logged; the other must say so."""
-    group.when(lambda: reached(directory) >= step)
+    """Kills one of two processes once the step is logged and something is saved; the other must say so."""
+    group.when(lambda: reached(directory) >= step and saved_steps(directory))
     group.signal(signal.SIGKILL, process)
     other = 1 - process
     assert group.processes[other].wait(90) == 76, group.errors()

@@ -81,7 +81,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_run_that_is_killed_again_and_again_ends_the_same(uninterrupted, tmp_path):
     directory = tmp_path / "run"
     kill_when(start(directory), lambda: reached(directory) >= 10)
-    kill_when(start(directory), lambda: reached(directory) >= 30 and is_saving(directory))
+    kill_when(start(directory), lambda: reached(directory) >= 30 and saved_steps(directory) and is_saving(directory))
     assert is_saving(directory)
     assert not (directory / "result.json").exists()
 
