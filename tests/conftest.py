@@ -1,5 +1,6 @@
 """Eight CPU devices, strict broadcasting, quick compilation and a cache of it for every test; set before JAX starts."""
 
+import gc
 import os
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,8 @@ if metadata.version("jaxlib").startswith("0.10."):
 import jax
 import pytest
 
+# As `cli.run` does; it is a fifth of the time of files that trace much.
+gc.set_threshold(10_000)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
