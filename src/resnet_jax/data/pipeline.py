@@ -109,7 +109,7 @@ def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int | jax.
         coin = rng.hash_words(jnp.maximum(index, partner) ^ rng.hash_words(round_key ^ jnp.uint32(0x5BF03635)))
         return jnp.where(coin & 1, partner, index)
 
-    # All rounds written out take 1.9 s to trace and compile on a CPU, this takes 0.4. Six turns
-    # and not 48, since on a GPU, where this was not measured, a turn is launched from the host.
+    # All rounds written out take 1.9 s to trace and compile on a CPU, this takes 0.4. Six turns and not 48, since on a
+    # GPU, where this was not measured, a turn is launched from the host.
     index = jax.lax.fori_loop(0, _ROUNDS, swap_or_not, position.astype(jnp.uint32), unroll=8)
     return index.astype(jnp.int32)

@@ -34,7 +34,7 @@ class SlurmArray:
     """
 
     def __init__(self, directory: Path, jobs: int | None, parameters: Sequence[str]):
-        executor = _submitit().SlurmExecutor
+        submitit = _submitit()
         missing = [program for program in ("sbatch", "srun") if not shutil.which(program)]
         if missing:
             raise InputError(f"--launcher=slurm found no {missing[0]}: call it on a machine that submits to SLURM")
@@ -42,7 +42,7 @@ class SlurmArray:
         self._file = directory / "slurm.json"
         self._names: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._folder = directory.absolute() / "slurm"
-        self._executor = executor(self._folder, max_num_timeout=1000)
+        self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=1000)
         self._executor.update_parameters(**sbatch_parameters(parameters), job_name=directory.absolute().name)
         if jobs:
             self._executor.update_parameters(array_parallelism=jobs)
@@ -150,7 +150,8 @@ def sbatch_parameters(parameters: Sequence[str]) -> dict[str, Any]:
 
 def _submitit() -> Any:
     # Its import configures logging anew, which ends the handlers of everything else in the process; absl's would close
-    # what was sys.stderr when absl was imported. Not for its jobs, whose logs say when they are queued again.
+    # what was sys.stderr when absl was imported. The variable is there for the import only: jobs inherit the
+    # environment, and their logs shall say when they are queued again.
     level = os.environ.get("SUBMITIT_LOG_LEVEL")
     os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
