@@ -16,10 +16,10 @@ from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError, Stopped, complain, is_passing
-from resnet_jax.fingerprints import check_fingerprints, crc_of_files, fingerprint
+from resnet_jax.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
 from resnet_jax.hosts import SEEN_WITHIN, exchange, is_lead
 from resnet_jax.sharding import make_mesh, replicated
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import TrainState, must_be_finite
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,13 @@ class Checkpoints:
         """Starts saving; returns as soon as the arrays have been copied from the devices.
 
         Raises:
-          InputError: the state holds a number that is not finite, or this or the previous checkpoint could not be
+          InputError: what `must_be_finite` names of the state is not, or this or the previous checkpoint could not be
             written, for instance because the disk is full.
         """
         variables, training = _parts(state)
-        fingerprints = jax.device_get([fingerprint(variables), fingerprint(training)])
-        if not all(finite for _, finite in fingerprints):
+        found = fingerprint(variables), fingerprint(training), all_finite(must_be_finite(state))
+        *fingerprints, finite = jax.device_get(found)
+        if not finite:
             raise InputError(
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
                 "train in another --workdir with a lower config.optimizer.learning_rate or a warm-up"
@@ -135,7 +136,7 @@ class Checkpoints:
                     "preprocessing": preprocessing,
                     "card": {
                         **dataclasses.asdict(card),
-                        "fingerprints": [int(value) for value, _ in fingerprints],
+                        "fingerprints": [int(value) for value in fingerprints],
                         "mean_shape": list(preprocessing.mean.shape),
                         "std_shape": list(preprocessing.std.shape),
                         **{name: getattr(preprocessing, name) for name in _VIEW},

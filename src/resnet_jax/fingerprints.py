@@ -23,7 +23,7 @@ def crc_of_files(folder: Path) -> int:
 def check_fingerprints(parts: list[Any], expected: list[int]) -> None:
     """Raises ValueError when trees of arrays have not the `fingerprint`s that were saved with them."""
     for part, value in zip(parts, expected, strict=False):
-        if int(fingerprint(part)[0]) != value:
+        if int(fingerprint(part)) != value:
             raise ValueError("its arrays are not those that were saved")
 
 
@@ -34,35 +34,57 @@ _STRIDE = 0x9E3779B9
 
 
 @jax.jit
-def fingerprint(tree: Any) -> tuple[jax.Array, jax.Array]:
-    """A hash of every bit of the arrays, uint32, and whether all of them are finite.
+def fingerprint(tree: Any) -> jax.Array:
+    """A hash of every bit of the arrays, uint32; their dtypes may be any that JAX has, keys included.
 
     Orbax's files carry no checksum of their arrays. Each word is hashed with its place and the number of its array;
     sums of integers do not depend on their order, so the hash is the same however the arrays are sharded.
     """
-    total, finite = jnp.zeros((), jnp.uint32), jnp.ones((), bool)
-    groups: list[list[tuple[int, jax.Array]]] = []
-    # Most arrays are small, and all of those are one array here: to compile a hash of each took as long as a training
-    # step.
-    small: dict[Any, list[tuple[int, jax.Array]]] = {}
-    for i, leaf in enumerate(jax.tree.leaves(tree)):
-        if leaf.size > _SMALL:
-            groups.append([(i, leaf.reshape(-1))])
-        else:
-            small.setdefault(leaf.dtype, []).append((i, leaf.reshape(-1)))
-    for group in [*groups, *small.values()]:
-        finite &= jnp.isfinite(jnp.concatenate([leaf for _, leaf in group])).all()
+    total = jnp.zeros((), jnp.uint32)
+    for group in _together(tree):
         numbered = [(i, _words(leaf)) for i, leaf in group]
         words = jnp.concatenate([words for _, words in numbered])
         places = jax.lax.iota(jnp.uint32, words.size) * jnp.uint32(_STRIDE) + _first_places(numbered)
         total += hash_words(words ^ hash_words(places)).sum(dtype=jnp.uint32)
-    return total, finite
+    return total
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no number of the arrays is infinite or NaN, bool."""
+    finite = jnp.ones((), bool)
+    for group in _together(tree):
+        finite &= jnp.isfinite(jnp.concatenate([leaf for _, leaf in group])).all()
+    return finite
+
+
+def _together(tree: Any) -> list[list[tuple[int, jax.Array]]]:
+    """The arrays, flat and with their numbers, in groups of one dtype.
+
+    Most arrays are small, and all of those are one array here: to compile a hash of each took as long as a training
+    step.
+    """
+    groups: list[list[tuple[int, jax.Array]]] = []
+    small: dict[Any, list[tuple[int, jax.Array]]] = {}
+    for i, leaf in enumerate(jax.tree.leaves(tree)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if leaf.size > _SMALL:
+            groups.append([(i, leaf.reshape(-1))])
+        else:
+            small.setdefault(leaf.dtype, []).append((i, leaf.reshape(-1)))
+    return [*groups, *small.values()]
 
 
 def _words(array: jax.Array) -> jax.Array:
-    """The bits of an array, uint32, in one dimension."""
+    """The bits of a flat array, uint32: a word for each number, two for one of 64 bits and so on."""
+    if jnp.iscomplexobj(array):
+        array = jnp.concatenate([array.real, array.imag])
     if array.dtype == bool:
-        return array.astype(jnp.uint32).reshape(-1)
+        return array.astype(jnp.uint32)
+    bits = (jnp.finfo if jnp.issubdtype(array.dtype, jnp.floating) else jnp.iinfo)(array.dtype).bits
+    if bits < 32:
+        return jax.lax.bitcast_convert_type(array, f"uint{bits}").astype(jnp.uint32)
     return jax.lax.bitcast_convert_type(array, jnp.uint32).reshape(-1)
 
 

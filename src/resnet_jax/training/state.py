@@ -80,6 +80,21 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     )
 
 
+def must_be_finite(state: TrainState) -> list[jax.Array]:
+    """The arrays in which an infinity or a NaN is damage: parameters, running statistics and the optimiser's buffers.
+
+    A buffer, such as the momentum of a kernel, has the name and the shape of its parameter. What else an optimiser
+    keeps can be a sentinel: the best error of `optax.contrib.reduce_on_plateau` is infinite until an epoch is over.
+    """
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
+    buffers = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
+        if any(shapes.get(path[i:]) == leaf.shape for i in range(len(path)))
+    ]
+    return [*jax.tree.leaves(state.variables), *buffers]
+
+
 def _init(
     model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], key: jax.Array
 ) -> TrainState:
