@@ -75,6 +75,7 @@ def test_lower_rooms_do_not_know_higher_ones(below):
         ("matplotlib", "analysis/plots.py"),
         ("submitit", "sweeping/slurm.py"),
         ("optuna", "sweeping/search.py"),
+        ("rich", "terminal.py"),
     ],
 )
 def test_one_file_knows_one_foreign_thing(library, room):

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import rich.box
-from rich.console import Console
-from rich.table import Table
 
+from resnet_jax import terminal
 from resnet_jax.benchmark.transfers import measure_all_reduce, measure_transfers
 from resnet_jax.environment import describe_environment, environment_lines
 from resnet_jax.errors import InputError
@@ -251,10 +249,9 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
 
 def render(result: dict[str, Any]) -> str:
     """Writes the dict of `examine` for people: the environment, the processes, the all-reduces and the findings."""
-    tables = [Table(title=title, box=rich.box.SIMPLE, title_justify="left") for title in ("processes", "all-reduce")]
-    processes, reduces = tables
+    processes, reduces = (terminal.Table(title=title) for title in ("processes", "all-reduce"))
     for column in ("process", "host", "devices"):
-        processes.add_column(column, overflow="fold")
+        processes.add_column(column)
     for column in ("memory of each (GiB)", "to device (GB/s)", "to host (GB/s)", "cores", "memory (GiB)"):
         processes.add_column(column, justify="right")
     for each in result["processes"]:
@@ -276,15 +273,10 @@ def render(result: dict[str, Any]) -> str:
         right = "right" if each["right"] else "WRONG"
         reduces.add_row(f"{each['bytes'] // 4:,}", f"{each['seconds'] * 1e3:,.3f}", *speeds, right)
 
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(processes)
-        if result["all_reduces"]:
-            console.print(reduces)
     lines = [*environment_lines(result["environment"])]
     if result["environment"]["fake_devices"]:
         lines.append("fake devices: one CPU poses as several, which share its cores; no figure here is one of a pod")
-    lines += ["", *(line.rstrip() for line in capture.get().splitlines())]
+    lines += ["", terminal.render(processes, *([reduces] if result["all_reduces"] else []), width=120)]
     for each in result["findings"]:
         lines.append(f"{each['grade']:10}  {each['check']}: {each['says']}")
         if each["advice"]:

@@ -1,7 +1,10 @@
 """What the command line turns into one line and an exit status, instead of a traceback; and lines that stop nothing."""
 
+import contextlib
 import errno
 import sys
+import unicodedata
+from collections.abc import Callable, Iterator
 
 
 class InputError(ValueError):
@@ -29,6 +32,44 @@ def is_passing(error: BaseException | None) -> bool:
 WRONG, STOPPED, LOST = 2, 75, 76
 
 
+# Of the invisible characters these two join letters, as in Persian, and parts of emojis.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: str) -> str:
+    """A text on one line that cannot steer a terminal: what has no shape is escaped, as "\\n" or "\\x1b".
+
+    Names of files may hold line ends, escape sequences, marks that turn the direction of writing, and, as surrogates,
+    bytes that are no UTF-8.
+    """
+    if text.isprintable():
+        return text
+    shapeless = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        each.encode("unicode_escape").decode()
+        if unicodedata.category(each) in shapeless and each not in _JOINERS
+        else each
+        for each in text
+    )
+
+
 def complain(line: str) -> None:
     """Prints a line to stderr about something wrong that a command goes on without."""
-    print(line, file=sys.stderr)
+    # Where nobody reads it, nothing is lost that a command needs.
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(line), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def optional(what: str, say: Callable[[str], None] = complain) -> Iterator[None]:
+    """Whatever goes wrong inside is one line: no result waits for a picture.
+
+    Args:
+      what: is missing then, such as "the picture curves.png".
+      say: is given the line.
+    """
+    try:
+        yield
+    except Exception as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        say(f"{what} is missing: {why}")

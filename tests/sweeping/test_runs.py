@@ -3,11 +3,11 @@ import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from resnet_jax.sweeping.display import Display, results_table, seconds_left
 from resnet_jax.sweeping.points import grid, parse_axes
 from resnet_jax.sweeping.runs import Run, summarise
+from resnet_jax.terminal import console as make_console
 
 
 def make_run(directory, *, metrics=(), result=None, said=""):
@@ -126,9 +126,9 @@ def show_states(console, tmp_path, now):
 
 
 def test_the_live_table_has_a_row_for_each_point(tmp_path):
-    console = Console(file=io.StringIO(), force_terminal=True, width=200, height=40)
+    console = make_console(io.StringIO(), force_terminal=True, width=200, height=40)
     table, runs = show_states(console, tmp_path, [0.0])
-    failure = f"\\[nan] ({runs[3].log})"
+    failure = f"[nan] ({runs[3].log})"
     assert cells(table) == [
         ("seed=waiting", "waiting", "10/20", "50.00 (train)", ""),
         ("seed=running", "running", "10/20", "50.00 (train)", ""),
@@ -141,13 +141,13 @@ def test_the_live_table_has_a_row_for_each_point(tmp_path):
 
 
 def test_a_long_live_table_shows_what_is_at_work_or_failed(tmp_path):
-    console = Console(file=io.StringIO(), force_terminal=True, width=200, height=10)
+    console = make_console(io.StringIO(), force_terminal=True, width=200, height=10)
     table, _ = show_states(console, tmp_path, [0.0])
     assert [row[0] for row in cells(table)] == ["seed=running", "seed=failed"]
 
 
 def test_elsewhere_there_is_one_line_for_each_change(tmp_path):
-    console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
+    console = make_console(io.StringIO())
     _, runs = show_states(console, tmp_path, [0.0])
     assert console.file.getvalue().splitlines() == [
         "seed=running: running",

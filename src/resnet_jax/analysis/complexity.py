@@ -13,10 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import rich.box
-from rich.console import Console
-from rich.table import Table
 
+from resnet_jax import terminal
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.resnet import ResNet
@@ -193,7 +191,7 @@ def _totals(layers: Sequence[Layer]) -> dict[str, int]:
 
 def render(costs: dict[str, Any], title: str = "") -> str:
     """Writes a `summary` as a table: stages, the total, and the figures under "paper" if any."""
-    table = Table(title=title, box=rich.box.SIMPLE, title_justify="left")
+    table = terminal.Table(title=title)
     table.add_column("stage")
     for heading in ("output", "blocks", "parameters", "multiply-adds (M)", "activations (MiB/image)"):
         table.add_column(heading, justify="right")
@@ -216,10 +214,7 @@ def render(costs: dict[str, Any], title: str = "") -> str:
         multiply_adds = f"{paper['multiply_adds'] / 1e6:,.0f}" if paper["multiply_adds"] else ""
         table.add_row("paper", "", "", parameters, multiply_adds, "")
 
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+    return terminal.render(table, width=120).strip("\n")
 
 
 def run_summary(

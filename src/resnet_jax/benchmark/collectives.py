@@ -11,12 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import rich.box
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.table import Table
 
-from resnet_jax import models, sharding
+from resnet_jax import models, sharding, terminal
 from resnet_jax.benchmark.hlo import read_collectives
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.environment import describe_environment, environment_lines
@@ -272,7 +269,7 @@ def render(result: dict[str, Any]) -> str:
         f"network   {result['parameters']:,} parameters and {result['statistics']:,} running statistics, float32",
         "compiled for CPU devices and not run; times are bytes / published bandwidth, without latency or overlap",
     ]
-    sent = Table(title="a step, each device", box=rich.box.SIMPLE, title_justify="left")
+    sent = terminal.Table(title="a step, each device")
     for column in (
         "devices",
         "images",
@@ -284,7 +281,7 @@ def render(result: dict[str, Any]) -> str:
         "sent in a ring (MB)",
     ):
         sent.add_column(column, justify="left" if column == "collective" else "right")
-    times = Table(title="milliseconds to send it", box=rich.box.SIMPLE, title_justify="left")
+    times = terminal.Table(title="milliseconds to send it")
     times.add_column("link")
     times.add_column("GB/s", justify="right")
     for plan in result["plans"]:
@@ -299,11 +296,7 @@ def render(result: dict[str, Any]) -> str:
     for i, link in enumerate(result["links"]):
         cells = [_cell(plan["times"][i]) for plan in result["plans"]]
         times.add_row(link["name"], f"{link['bandwidth'] / 1e9:g}", *cells)
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(sent)
-        console.print(times)
-    return "\n".join([*heading, "", *(line.rstrip() for line in capture.get().splitlines())]).rstrip("\n")
+    return "\n".join([*heading, "", terminal.render(sent, times, width=120)]).rstrip("\n")
 
 
 def _megabytes(count: float) -> str:

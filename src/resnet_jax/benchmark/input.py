@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.box
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from resnet_jax import terminal
 from resnet_jax.data.decode import UnreadableImageError, area_window, resized_size
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs, open_photographs
@@ -241,7 +239,7 @@ def render(result: dict[str, Any]) -> str:
 
 def render_loaders(rows: Sequence[dict[str, Any]]) -> str:
     """Writes what `measure` returns as a table."""
-    table = Table(box=rich.box.SIMPLE)
+    table = terminal.Table()
     table.add_column("loader", no_wrap=True)
     for column in ("cores", "images/s", "/core", "images/CPU s", "relative", "relative, CPU"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -255,10 +253,7 @@ def render_loaders(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['relative_speed']['median']:.2f}",
             _written(row["relative_cpu_speed"], 2),
         )
-    console = Console(width=160, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
+    return terminal.render(table, width=160).strip("\n")
 
 
 def _written(spread: dict[str, float] | None, digits: int) -> str:

@@ -12,12 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rich.box
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.table import Table
 
-from resnet_jax import models, rng, sharding
+from resnet_jax import models, rng, sharding, terminal
 from resnet_jax.analysis import complexity
 from resnet_jax.benchmark.linen import linen_twin
 from resnet_jax.data.augment import Preprocessing, per_pixel_mean
@@ -282,8 +279,8 @@ def render(result: dict[str, Any]) -> str:
     if result["peak_bytes_in_use"] is not None:
         heading.append(f"memory    {_mebibytes(result['peak_bytes_in_use'])} MiB at the peak, first device")
 
-    speed = Table(title="speed", box=rich.box.SIMPLE, title_justify="left")
-    once = Table(title="once", box=rich.box.SIMPLE, title_justify="left")
+    speed = terminal.Table(title="speed")
+    once = terminal.Table(title="once")
     speed.add_column("variant")
     once.add_column("variant")
     for column in ("images/s", "step (ms)", "min", "max", "rounds", "multiply-adds/s (G)", "relative speed"):
@@ -304,11 +301,7 @@ def render(result: dict[str, Any]) -> str:
         program = "" if row["program_bytes"] is None else _mebibytes(row["program_bytes"])
         once.add_row(row["name"], *(f"{time:.2f}" for time in times), str(row["steps_per_dispatch"]), program)
 
-    console = Console(width=120, color_system=None)
-    with console.capture() as capture:
-        console.print(speed)
-        console.print(once)
-    return "\n".join([*heading, "", *(line.rstrip() for line in capture.get().splitlines())]).rstrip("\n")
+    return "\n".join([*heading, "", terminal.render(speed, once, width=120)]).rstrip("\n")
 
 
 def _plain(value: Any) -> str:

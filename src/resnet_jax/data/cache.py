@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resnet_jax import terminal
 from resnet_jax.data.decode import Box, UnreadableImageError, decode, resample, resized_size
 from resnet_jax.data.passes import in_threads
 from resnet_jax.data.photographs import (
@@ -35,6 +34,7 @@ from resnet_jax.data.photographs import (
 from resnet_jax.data.tiles import ImageData, TiledJpeg, encode_tiles
 from resnet_jax.errors import InputError
 from resnet_jax.files import whole_file, write_whole
+from resnet_jax.terminal import Progress
 
 FORMS = ("raw", "jpeg")
 
@@ -98,7 +98,7 @@ def write_cache(
         return
     encode = partial(_encode, form=form, shorter_side=shorter_side, quality=quality)
     _check_space(folder, source, encode, say)
-    with _progress() as progress:
+    with terminal.progress(terminal.console(stderr=True)) as progress:
         for split in SPLITS:
             _write_split(folder, split, getattr(source, split), encode, progress, say)
     _finish(folder, source, card, say)
@@ -182,11 +182,6 @@ def _check_space(
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:,.2f} GB" if size < 10e9 else f"{size / 1e9:,.0f} GB"
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def _shards(photographs: Photographs) -> list[range]:

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
+from resnet_jax import terminal
 from resnet_jax.configs import Config
 from resnet_jax.data import photographs, sources
 from resnet_jax.data.photographs import Photograph, Photographs
@@ -85,7 +83,7 @@ def evaluate(
     if recalibrate is not None:
         members = [recalibrated(member, recalibrate, dataset, data_dir) for member in members]
     found = Outcomes(len(data.images))
-    with _progress() as progress:
+    with terminal.progress(terminal.console(stderr=True), transient=True) as progress:
         task = progress.add_task(data.split, total=len(data.images))
         for scored in score_images(members, data.images, chosen, size):
             if scored.scores is None:
@@ -188,17 +186,3 @@ def _placeholders(trained: Trained) -> bool:
     """Whether the classes have no names but those that `interop.convert` gives them."""
     names = trained.card.class_names
     return trained.card.data_crc == 0 and names == tuple(f"class {i}" for i in range(len(names)))
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

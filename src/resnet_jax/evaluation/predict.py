@@ -2,17 +2,12 @@
 
 import glob
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from resnet_jax.data.photographs import SUFFIXES, Photograph, read_file
 from resnet_jax.data.sources import Split
@@ -21,6 +16,7 @@ from resnet_jax.evaluation.evaluate import Resident
 from resnet_jax.evaluation.protocols import Protocol
 from resnet_jax.evaluation.scoring import score_images
 from resnet_jax.evaluation.trained import Trained
+from resnet_jax.terminal import Table, render
 
 # Images at a time.
 _BATCH = 64
@@ -77,17 +73,14 @@ def predict_files(
 
 def print_table(results: Sequence[dict[str, Any]]) -> None:
     """Prints what `predict_files` found."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("file", "class", "probability"):
-        table.add_column(column, justify="right" if column == "probability" else "left", overflow="fold")
+    table = Table("file", "class")
+    table.add_column("probability", justify="right")
     for result in results:
         for i, entry in enumerate(result["classes"]):
             last = i + 1 == len(result["classes"])
-            # As texts: a name may hold what Rich takes for markup.
-            file, name = Text("" if i else result["file"]), Text(entry["name"])
-            table.add_row(file, name, f"{entry['probability']:.1%}", end_section=last)
-    # Wide enough for a path where nobody looks on.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+            file = "" if i else result["file"]
+            table.add_row(file, entry["name"], f"{entry['probability']:.1%}", end_section=last)
+    print(render(table))
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
-
 from resnet_jax.sweeping.runs import Run
+from resnet_jax.terminal import Console, Table, live
 
 # Seconds between two looks at the metrics of the points at work, and between two pictures of the live table.
 _EVERY = 1.0
@@ -36,7 +32,7 @@ class Display:
         self._said: dict[str, str] = {}
         self._started, self._shown = clock(), -_EVERY
         self._done_at_start = 0.0
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = live(console) if console.is_terminal else None
 
     def __enter__(self) -> "Display":
         for run in self._runs:
@@ -56,7 +52,7 @@ class Display:
         if self._live is None:
             for run in self._runs:
                 if run.state != self._said.get(run.name, "waiting"):
-                    self._console.print(f"{run.name}: {describe(run)}", markup=False)
+                    self._console.print(f"{run.name}: {describe(run)}")
                 self._said[run.name] = run.state
             return
         if not now and self._clock() - self._shown < _EVERY:
@@ -74,11 +70,11 @@ class Display:
             runs = [run for run in runs if run.state in ("running", "failed")]
         table = Table("point", "state", "iteration", "error (%)", caption=self._caption(), caption_justify="left")
         if any(run.state == "failed" for run in runs):
-            table.add_column("failure", overflow="fold")
+            table.add_column("failure")
         for run in runs:
             error = "" if run.error is None else f"{100 * run.error:.2f} ({run.split})"
-            failure = [escape(f"{run.message} ({run.log})")] if run.state == "failed" else []
-            table.add_row(escape(run.name), run.state, f"{run.iteration}/{run.iterations}", error, *failure)
+            failure = [f"{run.message} ({run.log})"] if run.state == "failed" else []
+            table.add_row(run.name, run.state, f"{run.iteration}/{run.iterations}", error, *failure)
         return table
 
     def _caption(self) -> str:
@@ -121,6 +117,5 @@ def results_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     result = Table(*fields, "runs", "error, mean ± std (%)", title=title)
     for row in rows:
         spread = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
-        values = [escape(value) for value in row["point"].values()]
-        result.add_row(*values, str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}")
+        result.add_row(*row["point"].values(), str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}")
     return result

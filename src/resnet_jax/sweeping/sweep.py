@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from resnet_jax import build, workdir
+from resnet_jax import build, terminal, workdir
 from resnet_jax.arguments import parse_config
 from resnet_jax.configs import Config
 from resnet_jax.data import photographs
@@ -23,6 +21,7 @@ from resnet_jax.sweeping.points import Point, corners, grid, parse_axes, point_n
 from resnet_jax.sweeping.runs import Run, summarise
 from resnet_jax.sweeping.search import Search
 from resnet_jax.sweeping.slurm import SlurmArray
+from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
 
 # Seconds between two looks at the processes.
@@ -114,7 +113,7 @@ def sweep(
     runs = [] if plan.validation else [plan.run(*each) for each in zip(points, configs, strict=True)]
 
     directory.mkdir(parents=True, exist_ok=True)
-    console = Console(soft_wrap=True, highlight=False)
+    console = terminal.console()
     with _locked(directory), contextlib.ExitStack() as stack:
         search = Search(parsed, trials, directory) if trials else None
         if search:
@@ -184,11 +183,11 @@ def _finish(plan: Plan, runs: Sequence[Run], console: Console) -> list[dict[str,
     write_whole(path, json.dumps({"rows": rows, "points": [run.as_json() for run in runs]}, indent=2) + "\n")
     if rows:
         title = "validation, the least error first" if plan.validation else "final iteration, never the best one"
-        console.print(results_table(rows, title))
+        print(terminal.render(results_table(rows, title)))
     failed = [run for run in runs if run.state == "failed"]
     if failed:
         for run in failed:
-            console.print(f"{run.name}: {describe(run)}", markup=False)
+            console.print(f"{run.name}: {describe(run)}")
         logs = ", ".join(str(run.log) for run in failed)
         raise InputError(
             f"{len(failed)} of {len(runs)} points failed: read {logs}; the same command runs them again and no others"

@@ -11,16 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnet_jax import build, hosts, workdir
+from resnet_jax import build, hosts, terminal, workdir
 from resnet_jax.analysis.complexity import summary
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError, Stopped
 from resnet_jax.files import write_whole
+from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
 from resnet_jax.training.step import Metrics
@@ -47,7 +46,7 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       Stopped: after Ctrl-C or SIGTERM, when the state of the last step is saved.
       LostError: another process of the run does not answer.
     """
-    console = Console(soft_wrap=True, highlight=False, quiet=not hosts.is_lead())
+    console = terminal.console(quiet=not hosts.is_lead())
     build.check(config)
     hosts.check_same_config(config)
     hosts.check_shared(directory)
@@ -79,10 +78,10 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
     split = result.get("split", "test")
     console.print(
         f"{split} error {result[f'{split}_error']:.2%} on {result[f'{split}_images']} images "
-        f"after {result['step']} iterations\n"
-        f"checkpoint {directory / 'checkpoints' / str(result['step'])}\n"
-        f"curves     {directory / 'curves.png'}"
+        f"after {result['step']} iterations"
     )
+    console.print(f"checkpoint {directory / 'checkpoints' / str(result['step'])}")
+    console.print(f"curves     {directory / 'curves.png'}")
     return result
 
 
@@ -106,7 +105,7 @@ def _train(
 ) -> dict[str, Any]:
     fields, total, step, watched, bad = config.train, config.train.iterations, int(state.step), None, 0
     log = workdir.MetricsLog(directory, step) if hosts.is_lead() else contextlib.nullcontext()
-    with log, _progress(console) as progress, Interruptible() as interruption:
+    with log, terminal.progress(console, speed=True) as progress, Interruptible() as interruption:
         if step < total:
             console.print(_describe_program(config, task, task.program(_steps(config, step))))
         if hosts.exchange(_lacks_score(config, task, directory, step))[0]:
@@ -260,8 +259,3 @@ def _describe(step: int, total: int, line: dict[str, float]) -> str:
     errors = ", ".join(f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error"))
     loss = f", loss {line['train_loss']:.4f}" if "train_loss" in line else ""
     return f"iteration {step}/{total}: {errors}{loss}, learning rate {line['learning_rate']:.3g}"
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=console, disable=console.is_jupyter)
