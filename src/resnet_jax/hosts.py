@@ -54,6 +54,9 @@ def exchange(own: Any) -> list[Any]:
         except jax.errors.JaxRuntimeError as error:
             raise LostError(f"process {process} does not answer: see what it wrote") from error
         answers.append(json.loads(said))
+    # All of them are here, so all have what was said before.
+    if number > 0:
+        client.key_value_delete(f"resnet_jax/exchange/{number - 1}/{jax.process_index()}")
     return answers
 
 

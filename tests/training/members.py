@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from resnet_jax import checkpoint, hosts, sharding
 from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import folder as folder_config
 from resnet_jax.data import sources
+from resnet_jax.data.photographs import open_photographs
 from resnet_jax.errors import InputError
 from resnet_jax.training import loop
 
@@ -191,6 +193,12 @@ def shortened(dataset, by):
     return dataclasses.replace(dataset, test=test)
 
 
+def darkened(dataset, by):
+    """With other images to test with, as many."""
+    test = dataclasses.replace(dataset.test, images=dataset.test.images // (1 + by))
+    return dataclasses.replace(dataset, test=test)
+
+
 def refused(process, root, photographs):
     """Writes down how each of many wrong starts is refused."""
     hosts.SEEN_WITHIN = 1.0
@@ -216,14 +224,45 @@ def refused(process, root, photographs):
         except InputError as error:
             said[name] = str(error)
     load = sources.load
-    try:
-        sources.load = lambda *arguments: shortened(load(*arguments), by=process)
-        loop.train(small_config({"mesh.data": None}), shared)
-    except InputError as error:
-        said["data"] = str(error)
-    finally:
-        sources.load = load
+    for name, change in {"data": shortened, "pixels": darkened}.items():
+        try:
+            sources.load = lambda *arguments, change=change: change(load(*arguments), by=process)
+            loop.train(small_config({"mesh.data": None}), shared)
+        except InputError as error:
+            said[name] = str(error)
+        finally:
+            sources.load = load
     (root / f"refused{process}.json").write_text(json.dumps(said))
+
+
+def spoil(folder, *indices):
+    """Damages some of a folder's training photographs."""
+    train = open_photographs("folder", str(folder)).train
+    for index in indices:
+        (folder / train[index].name).write_bytes(b"no image")
+
+
+def unlike(process, root, photographs):
+    """Writes down how runs end whose processes see other pixels under the same names, or meet a damaged photograph
+    each.
+    """
+    own = shutil.copytree(photographs, root / f"own{process}")
+    if process == 1:
+        first = open_photographs("folder", str(own)).train[0].name
+        Image.fromarray(np.zeros((30, 32, 3), np.uint8)).save(own / first)
+    mean = {"stream.normalization": "mean_image", "stream.mean_images": 100}
+    starts = {
+        "mean image": photograph_config(own, CURVE | mean),
+        # Two are more than 1.5 % of 100.
+        "damaged": photograph_config(root / "damaged", CURVE | {"train.iterations": 4, "stream.damaged_share": 0.015}),
+    }
+    said = {}
+    for name, config in starts.items():
+        try:
+            loop.train(config, root / name)
+        except InputError as error:
+            said[name] = str(error)
+    (root / f"unlike{process}.json").write_text(json.dumps(said))
 
 
 def main():
@@ -232,7 +271,7 @@ def main():
     task, root, photographs, *names, address, count, process = sys.argv[1:]
     count, process = (int(each.partition("=")[2]) for each in (count, process))
     with sharding.processes(address.partition("=")[2], count, process):
-        tasks = {"curves": train_curves, "refused": refused}
+        tasks = {"curves": train_curves, "refused": refused, "unlike": unlike}
         tasks[task](process, Path(root), Path(photographs), *names)
 
 

@@ -70,9 +70,20 @@ def train_batch(
 
 
 def batch_rows(seed: int | jax.Array, step: int | jax.Array, batch_size: int, count: int) -> jax.Array:
-    """Which of `count` examples a step's batch holds: (batch_size,)."""
-    positions = jnp.uint32(step) * jnp.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
-    return shuffled(positions % jnp.uint32(count), positions // jnp.uint32(count), count, seed)
+    """Which of `count` examples a step's batch holds: (batch_size,) int32.
+
+    Raises:
+      ValueError: there are so many examples, and so many in a batch, that their places do not fit into 32 bits.
+    """
+    # The first place is that of step * batch_size in an endless sequence, which 32 bits do not hold for long: batches
+    # and steps are taken apart into whole epochs and a rest first.
+    epochs, rest = divmod(batch_size, count)
+    if (count - 1) * rest + batch_size >= 2**32:
+        raise ValueError(f"batches of {batch_size} out of {count} examples have places beyond 2**32")
+    step, size = jnp.asarray(step).astype(jnp.uint32), jnp.uint32(count)
+    first_epoch = step * jnp.uint32(epochs) + step // size * jnp.uint32(rest)
+    places = step % size * jnp.uint32(rest) + jnp.arange(batch_size, dtype=jnp.uint32)
+    return shuffled(places % size, first_epoch + places // size, count, seed)
 
 
 def eval_batch(split: DeviceSplit, preprocessing: Preprocessing, index: jax.Array, batch_size: int) -> Batch:

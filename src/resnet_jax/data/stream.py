@@ -120,16 +120,7 @@ def train_batches(
     elements: Any = _order(len(photographs), seed).random_map(_Cut(photographs, cropping))
     if count > 1:
         elements = _HostRows(elements, batch_size, index, count)
-    batches = elements.batch(batch_size // count)[start:]
-    threads = 1 if workers else available_cores()
-    # Each element is a whole batch: Grain's own default would hold 500 of them.
-    stream = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1))
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain refuses to start workers before absl's flags are parsed
-        options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
-        stream = stream.mp_prefetch(options, worker_init_fn=_start_worker)
-    return TrainBatches(stream, workers)
+    return TrainBatches(elements.batch(batch_size // count), start, workers)
 
 
 def batch_indices(count: int, seed: int, batch_size: int, step: int) -> np.ndarray:
@@ -139,7 +130,9 @@ def batch_indices(count: int, seed: int, batch_size: int, step: int) -> np.ndarr
 
 
 def _order(count: int, seed: int) -> Any:
-    return grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+    # As good as without end. The length of Grain's own endless data set is no whole number any more once it is divided
+    # into batches: Grain divides as floats, which are exact up to here.
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat(2**53 // count)
 
 
 class TrainBatches(Iterator[HostBatch]):
@@ -147,35 +140,59 @@ class TrainBatches(Iterator[HostBatch]):
 
     Asking for a batch raises LostError when a worker was killed, and InputError when too many photographs in a row are
     damaged.
+
+    Attributes:
+      step: of the next batch.
     """
 
-    def __init__(self, stream: grain.IterDataset, workers: int):
-        self._stream, self._workers, self._iterator = stream, workers, None
+    def __init__(self, batches: grain.MapDataset, start: int, workers: int):
+        self.step, self._batches, self._workers, self._iterator = start, batches, workers, None
+
+    def go_to(self, step: int) -> None:
+        """Makes the batch of this step the next one. Where it is that already, nothing is read anew."""
+        if step != self.step:
+            self.close()
+            self.step = step
 
     def __next__(self) -> HostBatch:
         try:
-            if self._iterator is None:
-                # Processes inherit which signals are blocked: Ctrl-C reaches this one alone, when the batch is there.
-                # Starting the tracker of shared memory would unblock it.
-                if self._workers:
-                    resource_tracker.ensure_running()
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
-                    self._iterator = iter(self._stream)
-                    batch = next(self._iterator)
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            else:
-                batch = next(self._iterator)
-        except RuntimeError as error:
-            if "terminated unexpectedly" not in str(error):
+            batch = self._begin() if self._iterator is None else next(self._iterator)
+        except BaseException as error:
+            self.close()  # asked once more, it begins with the same batch
+            if not isinstance(error, RuntimeError) or "terminated unexpectedly" not in str(error):
                 raise
             raise LostError(
                 "it decoded photographs and was killed, perhaps for want of memory (fewer of them want less: "
                 f"config.stream.workers is {self._workers})"
             ) from error
+        self.step += 1
         # Copied, memory that workers share is free again whatever becomes of the batch.
         return HostBatch(*map(np.array, batch)) if self._workers else batch
+
+    def _begin(self) -> HostBatch:
+        # Processes inherit which signals are blocked: Ctrl-C reaches this one alone, when the batch is there. Starting
+        # the tracker of shared memory would unblock it.
+        if self._workers:
+            resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._iterator = iter(self._stream())
+            return next(self._iterator)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _stream(self) -> grain.IterDataset:
+        """The batches from the next one on, read ahead."""
+        threads = 1 if self._workers else available_cores()
+        # Each element is a whole batch: Grain's own default would hold 500 of them.
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+        stream = self._batches[self.step :].to_iter_dataset(options)
+        if not self._workers:
+            return stream
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain refuses to start workers before absl's flags are parsed
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
+        return stream.mp_prefetch(options, worker_init_fn=_start_worker)
 
     def close(self) -> None:
         """Ends the workers."""

@@ -1,7 +1,8 @@
 """What the loop drives: a network, its optimiser, and functions that train and score it on the config's data."""
 
 import functools
-from collections.abc import Callable, Sized
+import zlib
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from resnet_jax.configs import Config
 from resnet_jax.data import passes, photographs, sources, stream
 from resnet_jax.data.augment import Preprocessing, per_pixel_mean
 from resnet_jax.data.pipeline import Batch, batch_rows, put_split
+from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import TrainState, abstract_state
 from resnet_jax.training.step import (
@@ -87,15 +89,25 @@ def _mesh(config: Config) -> Mesh:
     return mesh
 
 
-def _check_same(card: Card, train: Sized, scored: Sized) -> None:
+def _check_same(card: Card, train: Sized, scored: Sized, scored_crc: int) -> None:
     hosts.check_same_data(
         {
             "the number of classes": len(card.class_names),
+            "the checksum of the classes": zlib.crc32("\0".join(card.class_names).encode()),
             "the number of training images": len(train),
             "the number of images to score": len(scored),
             "the checksum of the training data": card.data_crc,
+            "the checksum of the images to score": scored_crc,
         }
     )
+
+
+def _checksum(arrays: Any) -> int:
+    """CRC-32 of all arrays of a tree."""
+    crc = 0
+    for leaf in jax.tree.leaves(arrays):
+        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
+    return crc
 
 
 def resident_task(config: Config) -> Task:
@@ -103,7 +115,7 @@ def resident_task(config: Config) -> Task:
     mesh = _mesh(config)
     dataset = sources.load(config.dataset.name, config.dataset.data_dir, config.dataset.validation_images)
     card = Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train))
-    _check_same(card, dataset.train, dataset.test)
+    _check_same(card, dataset.train, dataset.test, sources.checksum(dataset.test))
     model = build.model(config, len(dataset.class_names))
     optimizer = build.optimizer(config, len(dataset.train))
     train_split = put_split(dataset.train, mesh)
@@ -150,6 +162,12 @@ def resident_task(config: Config) -> Task:
     )
 
 
+def _report(report: stream.DamageReport, damaged: Iterable[int]) -> None:
+    """Tells the report of every host the damaged photographs that any of them met: here all of them meet."""
+    found = hosts.exchange(sorted({int(index) for index in damaged} - report.found))
+    report(np.array(sorted(set().union(*found)), np.int64))
+
+
 # Steps that may wait on the devices: enough for them never to wait for the host, and few batches in their memory.
 _AHEAD = 2
 
@@ -161,10 +179,12 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
     dataset = photographs.open_photographs(config.dataset.name, config.dataset.data_dir)
     cropping = build.cropping(config)
     card = Card(dataset.class_names, (cropping.side, cropping.side, 3), dataset.crc)
-    _check_same(card, dataset.train, dataset.validation)
+    _check_same(card, dataset.train, dataset.validation, dataset.crc)
     model = build.model(config, len(dataset.class_names))
     optimizer = build.optimizer(config, len(dataset.train))
     preprocessing = saved or build.photograph_preprocessing(config, dataset.train, say)
+    # Each host measured the mean image of its own files, and the devices do not compare what they are given.
+    hosts.check_same_data({"the checksum of the mean image": _checksum(preprocessing)})
     preprocessing = sharding.put_everywhere(mesh, preprocessing)
     seed = sharding.put_everywhere(mesh, np.uint32(config.seed))
     train_step = compile_stream_step(
@@ -177,10 +197,18 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
         skip_bad=config.train.bad_steps > 0,
     )
     evaluate = compile_stream_eval(model, mesh)
-    damaged = stream.DamageReport(dataset.train, config.stream.damaged_share, say)
+    replaced = stream.DamageReport(dataset.train, config.stream.damaged_share, say)
     left_out = stream.DamageReport(dataset.validation, config.stream.damaged_share, say, "it is left out")
     host = (jax.process_index(), jax.process_count())
-    batches = None
+    batches = stream.train_batches(
+        dataset.train,
+        cropping,
+        seed=config.seed,
+        batch_size=batch_size,
+        start=0,
+        workers=build.workers(config),
+        host=host,
+    )
 
     @functools.cache
     def program(steps: int):
@@ -192,21 +220,11 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
         return train_step.lower(state, images, labels, preprocessing, seed).compile()
 
     def advance(state: TrainState, steps: int, stop: Callable[[], bool]):
-        nonlocal batches
-        if batches is None:
-            batches = stream.train_batches(
-                dataset.train,
-                cropping,
-                seed=config.seed,
-                batch_size=batch_size,
-                start=int(state.step),
-                workers=build.workers(config),
-                host=host,
-            )
-        step, found = program(1), []
+        batches.go_to(int(state.step))
+        step, found, damaged = program(1), [], []
         for _ in range(steps):
             batch = next(batches)
-            damaged(batch.damaged)
+            damaged += batch.damaged[batch.damaged >= 0].tolist()
             images, labels = sharding.put_batch(mesh, (batch.images, batch.labels))
             state, *metrics_and_rate = step(state, images, labels, preprocessing, seed)
             found.append(metrics_and_rate)
@@ -214,6 +232,7 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
                 jax.block_until_ready(found[-_AHEAD - 1])
             if stop():
                 break
+        _report(replaced, damaged)
         # Stacked here: on the devices it would be hundreds of dispatches, and a program for each number of steps.
         metrics, rates = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(found))
         return state, metrics, rates
@@ -222,15 +241,19 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
         totals: Any = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
         size = config.eval.batch_size + -config.eval.batch_size % mesh.size
         photos, fields = getattr(dataset, split), config.stream
+        damaged: list[int] = []
         views = passes.central_batches(
-            photos, fields.shorter_side, fields.side, fields.interpolation, size, left_out, host
+            photos, fields.shorter_side, fields.side, fields.interpolation, size, damaged.extend, host
         )
         for batch in views:
             found = evaluate(state.variables, Batch(*sharding.put_batch(mesh, batch)), preprocessing)
             # One batch at a time: the devices would hold all that the host is ahead of them.
             totals = jax.tree.map(np.add, jax.device_get(totals), jax.device_get(found))
             if stop():
-                break
+                return totals
+        _report(left_out, damaged)
+        if not totals.count:
+            raise InputError(f"all of the {len(photos)} {split} photographs are damaged: is the data set whole?")
         return totals
 
     return Task(
@@ -245,5 +268,5 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
         batch_indices=lambda step: stream.batch_indices(len(dataset.train), config.seed, batch_size, step),
         watched="validation",
         final="validation",
-        close=lambda: batches.close() if batches is not None else None,
+        close=batches.close,
     )
