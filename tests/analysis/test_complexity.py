@@ -276,11 +276,11 @@ def test_activation_bytes_are_what_the_gradients_read(stem, bottleneck, shortcut
     read = set()
     for equation in program.jaxpr.eqns:
         name = equation.primitive.name
-        if name == "custom_vjp_call":
+        if name == "custom_jvp_call" and len(equation.invars) == 2:
             # A convolution reads its input, and the batch norm after it its output.
             read |= {equation.invars[0], equation.outvars[0]}
         elif name == "custom_jvp_call":
-            # The gradient of ReLU, the only such function here, reads its output.
+            # The gradient of ReLU, the only other such function here, reads its output.
             read.add(equation.outvars[0])
         elif name in ("reduce_window_max", "dot_general"):
             read.add(equation.invars[0])
