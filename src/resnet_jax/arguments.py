@@ -1,6 +1,7 @@
 """Command-line arguments: flags, and configs with their overrides. Everything that parses is here."""
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from ml_collections import config_flags
 
 from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
+from resnet_jax.files import expanded
 
 # Defines a flag among the values; argv is the whole command line.
 Definition = Callable[[flags.FlagValues, list[str]], Any]
@@ -61,13 +63,14 @@ def _config_path(source: str) -> str:
     name, colon, variant = source.partition(":")
     if name in _PACKAGED:
         return f"{_CONFIGS / name}.py{colon}{variant}"
-    if not Path(name).is_file():
+    path = expanded(name, "--config")
+    if not path.is_file():
         close = difflib.get_close_matches(name, _PACKAGED, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(
             f"--config={source} is neither a file nor a packaged config: {hint}these are {', '.join(_PACKAGED)}"
         )
-    return source
+    return f"{path}{colon}{variant}"
 
 
 def config_flag(values: flags.FlagValues, argv: list[str]) -> None:
@@ -90,6 +93,29 @@ def strings(name: str) -> Definition:
 def listed(values: Sequence[str]) -> list[str]:
     """The parts of a flag of `strings`, which commas separate: a,b and c -> a, b, c."""
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def path(value: str | None, flag: str) -> Path | None:
+    """The path that a flag holds, if it was given; see `files.expanded`."""
+    return None if value is None else expanded(value, f"--{flag}")
+
+
+def folders(values: Sequence[str], flag: str) -> list[Path]:
+    """The folders of a flag of `strings`, which commas separate; a folder that exists may have commas in its name, as
+    that of a sweep's point has.
+    """
+    found = []
+    for value in values:
+        parts = value.split(",")
+        while parts:
+            names = [",".join(parts[:end]) for end in range(len(parts), 1, -1)]
+            end = next((name.count(",") + 1 for name in names if os.path.isdir(os.path.expanduser(name))), 1)
+            if name := ",".join(parts[:end]).strip():
+                found.append(expanded(name, f"--{flag}"))
+            parts = parts[end:]
+    if not found:
+        raise InputError(f"--{flag} is empty: is a variable unset?")
+    return found
 
 
 def integer(name: str, default: int | None = None) -> Definition:
@@ -140,12 +166,10 @@ def train_workdir(given: str | None, arguments: Sequence[str]) -> Path:
     """The workdir that was given, or runs/NAME after the config's name and variant.
 
     Raises:
-      InputError: it is an address, which a path would make a local folder of.
+      InputError: see `files.expanded`.
     """
     if given is None:
         path = next(argument for argument in with_config_paths(arguments) if argument.startswith("--config="))
         file, _, variant = path.removeprefix("--config=").partition(":")
         return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
-    if "://" in given:
-        raise InputError(f"--workdir={given} is no folder: use one on a file system that is mounted, such as NFS")
-    return Path(given)
+    return expanded(given, "--workdir")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import statistics
 from collections import Counter
@@ -16,6 +15,7 @@ from resnet_jax import terminal
 from resnet_jax.benchmark.transfers import measure_all_reduce, measure_transfers
 from resnet_jax.environment import describe_environment, environment_lines
 from resnet_jax.errors import InputError
+from resnet_jax.files import expanded
 from resnet_jax.hosts import examine_folder, exchange
 from resnet_jax.processes import describe_process
 
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 def examine(
-    workdir: Path | None = None,
+    workdir: str | os.PathLike[str] | None = None,
     *,
     transfer_bytes: int = 2**26,
     values: Sequence[int] | None = None,
@@ -66,8 +66,7 @@ def examine(
     """
     if rounds < 1:
         raise InputError(f"rounds is {rounds}, but it must be at least 1")
-    if workdir is not None and re.match(r"\w+:/", str(workdir)):
-        raise InputError(f"--workdir={workdir} is no folder: it must be on a file system that all hosts mount")
+    folder = None if workdir is None else expanded(workdir, "--workdir")
     try:
         jax.devices()
     except RuntimeError as error:
@@ -75,8 +74,8 @@ def examine(
     processes = exchange(describe_process())
     findings = [_versions(processes), _devices(processes), _platform(processes), _alone(processes), _cores(processes)]
     examined = None
-    if workdir is not None:
-        examined, finding = _examine_workdir(workdir, [each["host"] for each in processes])
+    if folder is not None:
+        examined, finding = _examine_workdir(folder, [each["host"] for each in processes])
         findings.append(finding)
     elif len(processes) > 1:
         findings.append(Finding("workdir", "attention", "not examined", "give --workdir=DIR, which all must share"))

@@ -1,12 +1,46 @@
-"""Files that are there as a whole or not at all."""
+"""Paths that people give, and files that are there as a whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from resnet_jax.errors import InputError
+
+# An address, also where it has been made a Path, which leaves one slash of two.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def expanded(given: str | os.PathLike[str], name: str = "a path") -> Path:
+    """The path that somebody means: `~` and `~name` stand for a home. Expanding a path twice changes nothing.
+
+    Args:
+      given: on the command line, in a config or in Python.
+      name: of what it was given for, such as "--workdir".
+
+    Raises:
+      InputError: it is empty, or an address such as gs://bucket, or there is no such home.
+    """
+    text = os.fspath(given)
+    if not text or "\0" in text:
+        why = ": is a variable unset?" if not text else ""
+        raise InputError(f"{name} is {text!r}, which names no file or folder{why}")
+    if _ADDRESS.match(text):
+        raise InputError(
+            f"{name} is {text}, which is no folder or file but an address: give a path on a file system that is "
+            f"mounted, such as NFS (a folder of that name is ./{text})"
+        )
+    path = Path(text)
+    if text.startswith("~"):
+        try:
+            return path.expanduser()
+        except RuntimeError as error:
+            home = path.parts[0]
+            raise InputError(f"{name} is {text}, but there is no home {home}: give the whole path") from error
+    # A Path forgets the ./ of ./~, and would be another one when it is expanded again.
+    return path.absolute() if str(path).startswith("~") or _ADDRESS.match(str(path)) else path
 
 
 @contextmanager
@@ -33,4 +67,5 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 def write_whole(path: Path, data: str | bytes) -> None:
     """Writes all of a `whole_file` at once."""
     with whole_file(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        # Names that are no UTF-8 can still be read in a file that is.
+        file.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.configs import Config, base
 from resnet_jax.errors import InputError
-from resnet_jax.files import write_whole
+from resnet_jax.files import expanded, write_whole
 from resnet_jax.hosts import flat, is_lead
 
 # May change between two starts of one run, which comes out the same; everything else is part of what the run is.
@@ -59,12 +60,13 @@ def claim(workdir: Path, config: Config) -> None:
         )
 
 
-def read_config(workdir: Path) -> Config:
+def read_config(workdir: str | os.PathLike[str]) -> Config:
     """The config that a workdir belongs to.
 
     Raises:
       InputError: it is no workdir of a run.
     """
+    workdir = expanded(workdir, "workdir")
     try:
         fields = json.loads((workdir / "config.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -78,9 +80,9 @@ def read_config(workdir: Path) -> Config:
     return config
 
 
-def read_result(workdir: Path) -> dict[str, Any] | None:
+def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The result of a complete run, or None."""
-    path = workdir / "result.json"
+    path = expanded(workdir, "workdir") / "result.json"
     try:
         return json.loads(path.read_text()) if path.exists() else None
     except json.JSONDecodeError as error:
@@ -92,9 +94,9 @@ def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
     write_whole(workdir / "result.json", json.dumps(result, indent=2) + "\n")
 
 
-def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; one that a kill cut short is left out."""
-    path = workdir / "metrics.jsonl"
+    path = expanded(workdir, "workdir") / "metrics.jsonl"
     lines = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -50,7 +51,7 @@ class Loader(NamedTuple):
 
 def input_benchmark(
     dataset: str,
-    data_dir: str | None,
+    data_dir: str | os.PathLike[str] | None,
     *,
     crop: str = "scale",
     batch_size: int = 256,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from resnet_jax.arguments import FORMAT, given, integer, no_more, number, parse, string
+from resnet_jax.arguments import FORMAT, given, integer, no_more, number, parse, path, string
 from resnet_jax.errors import InputError
 
 
@@ -76,9 +76,10 @@ def _benchmark_input(arguments: Sequence[str]) -> None:
         raise InputError(f"--workers={values.workers} is wrong: it must be numbers of processes, such as 0,2")
     from resnet_jax import benchmark as benchmarks
 
+    data_dir = path(values.data_dir, "data_dir")
     result = benchmarks.input_benchmark(
         given(values.dataset, "dataset"),
-        values.data_dir,
+        data_dir and str(data_dir),
         crop=values.crop,
         batch_size=values.batch_size,
         workers=[int(each) for each in workers],

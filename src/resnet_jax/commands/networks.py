@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from resnet_jax.arguments import FORMAT, given, integer, listed, no_more, parse, string, strings
+from resnet_jax.arguments import FORMAT, folders, given, integer, listed, no_more, parse, path, string, strings
 from resnet_jax.errors import InputError, complain
+from resnet_jax.files import expanded
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -42,16 +42,16 @@ def evaluate(arguments: Sequence[str]) -> None:
     from resnet_jax.evaluation.evaluate import evaluate as run
 
     score = run(
-        [Path(name) for name in listed(given(values.workdir, "workdir"))],
+        folders(given(values.workdir, "workdir"), "workdir"),
         values.split,
         values.dataset,
-        values.data_dir,
+        path(values.data_dir, "data_dir"),
         values.batch_size,
         protocol=values.protocol,
         scales=None if scales is None else [int(scale) for scale in scales],
         averaging=values.averaging,
         recalibrate=values.recalibrate,
-        output=Path(values.output) if values.output else None,
+        output=path(values.output, "output"),
         say=complain,
     )
     if values.format == "json":
@@ -74,13 +74,13 @@ def predict(arguments: Sequence[str]) -> None:
     A folder stands for all images below it, a pattern in quotes such as 'photos/**/*.jpg' for the files that match it.
     """
     values, rest = parse(arguments, string("workdir"), FORMAT)
-    directory = Path(given(values.workdir, "workdir"))
+    directory = given(path(values.workdir, "workdir"), "workdir")
     if not rest:
         raise InputError("no image file was given: see --help")
     from resnet_jax.evaluation import predict as prediction
     from resnet_jax.evaluation.trained import load_trained
 
-    results = prediction.predict_files(load_trained(directory), [Path(path) for path in rest])
+    results = prediction.predict_files(load_trained(directory), rest)
     if values.format == "json":
         print(json.dumps(results))
     else:
@@ -113,7 +113,7 @@ def convert(arguments: Sequence[str]) -> None:
     _, rest = parse(arguments)
     if len(rest) != 2:
         raise InputError(f"a source and a destination are wanted, but {len(rest)} arguments were given: see --help")
-    source, destination = Path(rest[0]), Path(rest[1])
+    source, destination = expanded(rest[0], "the source"), expanded(rest[1], "the destination")
     from resnet_jax.interop import convert as conversion
 
     if source.is_dir():
@@ -133,7 +133,7 @@ def export(arguments: Sequence[str]) -> None:
     """
     values, rest = parse(arguments, string("workdir"), string("output"))
     no_more(rest)
-    directory, output = Path(given(values.workdir, "workdir")), Path(given(values.output, "output"))
+    directory, output = (given(path(values[flag].value, flag), flag) for flag in ("workdir", "output"))
     from resnet_jax.interop.export import export as write
 
     print(f"wrote {output} and {write(directory, output)}")

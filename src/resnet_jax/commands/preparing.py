@@ -1,9 +1,8 @@
 """The command that prepares data."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from resnet_jax.arguments import given, integer, no_more, parse, string
+from resnet_jax.arguments import given, integer, no_more, parse, path, string
 from resnet_jax.errors import complain
 
 
@@ -26,7 +25,7 @@ def prepare(arguments: Sequence[str]) -> None:
     no_more(rest)
     from resnet_jax.data import prepared
 
-    print(f"prepared in {prepared.prepare(given(values.dataset, 'dataset'), values.data_dir)}")
+    print(f"prepared in {prepared.prepare(given(values.dataset, 'dataset'), path(values.data_dir, 'data_dir'))}")
 
 
 def _prepare_cache(arguments: Sequence[str]) -> None:
@@ -44,8 +43,8 @@ def _prepare_cache(arguments: Sequence[str]) -> None:
 
     write_cache(
         given(values.dataset, "dataset"),
-        values.data_dir,
-        Path(given(values.output, "output")),
+        path(values.data_dir, "data_dir"),
+        given(path(values.output, "output"), "output"),
         form=values.form,
         shorter_side=values.shorter_side,
         quality=values.quality,

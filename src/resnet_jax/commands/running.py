@@ -1,7 +1,6 @@
 """The commands that train, and the one that examines the machines before."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import config_flags
 
@@ -14,6 +13,7 @@ from resnet_jax.arguments import (
     listed,
     no_more,
     parse,
+    path,
     string,
     strings,
     train_workdir,
@@ -92,7 +92,7 @@ def sweep(arguments: Sequence[str]) -> None:
         source,
         {field: repr(value) if isinstance(value, tuple) else str(value) for field, value in overrides.items()},
         values.axis or [],
-        Path(given(values.workdir, "workdir")),
+        given(path(values.workdir, "workdir"), "workdir"),
         combine=values.combine,
         jobs=values.jobs,
         launcher=values.launcher,
@@ -115,5 +115,5 @@ def doctor(arguments: Sequence[str]) -> None:
     from resnet_jax import sharding
 
     with sharding.processes(values.distributed, values.num_processes, values.process_id):
-        result = examination.examine(Path(values.workdir) if values.workdir else None)
+        result = examination.examine(path(values.workdir, "workdir"))
         examination.report(result, as_json=values.format == "json")

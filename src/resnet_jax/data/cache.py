@@ -33,7 +33,7 @@ from resnet_jax.data.photographs import (
 )
 from resnet_jax.data.tiles import ImageData, TiledJpeg, encode_tiles
 from resnet_jax.errors import InputError
-from resnet_jax.files import whole_file, write_whole
+from resnet_jax.files import expanded, whole_file, write_whole
 from resnet_jax.terminal import Progress
 
 FORMS = ("raw", "jpeg")
@@ -50,7 +50,7 @@ _LONGEST_JPEG = 65_500
 
 def write_cache(
     name: str,
-    data_dir: str | None,
+    data_dir: str | os.PathLike[str] | None,
     folder: Path,
     *,
     form: str = "raw",
@@ -85,7 +85,7 @@ def write_cache(
     if not 1 <= quality <= 100:
         raise InputError(f"--quality is {quality}, but it must be from 1 to 100")
     shorter_side = shorter_side or (256 if form == "raw" else None)
-    folder = folder.expanduser()
+    folder = expanded(folder, "--output")
     source = open_photographs(name, data_dir)
     settings = {"dataset": name, "source_crc": source.crc, "form": form, "shorter_side": shorter_side}
     options = {"dataset": name, "data_dir": data_dir, "output": folder, "form": form, "shorter_side": shorter_side}

@@ -17,6 +17,7 @@ import numpy as np
 from resnet_jax.data.prepared import open_records
 from resnet_jax.data.tiles import ImageData, TiledJpeg
 from resnet_jax.errors import InputError
+from resnet_jax.files import expanded
 
 NAMES = ("imagenet2012", "folder", "cache")
 
@@ -66,7 +67,7 @@ class PhotographDataset:
     crc: int
 
 
-def open_photographs(name: str, data_dir: str | None) -> PhotographDataset:
+def open_photographs(name: str, data_dir: str | os.PathLike[str] | None) -> PhotographDataset:
     """Opens a data set for random access; nothing is decoded.
 
     Args:
@@ -82,13 +83,13 @@ def open_photographs(name: str, data_dir: str | None) -> PhotographDataset:
     if name == "folder":
         if data_dir is None:
             raise InputError("config.dataset.data_dir is missing: it names a folder that holds train/CLASS/*.jpg")
-        return _folder(Path(data_dir).expanduser())
+        return _folder(expanded(data_dir, "dataset.data_dir"))
     if name == "cache":
         if data_dir is None:
             raise InputError(
                 "config.dataset.data_dir is missing: it names a folder that resnet-jax prepare cache wrote"
             )
-        return _cache(Path(data_dir).expanduser())
+        return _cache(expanded(data_dir, "dataset.data_dir"))
     raise InputError(f"unknown dataset.name {name!r}: it is one of {', '.join(NAMES)}")
 
 
@@ -106,7 +107,7 @@ class RecordPhotographs:
         return Photograph(record["image"], int(record["label"]), record["file_name"].decode())
 
 
-def _imagenet(data_dir: str | None) -> PhotographDataset:
+def _imagenet(data_dir: str | os.PathLike[str] | None) -> PhotographDataset:
     records = open_records("imagenet2012", data_dir, SPLITS)
     train, validation = (RecordPhotographs(records.splits[split]) for split in SPLITS)
     identity = f"imagenet2012 {records.version} {len(train)} {len(validation)}"

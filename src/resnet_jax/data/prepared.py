@@ -1,10 +1,12 @@
 """Data sets as TFDS prepares them, in array_record files. This file alone knows TFDS."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_jax.errors import InputError
+from resnet_jax.files import expanded
 
 # Those that this package trains on.
 NAMES = ("cifar10", "cifar100", "imagenet2012")
@@ -26,7 +28,7 @@ class Records(NamedTuple):
     version: str
 
 
-def open_records(name: str, data_dir: str | None, splits: Sequence[str]) -> Records:
+def open_records(name: str, data_dir: str | os.PathLike[str] | None, splits: Sequence[str]) -> Records:
     """Opens splits of a prepared data set for random access, without TensorFlow and without decoding.
 
     Raises:
@@ -62,13 +64,17 @@ def imagenet_class_names() -> tuple[str, ...]:
     return tuple(labels.read_text().split())
 
 
-def prepared_folder(name: str, data_dir: str | None) -> Path:
+def _root(data_dir: str | os.PathLike[str] | None) -> Path:
+    return expanded("~/tensorflow_datasets" if data_dir is None else data_dir, "dataset.data_dir")
+
+
+def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     """The folder of the newest prepared version of a TFDS data set, in array_record files.
 
     Raises:
       InputError: there is none; the message says which command prepares it.
     """
-    root = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    root = _root(data_dir)
     prepare = f"prepare it with: resnet-jax prepare --dataset={name} --data_dir={root}"
     if not root.is_dir():
         raise InputError(f"the folder dataset.data_dir={root} does not exist; {prepare}")
@@ -83,7 +89,7 @@ def prepared_folder(name: str, data_dir: str | None) -> Path:
     return folder
 
 
-def prepare(name: str, data_dir: str | None = None) -> Path:
+def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Downloads a data set and writes it as array_record files, once, through TFDS and TensorFlow.
 
     ImageNet cannot be downloaded without an account: its archives are put into a folder by hand first.
@@ -105,7 +111,7 @@ def prepare(name: str, data_dir: str | None = None) -> Path:
         raise InputError(
             "preparing a data set for the first time needs TensorFlow (training does not): pip install tensorflow"
         )
-    root = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    root = _root(data_dir)
     archives = [root / "downloads" / "manual" / f"ILSVRC2012_img_{split}.tar" for split in ("train", "val")]
     if name == "imagenet2012" and not all(archive.is_file() for archive in archives):
         raise InputError(

@@ -1,6 +1,7 @@
 """Small data sets as whole uint8 arrays: the bundled digits, and CIFAR as TFDS prepared it."""
 
 import functools
+import os
 import zlib
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,7 +37,7 @@ class Dataset:
 
 
 @functools.lru_cache(maxsize=1)  # a sweep reads its data once
-def load(name: str, data_dir: str | None = None, validation_images: int = 0) -> Dataset:
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_images: int = 0) -> Dataset:
     """Reads a data set into memory.
 
     Args:
@@ -89,7 +90,7 @@ def _digits() -> Dataset:
     return Dataset(next(splits), None, next(splits), tuple(str(digit) for digit in range(10)))
 
 
-def _cifar(name: str, data_dir: str | None) -> Dataset:
+def _cifar(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     records = open_records(name, data_dir, ("train", "test"))
     return Dataset(
         train=_read_split(records, "train"),

@@ -1,5 +1,6 @@
 """Scores trained networks on a whole split."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,20 @@ from resnet_jax.evaluation.outcomes import Outcomes, prepare_folder, write_table
 from resnet_jax.evaluation.recalibrate import recalibrate as recalibrated
 from resnet_jax.evaluation.scoring import score_images
 from resnet_jax.evaluation.trained import Trained, load_trained
+from resnet_jax.files import expanded
 
 
 def evaluate(
-    directories: Sequence[Path],
+    directories: Sequence[str | os.PathLike[str]],
     split: str | None = None,
     dataset: str | None = None,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
     protocol: str = "center",
     scales: Sequence[int] | None = None,
     averaging: str = "logits",
     recalibrate: int | None = None,
-    output: Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = complain,
 ) -> dict[str, Any]:
     """The errors and the loss of runs' newest checkpoints; several runs are an ensemble, whose probabilities are
@@ -61,14 +63,16 @@ def evaluate(
     chosen = protocols.choose(protocol, scales, averaging)
     if not directories:
         raise InputError("no run was given: name the workdir of at least one")
-    if output is not None:
-        prepare_folder(output)
-    members = [load_trained(directory, say) for directory in directories]
-    _check_members(members, directories)
+    folder = None if output is None else expanded(output, "output")
+    if folder is not None:
+        prepare_folder(folder)
+    workdirs = [expanded(directory, "workdir") for directory in directories]
+    members = [load_trained(workdir, say) for workdir in workdirs]
+    _check_members(members, workdirs)
     config = members[0].config
     data = _open(config, split, dataset or config.dataset.name, data_dir)
-    for member, directory in zip(members, directories, strict=True):
-        _check_classes(member, directory, data)
+    for member, workdir in zip(members, workdirs, strict=True):
+        _check_classes(member, workdir, data)
     if data.resident:
         if protocol != "center":
             raise InputError(
@@ -93,7 +97,7 @@ def evaluate(
     if not found.done.any():
         raise InputError(f"all of the {len(data.images)} images are damaged: is the data set whole?")
     result = {
-        "workdirs": [str(directory) for directory in directories],
+        "workdirs": [str(workdir) for workdir in workdirs],
         "steps": [member.step for member in members],
         "split": data.split,
         "protocol": protocol,
@@ -103,8 +107,8 @@ def evaluate(
     if recalibrate is not None:
         result["recalibrated"] = recalibrate
     result |= found.summary(len(data.class_names))
-    if output is not None:
-        write_tables(output, result, found, data.class_names)
+    if folder is not None:
+        write_tables(folder, result, found, data.class_names)
     return result
 
 
@@ -128,7 +132,7 @@ class _Data(NamedTuple):
     resident: bool
 
 
-def _open(config: Config, split: str | None, name: str, data_dir: str | None) -> _Data:
+def _open(config: Config, split: str | None, name: str, data_dir: str | os.PathLike[str] | None) -> _Data:
     fields = config.dataset
     resident = name not in photographs.NAMES
     if resident:

@@ -16,6 +16,7 @@ from resnet_jax.evaluation.evaluate import Resident
 from resnet_jax.evaluation.protocols import Protocol
 from resnet_jax.evaluation.scoring import score_images
 from resnet_jax.evaluation.trained import Trained
+from resnet_jax.files import expanded
 from resnet_jax.terminal import Table, render
 
 # Images at a time.
@@ -33,7 +34,7 @@ def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
 
 
 def predict_files(
-    trained: Trained, paths: Sequence[Path], top: int = 5, say: Callable[[str], None] = complain
+    trained: Trained, paths: Sequence[str | os.PathLike[str]], top: int = 5, say: Callable[[str], None] = complain
 ) -> list[dict[str, Any]]:
     """The most probable classes of each file: {"file", "classes": [{"name", "probability"}, …]} in falling order.
 
@@ -50,7 +51,7 @@ def predict_files(
       InputError: a path that is absent, a folder or pattern without images, a file that was given by its own name and
         is no image, or no image at all among the others.
     """
-    files = [file for path in paths for file in _expand(path)]
+    files = [file for path in paths for file in _expand(expanded(path, "an image"))]
     results: dict[int, dict[str, Any]] = {}
     for scored in score_images([trained], _Files(files), Protocol("center"), _BATCH):
         if scored.scores is None:

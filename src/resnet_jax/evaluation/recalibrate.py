@@ -1,5 +1,6 @@
 """Batch-norm statistics that are true averages over many training batches, instead of running ones (section 3.4)."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,9 @@ from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import Trained
 
 
-def recalibrate(trained: Trained, batches: int, dataset: str | None = None, data_dir: str | None = None) -> Trained:
+def recalibrate(
+    trained: Trained, batches: int, dataset: str | None = None, data_dir: str | os.PathLike[str] | None = None
+) -> Trained:
     """The network with statistics averaged over the first training batches of its run, augmented as they were.
 
     The authors' released networks have such statistics. Running ones come from the last few dozen batches, and from
@@ -53,7 +56,9 @@ def recalibrate(trained: Trained, batches: int, dataset: str | None = None, data
     return replace(trained, variables={**trained.variables, "batch_stats": batch_stats})
 
 
-def _streamed_images(trained: Trained, batches: int, name: str, data_dir: str | None) -> Iterator[jax.Array]:
+def _streamed_images(
+    trained: Trained, batches: int, name: str, data_dir: str | os.PathLike[str] | None
+) -> Iterator[jax.Array]:
     config, mesh = trained.config, trained.mesh
     dataset = photographs.open_photographs(name, data_dir)
 
@@ -77,7 +82,9 @@ def _streamed_images(trained: Trained, batches: int, name: str, data_dir: str | 
         batches_of.close()
 
 
-def _resident_images(trained: Trained, batches: int, name: str, data_dir: str | None) -> Iterator[Any]:
+def _resident_images(
+    trained: Trained, batches: int, name: str, data_dir: str | os.PathLike[str] | None
+) -> Iterator[Any]:
     config = trained.config
     dataset = sources.load(name, data_dir, config.dataset.validation_images)
     split = put_split(dataset.train, trained.mesh)

@@ -1,8 +1,8 @@
 """A trained network, loaded from the workdir of its run."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,6 +12,7 @@ from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import Config
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError, complain
+from resnet_jax.files import expanded
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import abstract_state
 
@@ -37,7 +38,7 @@ class Trained:
     mesh: Mesh
 
 
-def load_trained(directory: Path, say: Callable[[str], None] = complain) -> Trained:
+def load_trained(directory: str | os.PathLike[str], say: Callable[[str], None] = complain) -> Trained:
     """Loads the newest whole checkpoint of a run.
 
     Args:
@@ -47,6 +48,7 @@ def load_trained(directory: Path, say: Callable[[str], None] = complain) -> Trai
     Raises:
       InputError: it is no workdir, or holds no whole checkpoint.
     """
+    directory = expanded(directory, "workdir")
     config = workdir.read_config(directory)
     mesh = sharding.make_mesh()
 

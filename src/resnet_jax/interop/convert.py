@@ -1,7 +1,7 @@
 """resnet-jax convert: from the weights of another library to the workdir of a run, and back."""
 
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.prepared import imagenet_class_names
 from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.trained import Trained, load_trained
+from resnet_jax.files import expanded
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.files import read_tensors, write_tensors
 from resnet_jax.training.state import TrainState
@@ -21,7 +22,7 @@ from resnet_jax.training.state import TrainState
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def from_torch(source: Path, directory: Path) -> str:
+def from_torch(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> str:
     """Makes a workdir that `evaluate` and `predict` use like that of a run, from a file of PyTorch weights.
 
     Its config names the network, its checkpoint holds the weights and the pre-processing that they were trained with:
@@ -37,6 +38,7 @@ def from_torch(source: Path, directory: Path) -> str:
     Raises:
       InputError: the weights cannot be read or are no network of the paper, or the folder holds something.
     """
+    source, directory = expanded(source, "the source"), expanded(directory, "the destination")
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty: give a folder that does not exist yet")
     tensors = read_tensors(source)
@@ -70,7 +72,9 @@ def from_torch(source: Path, directory: Path) -> str:
     return f"{config.model.family}{config.model.depth}"
 
 
-def to_torch(directory: Path, destination: Path, say: Callable[[str], None] = complain) -> None:
+def to_torch(
+    directory: str | os.PathLike[str], destination: str | os.PathLike[str], say: Callable[[str], None] = complain
+) -> None:
     """Writes a run's newest checkpoint in torchvision's layout (akamaster's for CIFAR networks).
 
     Args:
@@ -81,6 +85,7 @@ def to_torch(directory: Path, destination: Path, say: Callable[[str], None] = co
     Raises:
       InputError: no checkpoint, or a file that cannot be written.
     """
+    destination = expanded(destination, "the destination")
     trained = load_trained(directory)
     classifier = "linear" if trained.model.stem == "cifar" else "fc"
     tensors: Mapping[str, np.ndarray] = torch_weights.to_torch(trained.variables, trained.model, classifier)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import Trained, load_trained
-from resnet_jax.files import write_whole
+from resnet_jax.files import expanded, write_whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(directory: Path, destination: Path) -> Path:
+def export(directory: str | os.PathLike[str], destination: str | os.PathLike[str]) -> Path:
     """Writes the newest checkpoint of a run as a program, pre-processing and parameters inside.
 
     Who has the file needs neither this package nor Flax, only `pip install jax flatbuffers`:
@@ -41,6 +42,7 @@ def export(directory: Path, destination: Path) -> Path:
     Raises:
       InputError: no checkpoint, or a file that cannot be written or that belongs to the run.
     """
+    directory, destination = expanded(directory, "workdir"), expanded(destination, "output")
     beside = destination.with_name(destination.name + ".json")
     _check_destination(directory, destination, beside)
     trained = load_trained(directory)

@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from resnet_jax.errors import InputError
-from resnet_jax.files import write_whole
+from resnet_jax.files import expanded, write_whole
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th")
 
@@ -52,7 +52,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       InputError: the file is missing, of another kind, empty, cut short, holds code or no table of tensors; or PyTorch,
         which all but .safetensors need, is not installed.
     """
-    path = Path(path)
+    path = expanded(path)
     read = _read_safetensors if _suffix(path) == ".safetensors" else _read_torch
     if not path.is_file():
         raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give a file of weights")
@@ -78,7 +78,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
       InputError: the name ends otherwise, the folder cannot be written to, or PyTorch, which all but .safetensors need,
         is not installed.
     """
-    path = Path(path)
+    path = expanded(path)
     encode = _safetensors_bytes if _suffix(path) == ".safetensors" else _torch_bytes
     data = encode(path, {name: np.array(tensor, order="C") for name, tensor in tensors.items()})
     write_whole(path, data)

@@ -18,7 +18,7 @@ from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError, Stopped
-from resnet_jax.files import write_whole
+from resnet_jax.files import expanded, write_whole
 from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
@@ -28,7 +28,7 @@ from resnet_jax.training.task import Task, make_task
 _ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
 
 
-def train(config: Config, directory: Path) -> dict[str, Any]:
+def train(config: Config, directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains what the config describes, or goes on with what the directory holds of it.
 
     Of several processes (see `sharding.start_processes`) all call this alike, and the first one writes.
@@ -46,6 +46,9 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       Stopped: after Ctrl-C or SIGTERM, when the state of the last step is saved.
       LostError: another process of the run does not answer.
     """
+    directory = expanded(directory, "workdir")
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"the workdir {directory} is a file: give the name of a folder")
     console = terminal.console(quiet=not hosts.is_lead())
     build.check(config)
     hosts.check_same_config(config)

@@ -1,0 +1,146 @@
+"""Paths as people give them: on the command line, in configs, and to functions."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax import arguments, cli, workdir
+from resnet_jax.configs import digits
+from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.prepared import prepared_folder
+from resnet_jax.errors import InputError
+from resnet_jax.files import expanded, write_whole
+from resnet_jax.interop.files import read_tensors, write_tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home, and another folder to be in."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_tilde_is_the_home_and_only_at_the_beginning(home, kind):
+    assert expanded(kind("~")) == home
+    assert expanded(kind("~/runs/x/")) == home / "runs" / "x"
+    assert expanded(kind("~root/x")) == Path("/root/x")
+    for path in ("runs/~", "a~", "/tmp/~x", "lr=0.1:/x", "[red]", "-x", "$HOME", "a,b"):
+        assert expanded(kind(path)) == Path(path)
+
+
+@pytest.mark.parametrize("path", ["~/x", "./~/x", "./~nobody", "./gs:/x", ".//~", "x", "."])
+def test_a_path_that_is_expanded_twice_is_the_same(home, path):
+    once = expanded(path)
+    assert expanded(once) == expanded(str(once)) == once
+    if path.startswith("./"):
+        assert once.absolute() == Path.cwd() / path
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("~nobody-of-this-name/x", "no home ~nobody-of-this-name"),
+        ("gs://bucket/x", "is no folder or file but an address"),
+        ("file:///tmp/x", "is no folder or file but an address"),
+        ("a\0b", "names no file or folder"),
+        ("", "is a variable unset?"),
+    ],
+)
+def test_what_is_no_path_is_refused(kind, path, message):
+    if kind is Path and not path:
+        return
+    with pytest.raises(InputError, match=message) as caught:
+        expanded(kind(path), "--workdir")
+    assert str(caught.value).startswith("--workdir is ")
+
+
+def test_without_a_home_a_tilde_is_refused(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # as in a container that was given a number for a user
+    with pytest.raises(InputError, match="no home ~"):
+        expanded("~/x")
+
+
+def test_the_parts_of_a_list_may_hold_commas_where_they_exist(home):
+    for name in ("model.depth=8,seed=0", "model.depth=8,seed=1", "plain"):
+        (home / name).mkdir()
+    for given in (["~/model.depth=8,seed=0,~/plain,~/model.depth=8,seed=1"], ["~/model.depth=8,seed=0", "~/plain"]):
+        found = arguments.folders(given, "workdir")
+        assert [path.name for path in found][:2] == ["model.depth=8,seed=0", "plain"]
+        assert all(path.is_dir() for path in found)
+    absent = arguments.folders(["a, b", "x" * 200 + "," + "y" * 200], "workdir")
+    assert absent == [Path("a"), Path("b"), Path("x" * 200), Path("y" * 200)]
+    with pytest.raises(InputError, match="--workdir is empty"):
+        arguments.folders([""], "workdir")
+
+
+def test_files_and_data_below_the_home(home):
+    write_tensors("~/weights.safetensors", {"a": np.ones(2, np.float32)})
+    assert read_tensors("~/weights.safetensors")["a"].tolist() == [1, 1]
+    for split in ("train", "val"):
+        folder = home / "photos" / split / "cat"
+        folder.mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "one.png")
+    assert len(open_photographs("folder", "~/photos").train) == 1
+    with pytest.raises(InputError, match=f"dataset.data_dir={home / 'x'} does not exist"):
+        prepared_folder("cifar10", "~/x")
+    (home / "own.py").write_text(Path(digits.__file__).read_text())
+    assert arguments.parse_config("~/own.py").dataset.name == "digits"
+    workdir.claim(home / "run", arguments.parse_config("digits"))
+    assert workdir.read_config("~/run").dataset.name == "digits"
+    assert workdir.read_metrics("~/run") == []
+    assert list(Path().iterdir()) == []
+
+
+def test_bytes_that_are_no_text_can_be_written_into_one(tmp_path):
+    write_whole(tmp_path / "predictions.csv", os.fsdecode(b"caf\xe9.png,1\n"))
+    assert (tmp_path / "predictions.csv").read_text(encoding="utf-8") == "caf\\udce9.png,1\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train --config=digits --workdir=", "--workdir is ''"),
+        ("train --config=digits --workdir=gs://bucket/run", "an address"),
+        ("train --config=digits --workdir=~nobody-of-this-name", "no home"),
+        ("train --config=digits --workdir=file", "file is a file"),
+        ("train --config=digits --workdir=file/", "file is a file"),
+        ("train --config=folder --config.dataset.data_dir=gs://bucket --workdir=new", "an address"),
+        ("train --config=folder --config.dataset.data_dir=~/photos --workdir=new", "home/photos does not exist"),
+        ("train --config=~/absent.py --workdir=new", "neither a file"),
+        ("evaluate --workdir=", "--workdir is empty"),
+        ("evaluate --workdir=s3://bucket", "an address"),
+        ("evaluate --workdir=~/run --data_dir=", "--data_dir is ''"),
+        ("evaluate --workdir=~/run --output=", "--output is ''"),
+        ("evaluate --workdir=~/run --output=~/out", "home/run is not the workdir of a run"),
+        ("predict --workdir= x.png", "--workdir is ''"),
+        ("predict --workdir=~/run x.png", "home/run is not the workdir of a run"),
+        ("export --workdir=~/run --output=", "--output is ''"),
+        ("export --workdir=~/run --output=~/x", "home/run is not the workdir of a run"),
+        ("convert ~/absent.safetensors new", "home/absent.safetensors does not exist"),
+        ("doctor --workdir=", "--workdir is ''"),
+        ("sweep --config=digits --axis=seed=0 --workdir=", "--workdir is ''"),
+        ("sweep --config=digits --axis=seed=0 --workdir=gs://x", "an address"),
+        ("prepare cache --dataset=folder --data_dir=~/x --output=~/y", "home/x does not exist"),
+        ("prepare cache --dataset=folder --data_dir= --output=~/y", "--data_dir is ''"),
+        ("benchmark input --dataset=folder --data_dir=~/x", "home/x does not exist"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line(home, capsys, line, message):
+    Path("file").touch()
+    assert cli.main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert [path.name for path in Path().iterdir()] == ["file"]
