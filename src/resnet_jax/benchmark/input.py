@@ -76,7 +76,7 @@ def input_benchmark(
     Raises:
       InputError: an argument that cannot be, or data that are absent.
     """
-    arguments = {**locals(), "workers": list(workers)}
+    arguments = {**locals(), "workers": list(workers), "data_dir": data_dir and os.fspath(data_dir)}
     if crop not in CROPS:
         raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
     for argument, value in (("batch_size", batch_size), ("rounds", rounds)):

@@ -76,10 +76,9 @@ def _benchmark_input(arguments: Sequence[str]) -> None:
         raise InputError(f"--workers={values.workers} is wrong: it must be numbers of processes, such as 0,2")
     from resnet_jax import benchmark as benchmarks
 
-    data_dir = path(values.data_dir, "data_dir")
     result = benchmarks.input_benchmark(
         given(values.dataset, "dataset"),
-        data_dir and str(data_dir),
+        path(values.data_dir, "data_dir"),
         crop=values.crop,
         batch_size=values.batch_size,
         workers=[int(each) for each in workers],
