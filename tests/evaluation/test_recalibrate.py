@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from networks import random_variables
 
 from resnet_jax import arguments, build
@@ -11,25 +12,42 @@ from resnet_jax.data import photographs, sources, stream
 from resnet_jax.data.augment import augment_photographs, pad_crop_mirror
 from resnet_jax.data.pipeline import shuffled
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.recalibrate import recalibrate
+from resnet_jax.evaluation.recalibrate import pooled_statistics, recalibrate
 from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.models import ResNet
+from resnet_jax.models.conv import Conv
 from resnet_jax.rng import stream as random_stream
 from resnet_jax.training import loop
 
 BATCHES = 3
 
 
-def cumulative(model, variables, images_of_steps):
-    """The same averages by another way: momentum k / (k + 1) makes running statistics the average of k + 1 batches."""
+def pooled(model, variables, batches, group_size):
+    """By NumPy, over the outputs of all convolutions in all batches: each is what a batch norm sees."""
+    model = model.clone(group_size=group_size)
 
     @jax.jit
-    def updates(momentum, variables, images):
-        return model.clone(momentum=momentum).apply(variables, images, train=True, mutable=["batch_stats"])[1]
+    def captured(images):
+        _, found = model.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=lambda module, _: isinstance(module, Conv),
+        )
+        return found["intermediates"]
 
-    for k, images in enumerate(images_of_steps):
-        updated = updates(k / (k + 1), variables, images)
-        variables = {**variables, **updated}
-    return variables["batch_stats"]
+    outputs = [traverse_util.flatten_dict(captured(images)) for images in batches]
+    expected = {}
+    for *block, conv, _ in outputs[0]:
+        arrays = [np.float64(each[*block, conv, "__call__"][0]) for each in outputs]
+        # Of scanned blocks (blocks, images, height, width, channels).
+        values = np.concatenate(arrays, axis=-4)
+        axes = (-4, -3, -2)
+        norm = conv.replace("conv", "bn")
+        expected[*block, norm, "mean"] = values.mean(axes)
+        expected[*block, norm, "var"] = values.var(axes, ddof=1)
+    return traverse_util.unflatten_dict(expected)
 
 
 def compare(found, expected, before):
@@ -55,7 +73,7 @@ def test_statistics_are_averages_over_training_batches(digits):
         key = jax.random.fold_in(random_stream(0, "augmentation"), step)
         return pad_crop_mirror(key, digits.preprocessing(jnp.asarray(train.images[rows])), config.dataset.pad, False)
 
-    expected = cumulative(digits.model, digits.variables, [images(step) for step in range(BATCHES)])
+    expected = pooled(digits.model, digits.variables, [images(step) for step in range(BATCHES)], 32)
     found = recalibrate(digits, BATCHES)
     compare(found.variables["batch_stats"], expected, digits.variables["batch_stats"])
     assert found.variables["params"] is digits.variables["params"]
@@ -81,9 +99,34 @@ def test_of_photographs(digits, test_data):
         key = jax.random.fold_in(random_stream(0, "augmentation"), step)
         images.append(augment_photographs(key, jnp.asarray(next(windows).images), preprocessing, 0.1, True))
     windows.close()
-    expected = cumulative(model, variables, images)
+    expected = pooled(model, variables, images, None)
     found = recalibrate(trained, BATCHES)
     compare(found.variables["batch_stats"], expected, variables["batch_stats"])
+
+
+# (group size, accumulate) and which of eight images share statistics.
+GROUPINGS = {
+    (4, 1): [[0, 1, 2, 3], [4, 5, 6, 7]],
+    (2, 2): [[0, 1], [2, 3], [4, 5], [6, 7]],
+    (None, 1): [[0, 1, 2, 3, 4, 5, 6, 7]],
+    (None, 2): [[0, 2, 4, 6], [1, 3, 5, 7]],
+}
+
+
+@pytest.mark.parametrize(("group_size", "accumulate"), GROUPINGS)
+def test_the_variance_of_group_means_is_part_of_the_variance(group_size, accumulate):
+    """Images that are far apart: each group's variance is small, that of all of them is not."""
+    model = ResNet((2,), (4,), False, "cifar", 3, "B", group_size=group_size)
+    variables = random_variables(model, 8, 0)
+    rng = np.random.default_rng(3)
+    brightness = 10 * np.arange(16).reshape(2, 8, 1, 1, 1)
+    batches = np.float32(rng.normal(size=(2, 8, 8, 8, 3)) + brightness)
+    found = pooled_statistics(model, variables, batches, accumulate)
+
+    groups = [jnp.asarray(images[rows]) for images in batches for rows in GROUPINGS[group_size, accumulate]]
+    expected = pooled(model, variables, groups, None)
+    assert jax.tree.structure(found) == jax.tree.structure(jax.device_get(variables["batch_stats"]))
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-4), found, expected)
 
 
 def test_no_batches(digits):

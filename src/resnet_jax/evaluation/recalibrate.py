@@ -1,13 +1,15 @@
-"""Batch-norm statistics that are true averages over many training batches, instead of running ones (section 3.4)."""
+"""Batch-norm statistics of many training batches together, instead of running ones (section 3.4)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 
 from resnet_jax import build, rng, sharding
 from resnet_jax.data import photographs, sources, stream
@@ -15,15 +17,17 @@ from resnet_jax.data.augment import augment_photographs
 from resnet_jax.data.pipeline import put_split, train_batch
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import Trained
+from resnet_jax.models import ResNet
+from resnet_jax.models.layers import batch_norm_maps
 
 
 def recalibrate(
     trained: Trained, batches: int, dataset: str | None = None, data_dir: str | os.PathLike[str] | None = None
 ) -> Trained:
-    """The network with statistics averaged over the first training batches of its run, augmented as they were.
+    """The network with the statistics of the first training batches of its run, augmented as they were.
 
     The authors' released networks have such statistics. Running ones come from the last few dozen batches, and from
-    parameters that have changed since. Means and unbiased variances of the batches (or of their groups) are averaged.
+    parameters that have changed since. See `pooled_statistics`.
 
     Args:
       trained: a network.
@@ -35,25 +39,74 @@ def recalibrate(
     """
     if batches < 1:
         raise InputError(f"statistics were asked to be averaged over {batches} batches, but it must be at least 1")
-    # With momentum 0, "running" statistics are those of the last batch.
-    model = trained.model.clone(momentum=0.0)
-
-    @partial(jax.jit, out_shardings=sharding.replicated(trained.mesh))
-    def add(totals, images):
-        _, updated = model.apply(trained.variables, images, train=True, mutable=["batch_stats"])
-        return jax.tree.map(jnp.add, totals, updated["batch_stats"])
-
     config = trained.config
     sharding.check_divides(trained.mesh, config.train.batch_size, "config.train.batch_size")
     name = dataset or config.dataset.name
     images_of = _streamed_images if name in photographs.NAMES else _resident_images
     images = images_of(trained, batches, name, data_dir or config.dataset.data_dir)
-    totals = jax.tree.map(jnp.zeros_like, trained.variables["batch_stats"])
-    for each in images:
-        # One batch at a time: the devices would hold all that the host is ahead of them.
-        totals = jax.block_until_ready(add(totals, each))
-    batch_stats = jax.tree.map(lambda total: total / batches, totals)
+    found = pooled_statistics(trained.model, trained.variables, images, config.train.accumulate)
+    batch_stats = sharding.put_everywhere(trained.mesh, found)
     return replace(trained, variables={**trained.variables, "batch_stats": batch_stats})
+
+
+def pooled_statistics(model: ResNet, variables: Any, batches: Iterable[jax.Array], accumulate: int = 1) -> Any:
+    """Mean and unbiased variance of what reaches each batch norm in training, over the images of all batches together.
+
+    What reaches a batch norm depends on the statistics that those before it used. They are those of each statistic
+    group, as in training; so a group that differs from the others is normalised by its own statistics, and how much the
+    groups' means differ is part of the variance.
+
+    Args:
+      model, variables: of the network; its parameters stay, and its running statistics are not used.
+      batches: images of equally large batches, pre-processed and augmented.
+      accumulate: parts of a batch that follow one another in training; where `model.group_size` is None each of them
+        is a statistic group.
+
+    Returns:
+      a tree as the collection `batch_stats`, float32 NumPy arrays.
+    """
+    # With momentum 0, "running" statistics are those of the batch, and each group becomes a batch of its own.
+    alone = model.clone(momentum=0.0, group_size=None)
+
+    def of_group(images: jax.Array) -> dict[Any, Any]:
+        _, updated = alone.apply(variables, images, train=True, mutable=["batch_stats"])
+        return traverse_util.flatten_dict(updated["batch_stats"])
+
+    @jax.jit
+    def moments(images: jax.Array) -> dict[tuple[str, ...], tuple[jax.Array, jax.Array]]:
+        groups = _in_groups(images, model.group_size, accumulate)
+        stats, found = jax.vmap(of_group)(groups), {}
+        for path, (height, width) in batch_norm_maps(model, images.shape[1:]).items():
+            values = groups.shape[1] * height * width
+            means, biased = stats[*path, "mean"], stats[*path, "var"] * ((values - 1) / values)
+            found[path] = means.mean(0), biased.mean(0) + means.var(0)
+        return found
+
+    count, totals, shape = 0, {}, (0,)
+    for images in batches:
+        # One batch at a time: the devices would hold all that the host is ahead of them.
+        found = jax.device_get(moments(images))
+        sums = {
+            path: np.stack([mean, var, np.square(mean)])
+            for path, (mean, var) in jax.tree.map(np.float64, found).items()
+        }
+        totals = jax.tree.map(np.add, totals, sums) if totals else sums
+        count, shape = count + 1, images.shape
+    statistics = {}
+    for path, (height, width) in batch_norm_maps(model, shape[1:]).items():
+        mean, var, squared_mean = totals[path] / count
+        values = count * shape[0] * height * width
+        unbiased = (var + np.maximum(squared_mean - np.square(mean), 0.0)) * (values / max(values - 1, 1))
+        statistics[*path, "mean"], statistics[*path, "var"] = np.float32(mean), np.float32(unbiased)
+    return traverse_util.unflatten_dict(statistics)
+
+
+def _in_groups(images: jax.Array, group_size: int | None, accumulate: int) -> jax.Array:
+    """A batch as (groups, images of a group, …), grouped as a training step groups it."""
+    if group_size is not None:
+        return images.reshape(-1, group_size, *images.shape[1:])
+    # As `training.step` deals the images out to its parts.
+    return images.reshape(-1, accumulate, *images.shape[1:]).swapaxes(0, 1)
 
 
 def _streamed_images(

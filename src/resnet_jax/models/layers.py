@@ -1,5 +1,6 @@
 """Batch normalisation with statistic groups, the three shortcuts, and the stem's pooling."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +20,8 @@ class BatchNorm(nn.Module):
       group_size: images that share statistics in training; None means the whole batch. The paper's nets normalised per
         GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
         without communication in the forward pass when no group crosses a device. The running statistics then average
-        the groups.
+        the groups, as the paper's GPUs each kept their own: how much the groups' means differ is no part of the running
+        variance (`evaluation.recalibrate` measures all images together).
       axis_name: the mesh axes over which the batch is cut, where the network runs inside `jax.shard_map` and sees one
         device's images; a group that is larger than those is normalised together with the next devices'. The running
         statistics then differ between devices, for the caller to average. None: the whole batch is here.
@@ -86,6 +88,26 @@ def _mean_over(axis_name: tuple[str, ...], devices: int, moments: jax.Array) -> 
     total = lax.axis_size(axis_name)
     groups = [list(range(first, first + devices)) for first in range(0, total, devices)]
     return lax.psum(moments, axis_name, axis_index_groups=groups if devices < total else None) / devices
+
+
+def batch_norm_maps(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Height and width of the map that each batch norm of a network sees, by the path of its variables.
+
+    Args:
+      model: a network of `resnet_jax.models`; it is traced, and nothing is computed.
+      image_shape: (height, width, channels).
+    """
+    found = {}
+
+    def record(method, args, kwargs, context):
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            found[context.module.path] = args[0].shape[1:3]
+        return method(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    return found
 
 
 def zero_pad_shortcut(x: jax.Array, features: int, stride: int, zero_channels: str) -> jax.Array:
