@@ -35,7 +35,7 @@ def slow_fingerprint(tree):
 def test_fingerprints_are_those_of_a_slow_version():
     assert int(fingerprint(TREE)) == slow_fingerprint(TREE)
     assert bool(all_finite(TREE))
-    check_fingerprints([TREE], [slow_fingerprint(TREE)])
+    check_fingerprints({"training": TREE}, {"variables": 0, "training": slow_fingerprint(TREE)})
 
 
 def test_fingerprints_of_64_bits():
@@ -52,8 +52,8 @@ def test_one_other_bit_is_another_fingerprint(path):
         array = array[name]
     array.reshape(-1).view(np.uint8)[0] ^= 1
     assert int(fingerprint(tree)) != int(fingerprint(TREE))
-    with pytest.raises(ValueError, match="not those that were saved"):
-        check_fingerprints([tree], [int(fingerprint(TREE))])
+    with pytest.raises(ValueError, match="its training arrays are not those that were saved"):
+        check_fingerprints({"training": tree}, {"training": int(fingerprint(TREE))})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

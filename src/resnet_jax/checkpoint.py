@@ -1,40 +1,23 @@
 """Checkpoints: the whole state, the pre-processing and the class names of a step. This file alone knows Orbax."""
 
-import dataclasses
 import errno
 import fcntl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
+from resnet_jax.card import Card, abstract_preprocessing, seal, unseal
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError, Stopped, complain, is_passing
 from resnet_jax.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
 from resnet_jax.hosts import SEEN_WITHIN, exchange, is_lead
 from resnet_jax.sharding import make_mesh, replicated
 from resnet_jax.training.state import TrainState, must_be_finite
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a checkpoint says of its network's classes, in the order of the logits, of its images' shape and its data.
-
-    Attributes:
-      class_names: in the order of the logits.
-      image_shape: (height, width, channels).
-      data_crc: CRC-32 of the training images and labels; another data set gives another one.
-    """
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, ...]
-    data_crc: int
 
 
 class Restored(NamedTuple):
@@ -53,16 +36,13 @@ class RestoredNetwork(NamedTuple):
     card: Card
 
 
-# Fields of `Preprocessing` that are no arrays and lie beside the card.
-_VIEW = ("channel_order", "shorter_side", "interpolation")
-
-
 class Checkpoints:
     """The checkpoints under a run's `checkpoints/`; a context manager, which ends when everything is on disk.
 
     Saving is asynchronous and atomic: a run that is killed at any moment leaves whole checkpoints only. A checkpoint
     has four parts: "variables" and "preprocessing", which make predictions; "training", the step and the optimiser's
-    state; and "card". Of several processes each writes what its own devices hold; all of them must call every method.
+    state; and "card", a text with its checksum, which holds the fingerprints of the other three: each route that loads
+    a part checks it. Of several processes each writes what its own devices hold; all of them must call every method.
 
     Args:
       workdir: of the run.
@@ -117,9 +97,9 @@ class Checkpoints:
           InputError: what `must_be_finite` names of the state is not, or this or the previous checkpoint could not be
             written, for instance because the disk is full.
         """
-        variables, training = _parts(state)
-        found = fingerprint(variables), fingerprint(training), all_finite(must_be_finite(state))
-        *fingerprints, finite = jax.device_get(found)
+        parts = {**_parts(state), "preprocessing": preprocessing}
+        fingerprints = {name: fingerprint(part) for name, part in parts.items()}
+        fingerprints, finite = jax.device_get((fingerprints, all_finite(must_be_finite(state))))
         if not finite:
             raise InputError(
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
@@ -131,16 +111,8 @@ class Checkpoints:
             self._checkpointer.save_checkpointables_async(
                 step,
                 {
-                    "variables": variables,
-                    "training": training,
-                    "preprocessing": preprocessing,
-                    "card": {
-                        **dataclasses.asdict(card),
-                        "fingerprints": [int(value) for value in fingerprints],
-                        "mean_shape": list(preprocessing.mean.shape),
-                        "std_shape": list(preprocessing.std.shape),
-                        **{name: getattr(preprocessing, name) for name in _VIEW},
-                    },
+                    **parts,
+                    "card": seal(card, preprocessing, {name: int(value) for name, value in fingerprints.items()}),
                 },
             )
 
@@ -167,16 +139,20 @@ class Checkpoints:
           The state and the card, or None if there is no checkpoint.
 
         Raises:
-          InputError: there are checkpoints, and none can be read.
+          InputError: there are checkpoints, and none can be read, or a newer resnet_jax wrote the newest one.
         """
 
         def load(step: int) -> Restored:
             card, fields = self._load_card(step)
-            variables, training = _parts(abstract)
-            loaded = self._checkpointer.load_checkpointables(step, {"variables": variables, "training": training})
-            variables, training = loaded["variables"], loaded["training"]
-            check_fingerprints([variables, training], fields["fingerprints"])
-            return Restored(TrainState(**training, **variables), card)
+            parts = _parts(abstract)
+            if fields["version"] == 0:
+                del parts["training"]["skipped"]
+            preprocessing = abstract_preprocessing(fields, abstract.step.sharding)
+            loaded = self._load(step, fields, {**parts, "preprocessing": preprocessing})
+            training = loaded["training"]
+            if fields["version"] == 0:
+                training["skipped"] = jnp.zeros_like(training["step"])
+            return Restored(TrainState(**loaded["variables"], **training), card)
 
         return self._newest_whole(load, say)
 
@@ -188,11 +164,8 @@ class Checkpoints:
         def load(step: int) -> RestoredNetwork:
             card, fields = self._load_card(step)
             state = abstract(card)
-            preprocessing = _abstract_preprocessing(fields, state.step.sharding)
-            loaded = self._checkpointer.load_checkpointables(
-                step, {"variables": state.variables, "preprocessing": preprocessing}
-            )
-            check_fingerprints([loaded["variables"]], fields["fingerprints"])
+            preprocessing = abstract_preprocessing(fields, state.step.sharding)
+            loaded = self._load(step, fields, {"variables": state.variables, "preprocessing": preprocessing})
             return RestoredNetwork(step, loaded["variables"], loaded["preprocessing"], card)
 
         return self._newest_whole(load, say)
@@ -202,15 +175,21 @@ class Checkpoints:
 
         def load(step: int) -> Preprocessing:
             _, fields = self._load_card(step)
-            abstract = _abstract_preprocessing(fields, replicated(make_mesh()))
-            return self._checkpointer.load_checkpointables(step, {"preprocessing": abstract})["preprocessing"]
+            abstract = abstract_preprocessing(fields, replicated(make_mesh()))
+            return self._load(step, fields, {"preprocessing": abstract})["preprocessing"]
 
         return self._newest_whole(load, say)
 
     def _load_card(self, step: int) -> tuple[Card, dict[str, Any]]:
-        fields = self._checkpointer.load_checkpointables(step, {"card": None})["card"]
-        card = Card(tuple(fields["class_names"]), tuple(fields["image_shape"]), fields["data_crc"])
-        return card, fields
+        return unseal(self._checkpointer.load_checkpointables(step, {"card": None})["card"])
+
+    def _load(self, step: int, fields: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
+        """The named parts of a checkpoint; raises ValueError where they are not those that were saved."""
+        loaded = self._checkpointer.load_checkpointables(step, abstract)
+        # The version before had no fingerprint of the pre-processing.
+        known = {name: part for name, part in loaded.items() if fields["version"] or name != "preprocessing"}
+        check_fingerprints(known, fields["fingerprints"])
+        return loaded
 
     def _newest_whole(self, load: Callable[[int], Any], say: Callable[[str], None]) -> Any:
         steps = self._steps()
@@ -273,17 +252,9 @@ def saved_preprocessing(workdir: Path) -> Preprocessing | None:
         return checkpoints.restore_preprocessing(lambda line: None)  # `restore` says it
 
 
-def _abstract_preprocessing(fields: dict[str, Any], sharding: Sharding) -> Preprocessing:
-    mean, std = (
-        jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=sharding) for name in ("mean", "std")
-    )
-    # A checkpoint that is older than these fields has their defaults.
-    view = {name: fields[name] for name in _VIEW if name in fields}
-    return Preprocessing(mean, std, **view)  # pyright: ignore[reportArgumentType]
-
-
-def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    return state.variables, {"step": state.step, "opt_state": state.opt_state}
+def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
+    training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+    return {"variables": state.variables, "training": training}
 
 
 def _lock(workdir: Path) -> IO[str]:

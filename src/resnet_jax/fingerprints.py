@@ -1,6 +1,7 @@
 """What tells a whole checkpoint from a damaged one: hashes of its arrays, and of what a process sees of its files."""
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ def crc_of_files(folder: Path) -> int:
     return crc
 
 
-def check_fingerprints(parts: list[Any], expected: list[int]) -> None:
-    """Raises ValueError when trees of arrays have not the `fingerprint`s that were saved with them."""
-    for part, value in zip(parts, expected, strict=False):
-        if int(fingerprint(part)) != value:
-            raise ValueError("its arrays are not those that were saved")
+def check_fingerprints(parts: Mapping[str, Any], expected: Mapping[str, int]) -> None:
+    """Raises ValueError when trees of arrays have not the `fingerprint`s that were saved under their names."""
+    # All of them first: where parts lie on several processes' devices, each process must take part in every one.
+    found = jax.device_get({name: fingerprint(part) for name, part in parts.items()})
+    for name, value in found.items():
+        if int(value) != expected[name]:
+            raise ValueError(f"its {name} arrays are not those that were saved")
 
 
 # Arrays of at most so many elements are hashed together.

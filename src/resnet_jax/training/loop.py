@@ -106,7 +106,7 @@ def _first_state(config: Config, task: Task, checkpoints: Checkpoints, console: 
 def _train(
     config: Config, task: Task, state: TrainState, directory: Path, checkpoints: Checkpoints, console: Console
 ) -> dict[str, Any]:
-    fields, total, step, watched, bad = config.train, config.train.iterations, int(state.step), None, 0
+    fields, total, step, watched, bad = config.train, config.train.iterations, int(state.step), None, int(state.skipped)
     log = workdir.MetricsLog(directory, step) if hosts.is_lead() else contextlib.nullcontext()
     with log, terminal.progress(console, speed=True) as progress, Interruptible() as interruption:
         if step < total:
@@ -153,7 +153,7 @@ def _train(
         **_means(scored, task.final),
         f"{task.final}_images": int(scored.count),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "training_seconds": sum(line["seconds"] for line in lines),
+        "training_seconds": sum(line.get("seconds", 0.0) for line in lines),
         "environment": describe_environment(),
     }
     checkpoints.wait()

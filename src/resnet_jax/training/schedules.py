@@ -13,7 +13,15 @@ WARMUP_WINDOW = 100
 
 
 class ScheduleState(NamedTuple):
-    """State of `scheduled_learning_rate`."""
+    """State of `scheduled_learning_rate`.
+
+    Attributes:
+      step: updates made, int32, which the windows of the warm-up count: less than the run's step where some were
+        skipped.
+      learning_rate: of the last step, skipped or not.
+      warming_up: whether the warm-up goes on.
+      window_error: of this window's updates, a part of their mean.
+    """
 
     step: jax.Array
     learning_rate: jax.Array
@@ -33,7 +41,10 @@ def scheduled_learning_rate(
         below `warmup_until_error`; then the schedule applies and never the warm-up again (section 4.2, n = 18).
         None for no warm-up.
 
-    The update needs the batch's training error as the keyword argument `value`.
+    The update needs the batch's training error as the keyword argument `value`, and `step`, the run's own: a schedule
+    counts iterations, also those whose updates were skipped. A window counts updates that were made, and so do a
+    plateau's epochs: an error that was measured with a skipped step is in none of them. Without `step` the updates are
+    the steps.
     """
 
     def init(params):
@@ -46,9 +57,9 @@ def scheduled_learning_rate(
             jnp.zeros((), jnp.float32),
         )
 
-    def update(updates, state, params=None, *, value, **_):
+    def update(updates, state, params=None, *, value, step=None, **_):
         del params
-        rate = schedule(state.step)
+        rate = schedule(state.step if step is None else step)
         if warmup is not None:
             rate = jnp.where(state.warming_up, warmup, rate)
         rate = jnp.asarray(rate, jnp.float32)
@@ -62,6 +73,16 @@ def scheduled_learning_rate(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] (value is required)
+
+
+def skipped(before: Any, after: Any) -> Any:
+    """The optimiser's state after a step whose update is not made: that `before` it, with the rate of the step."""
+    return jax.tree.map(
+        lambda old, new: old._replace(learning_rate=new.learning_rate) if isinstance(old, ScheduleState) else old,
+        before,
+        after,
+        is_leaf=lambda leaf: isinstance(leaf, ScheduleState),
+    )
 
 
 def sgd(
@@ -136,6 +157,6 @@ def ramped(schedule: optax.Schedule, iterations: int) -> optax.Schedule:
 
 
 def learning_rate(opt_state: Any) -> jax.Array:
-    """The rate that the last update of `sgd` used."""
+    """The rate of the last step of `sgd`."""
     _, scheduled, plateau, *_ = opt_state
     return scheduled.learning_rate * plateau.scale if hasattr(plateau, "scale") else scheduled.learning_rate

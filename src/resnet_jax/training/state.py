@@ -19,16 +19,18 @@ class TrainState:
     """Everything that training changes.
 
     Attributes:
-      step: updates made, int32.
+      step: updates made or skipped, int32: the one count that schedules, batches and augmentation go by.
       params: float32.
       batch_stats: running means and variances of the batch norms, float32.
       opt_state: of the optimiser.
+      skipped: how many of the last steps in a row made no update, int32; see `step.train_step`.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    skipped: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
         fsdp_shardings(mesh, state.params),
         jax.tree.map(lambda _: everywhere, state.batch_stats),
         fsdp_shardings(mesh, state.opt_state),
+        everywhere,
     )
 
 

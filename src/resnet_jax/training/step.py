@@ -62,22 +62,22 @@ def train_step(
       model, optimizer: see `build`.
       mesh: that the batch is cut over, and the state over its axis "fsdp".
       accumulate: parts that the batch is cut into, one after another; the update is that of all of them.
-      skip_bad: leaves parameters, optimiser state and running statistics as they are where the loss or a gradient is
-        not finite; the loss of such a step is NaN.
+      skip_bad: makes no update where the loss, a gradient or a running statistic is not finite. Such a step counts for
+        schedules, and for nothing else of the optimiser (see `schedules.scheduled_learning_rate`); its loss is NaN.
     """
     gradients, batch_stats, metrics = _gradients(state, batch, model, mesh, accumulate)
     error = metrics.errors / metrics.count
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=error)
-    params = optax.apply_updates(state.params, updates)
-    new = (params, batch_stats, opt_state)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, value=error, step=state.step)
+    new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state)
     if skip_bad:
         finite = jnp.isfinite(metrics.loss)
-        for gradient in jax.tree.leaves(gradients):
-            finite &= jnp.isfinite(gradient).all()
-        old = (state.params, state.batch_stats, state.opt_state)
-        new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
+        for leaf in jax.tree.leaves((gradients, batch_stats)):
+            finite &= jnp.isfinite(leaf).all()
+        opt_state = schedules.skipped(state.opt_state, opt_state)
+        kept = TrainState(new.step, state.params, state.batch_stats, opt_state, state.skipped + 1)
+        new = jax.tree.map(lambda made, without: jnp.where(finite, made, without), new, kept)
         metrics = Metrics(jnp.where(finite, metrics.loss, jnp.nan), metrics.errors, metrics.count)
-    return TrainState(state.step + 1, *new), metrics
+    return new, metrics
 
 
 def _gradients(state: TrainState, batch: Batch, model: Any, mesh: Mesh, accumulate: int) -> tuple[Any, Any, Metrics]:
