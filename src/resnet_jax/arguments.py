@@ -123,7 +123,7 @@ def integer(name: str, default: int | None = None) -> Definition:
     return lambda values, _: flags.DEFINE_integer(name, default, "", flag_values=values)
 
 
-def number(name: str, default: float) -> Definition:
+def number(name: str, default: float | None = None) -> Definition:
     """A flag that holds a number."""
     return lambda values, _: flags.DEFINE_float(name, default, "", flag_values=values)
 

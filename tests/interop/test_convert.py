@@ -93,23 +93,29 @@ def zeros(model):
     return torch_weights.to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables), model)
 
 
-def test_what_weights_cannot_say_is_said(tmp_path):
-    """Torchvision's own come back without a word; the paper's alignment, strides and input do not."""
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_weights_cannot_say_is_said_in_one_line(suffix, tmp_path):
+    """Torchvision's own come back without a word; the paper's alignment and strides do not."""
+    if suffix == ".pth":
+        pytest.importorskip("torch")
     model = models.create("resnet50", num_classes=3, stride_in="3x3", pool_alignment="torch")
     write_tensors(tmp_path / "torch.safetensors", zeros(model))
     convert.from_torch(tmp_path / "torch.safetensors", tmp_path / "run")
     said = []
-    convert.to_torch(tmp_path / "run", tmp_path / "again.safetensors", said.append)
+    convert.to_torch(tmp_path / "run", tmp_path / f"again{suffix}", said.append)
     assert said == []
     config = tmp_path / "run" / "config.json"
     fields = json.loads(config.read_text())
     fields["model"] |= {"stride_in": "1x1", "pool_alignment": "caffe"}
     config.write_text(json.dumps(fields))
-    convert.to_torch(tmp_path / "run", tmp_path / "again.safetensors", said.append)
-    assert [line.split(" want ")[1] for line in said] == [
-        "model.pool_alignment=caffe, unlike torchvision's",
-        "model.stride_in=1x1, unlike torchvision's",
-    ]
+    convert.to_torch(tmp_path / "run", tmp_path / f"again{suffix}", said.append)
+    (line,) = said
+    assert line.endswith("unlike torchvision's: --stride_in=1x1 --pool_alignment=caffe")
+    assert ("cannot say" in line) == (suffix == ".pth")
+    # From a .safetensors file they come back by themselves, and with what was said from the other.
+    stated = {"stride_in": "1x1", "pool_alignment": "caffe"} if suffix == ".pth" else {}
+    convert.from_torch(tmp_path / f"again{suffix}", tmp_path / "back", **stated)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["model"] == fields["model"]
 
 
 def test_weights_that_are_not_finite(tmp_path):

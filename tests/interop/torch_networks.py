@@ -25,13 +25,23 @@ torch = import_torch()
 nn = torch.nn
 
 
+class Blur(nn.Module):
+    """Every second pixel of the map smoothed with 1 2 1: what anti-aliased networks have, and no parameters."""
+
+    def forward(self, x):
+        line = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype) / 4
+        kernel = torch.outer(line, line).expand(x.shape[1], 1, 3, 3)
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), "reflect"), kernel, None, 2, 0, 1, x.shape[1])
+
+
 class Block(nn.Module):
-    def __init__(self, inside, width, stride, bottleneck):
+    def __init__(self, inside, width, stride, bottleneck, stride_in="3x3", blur=False):
         super().__init__()
         sizes, out = ((1, 3, 1), 4 * width) if bottleneck else ((3, 3), width)
         channels = [inside, *[width] * (len(sizes) - 1), out]
-        strides = (1, stride, 1) if bottleneck else (stride, 1)
-        self.count = len(sizes)
+        strided = int(bottleneck and stride_in == "3x3")
+        strides = [stride if i == strided and not blur else 1 for i in range(len(sizes))]
+        self.count, self.blurred = len(sizes), strided + 1 if blur and stride == 2 else 0
         for i, size in enumerate(sizes):
             conv = nn.Conv2d(channels[i], channels[i + 1], size, strides[i], size // 2, bias=False)
             setattr(self, f"conv{i + 1}", conv)
@@ -44,35 +54,45 @@ class Block(nn.Module):
         for i in range(1, self.count + 1):
             y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
             y = torch.relu(y) if i < self.count else y
+            y = Blur()(y) if i == self.blurred else y
         return torch.relu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
 
 
 class TorchResNet(nn.Module):
-    """torchvision's ResNet of version 1.5, written from its names and shapes."""
+    """torchvision's ResNet of version 1.5, written from its names and shapes, and others with the same tensors.
 
-    def __init__(self, depth, classes):
+    Those with `blur` are anti-aliased, as timm's resnetblur18; `stride_in="1x1"` and `ceil_mode` (of the stem's
+    pooling, which then has no padding) make Caffe's.
+    """
+
+    def __init__(self, depth, classes, stride_in="3x3", ceil_mode=False, blur=False):
         super().__init__()
+        self.ceil_mode, self.blur = ceil_mode, blur
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
         inside, bottleneck = 64, depth >= 50
         for stage, blocks in enumerate(DEPTHS[depth]):
             width, made = 64 * 2**stage, []
             for i in range(blocks):
-                made.append(Block(inside, width, 2 if stage and not i else 1, bottleneck))
+                made.append(Block(inside, width, 2 if stage and not i else 1, bottleneck, stride_in, blur))
                 inside = width * (4 if bottleneck else 1)
             setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
         self.fc = nn.Linear(inside, classes)
 
     def forward(self, x):
-        x = torch.max_pool2d(torch.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = torch.relu(self.bn1(self.conv1(x)))
+        if self.blur:
+            x = Blur()(torch.max_pool2d(x, 3, 1, 1))
+        else:
+            x = torch.max_pool2d(x, 3, 2, 0 if self.ceil_mode else 1, ceil_mode=self.ceil_mode)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
         return self.fc(x.mean((2, 3)))
 
 
-def random_torch_resnet(depth, classes=10, seed=0):
+def random_torch_resnet(depth, classes=10, seed=0, **kind):
     """A network whose every parameter and running statistic is random, and whose activations stay near 1."""
     generator = torch.Generator().manual_seed(seed)
-    model = TorchResNet(depth, classes)
+    model = TorchResNet(depth, classes, **kind)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Sequence
 
-from resnet_jax.arguments import FORMAT, folders, given, integer, listed, no_more, parse, path, string, strings
-from resnet_jax.errors import InputError, complain
+from resnet_jax.arguments import FORMAT, folders, given, integer, listed, no_more, number, parse, path, string, strings
+from resnet_jax.errors import InputError, complain, printable
 from resnet_jax.files import expanded
 
 
@@ -105,22 +105,68 @@ def summary(arguments: Sequence[str]) -> None:
 def convert(arguments: Sequence[str]) -> None:
     """Turns PyTorch weights into a workdir, or a run's newest checkpoint into PyTorch weights.
 
-    resnet-jax convert WEIGHTS DIR     torchvision, timm, or CIFAR: .safetensors, .pth or .th
-    resnet-jax convert DIR WEIGHTS     .safetensors or .pth
+    resnet-jax convert WEIGHTS DIR [--model=resnet18|plain18|…] [--stride_in=1x1|3x3] [--pool_alignment=caffe|torch]
+                       [--zero_channels=end|both] [--batch_norm_epsilon=1e-5] [--mean=R,G,B --std=R,G,B]
+                       [--channel_order=rgb|bgr] [--image_size=N] [--resize=N] [--interpolation=bilinear|bicubic]
+                       [--prefix=NAME]
+    resnet-jax convert DIR WEIGHTS
 
-    Files of PyTorch's own kind (.pth, .th) need torch; .safetensors do not.
+    WEIGHTS is a file of torchvision's, timm's or akamaster's ResNets or of this command: .safetensors, or .pth, .pt,
+    .th, .bin, .ckpt or .pth.tar, which need torch. Tensors show neither strides nor pooling nor pixels: what the flags
+    leave out is read from the file's metadata, from timm's config.json beside the file, or from a name that its
+    publisher gave it, and else assumed; every setting is printed with where it is from. --mean and --std are of pixels
+    from 0 to 1, or with a mean above 1 from 0 to 255. --resize is what the shorter side of a photograph becomes before
+    --image_size x --image_size pixels are cut out. --prefix says which network is meant where a file holds several,
+    such as "model" and "model_ema".
     """
-    _, rest = parse(arguments)
+    values, rest = parse(
+        arguments,
+        *map(string, ("model", "zero_channels", "stride_in", "pool_alignment", "channel_order", "interpolation")),
+        number("batch_norm_epsilon"),
+        string("mean"),
+        string("std"),
+        integer("image_size"),
+        integer("resize"),
+        string("prefix"),
+    )
     if len(rest) != 2:
         raise InputError(f"a source and a destination are wanted, but {len(rest)} arguments were given: see --help")
     source, destination = expanded(rest[0], "the source"), expanded(rest[1], "the destination")
     from resnet_jax.interop import convert as conversion
 
-    if source.is_dir():
-        conversion.to_torch(source, destination)
-        print(f"wrote {destination}")
-    else:
-        print(f"{conversion.from_torch(source, destination)} in {destination}")
+    stated: conversion.Stated = {
+        "model": values.model,
+        "zero_channels": values.zero_channels,
+        "stride_in": values.stride_in,
+        "pool_alignment": values.pool_alignment,
+        "batch_norm_epsilon": values.batch_norm_epsilon,
+        "mean": _numbers(values.mean, "mean"),
+        "std": _numbers(values.std, "std"),
+        "channel_order": values.channel_order,
+        "image_size": values.image_size,
+        "resize": values.resize,
+        "interpolation": values.interpolation,
+    }
+
+    def say(line: str) -> None:
+        print(printable(line))
+
+    if not source.is_dir():
+        name = conversion.from_torch(source, destination, say, prefix=values.prefix, **stated)
+        print(f"{name} in {destination}")
+        return
+    flags = [name for name, value in {**stated, "prefix": values.prefix}.items() if value is not None]
+    if flags:
+        raise InputError(f"--{flags[0]} says what is in a file of weights, but {source} is a run: leave the flag away")
+    conversion.to_torch(source, destination)
+    print(f"wrote {destination}")
+
+
+def _numbers(text: str | None, flag: str) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--{flag}={text} is no list of numbers, such as 0.485,0.456,0.406") from error
 
 
 def export(arguments: Sequence[str]) -> None:

@@ -1,18 +1,20 @@
-"""Files of named tensors: .safetensors, which needs no torch, and PyTorch's .pth, .pt and .th, which do.
+"""Files of named tensors: .safetensors, which needs no torch, and PyTorch's .pth, .pt, .th …, which do.
 
 This file alone imports torch, and only when such a file is read or written. Pickles are read with `weights_only=True`,
 so that no file runs code.
 """
 
+import argparse
 import io
+import json
 import os
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,12 @@ import safetensors.numpy
 
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
+from resnet_jax.interop.torch_names import below_prefix
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".th")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
+
+# Tables in tables, as deep as files have been seen to nest them, and some more.
+_DEEPEST = 6
 
 # What safetensors calls the types. Its own reader for NumPy does not know bfloat16.
 _DTYPES = {
@@ -39,18 +45,34 @@ _DTYPES = {
 }
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors of a file by their names.
+class Weights(NamedTuple):
+    """What a file holds.
 
-    A training checkpoint is reduced to its "state_dict", names lose the "module." that `torch.nn.DataParallel` puts
-    before every one, and float16 and bfloat16 become float32, which is exact.
+    Attributes:
+      tensors: of one network, by their names.
+      metadata: the texts beside them: of a .safetensors file its metadata, of a training checkpoint entries such as
+        "arch".
+      notes: a line for the user about each choice that was made, see `torch_names.below_prefix`.
+    """
+
+    tensors: dict[str, np.ndarray]
+    metadata: dict[str, str]
+    notes: list[str]
+
+
+def read_weights(path: str | os.PathLike[str], prefix: str | None = None) -> Weights:
+    """The tensors of one network in a file, and what the file says beside them.
+
+    A training checkpoint may hold them anywhere in its tables; names lose what stands before all of them, such as
+    "state_dict.", "module." or "_orig_mod.". float16 and bfloat16 become float32, which is exact.
 
     Args:
-      path: a .safetensors, .pth, .pt or .th file.
+      path: a file with one of `SUFFIXES`.
+      prefix: of the network that is wanted where the file holds several, such as "model_ema".
 
     Raises:
-      InputError: the file is missing, of another kind, empty, cut short, holds code or no table of tensors; or PyTorch,
-        which all but .safetensors need, is not installed.
+      InputError: the file is missing, of another kind, empty, cut short, holds code or no table of tensors; PyTorch,
+        which all but .safetensors need, is not installed; or the file holds several networks, and `prefix` names none.
     """
     path = expanded(path)
     read = _read_safetensors if _suffix(path) == ".safetensors" else _read_torch
@@ -62,35 +84,51 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not data:
         raise InputError(f"{path} is empty: download or write it again")
-    tensors = read(path, data)
-    wrapped = bool(tensors) and all(name.startswith("module.") for name in tensors)
-    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in tensors.items()}
+    tensors, metadata = read(path, data)
+    try:
+        found, notes = below_prefix(tensors, prefix)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return Weights(found, metadata, notes)
 
 
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+def read_tensors(path: str | os.PathLike[str], prefix: str | None = None) -> dict[str, np.ndarray]:
+    """The tensors of `read_weights` alone."""
+    return read_weights(path, prefix).tensors
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes tensors by their names: the file is there as a whole or not at all, and an old one is replaced.
 
     Args:
-      path: ends with .safetensors, or with .pth, .pt or .th, which write what `torch.save(state_dict)` does.
+      path: ends with one of `SUFFIXES`; all but .safetensors hold what `torch.save(state_dict)` writes.
       tensors: arrays of any shape, float or integer.
+      metadata: texts beside them, which only .safetensors can hold.
 
     Raises:
       InputError: the name ends otherwise, the folder cannot be written to, or PyTorch, which all but .safetensors need,
         is not installed.
     """
     path = expanded(path)
-    encode = _safetensors_bytes if _suffix(path) == ".safetensors" else _torch_bytes
-    data = encode(path, {name: np.array(tensor, order="C") for name, tensor in tensors.items()})
+    kept = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
+    if _suffix(path) == ".safetensors":
+        # Programs that read such files into torch want to be told so.
+        data = safetensors.numpy.save(kept, {"format": "pt", **(metadata or {})})
+    else:
+        data = _torch_bytes(path, kept)
     write_whole(path, data)
 
 
 def _suffix(path: Path) -> str:
-    if path.suffix not in SUFFIXES:
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    if suffix is None:
         raise InputError(f"{path} is no file of weights by its name, which must end with {', '.join(SUFFIXES)}")
-    return path.suffix
+    return suffix
 
 
-def _read_safetensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         table = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
@@ -101,18 +139,22 @@ def _read_safetensors(path: Path, data: bytes) -> dict[str, np.ndarray]:
             raise InputError(f"{path}: {name} has the type {tensor['dtype']}, which weights of a ResNet never have")
         array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         tensors[name] = array.astype(np.float32) if tensor["dtype"] in ("F16", "BF16") else array
-    return tensors
+    # The header's length, and the header: `deserialize` keeps the metadata to itself.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return tensors, header.get("__metadata__", {})
 
 
-def _read_torch(path: Path, data: bytes) -> dict[str, np.ndarray]:
+def _read_torch(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     torch = _torch(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
             warnings.simplefilter("ignore")  # such as of pickle protocols that it may not know
             table: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything, from EOFError to KeyError
         # torch names what it refuses to import as in "unsupported GLOBAL posix.system" or "GLOBAL a.B was not allowed".
         code = re.search(r"GLOBAL (\S+\w)", str(error))
+        if "TorchScript" in str(error):
+            raise InputError(f"{path} is a TorchScript program: save the network's state_dict() alone") from error
         if code or (isinstance(error, pickle.UnpicklingError) and data.startswith((b"\x80", b"PK"))):
             what = code[1] if code else "a pickle of another kind than torch.save writes"
             raise InputError(
@@ -120,22 +162,40 @@ def _read_torch(path: Path, data: bytes) -> dict[str, np.ndarray]:
                 "save the network's state_dict() alone, or a .safetensors file"
             ) from error
         raise InputError(f"{path} is cut short or no file of PyTorch: download or write it again") from error
-    if isinstance(table, dict) and isinstance(table.get("state_dict"), dict):
-        table = table["state_dict"]
-    if not isinstance(table, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in table.items()
-    ):
+    flat = dict(_flat(table))
+    tensors = {name: _array(torch, path, name, each) for name, each in flat.items() if isinstance(each, torch.Tensor)}
+    if not tensors:
         raise InputError(f"{path} holds no table of tensors by their names: save the network's state_dict()")
-    return {name: _array(torch, tensor) for name, tensor in table.items()}
+    return tensors, {name: value for name, value in flat.items() if isinstance(value, str)}
 
 
-def _array(torch: ModuleType, tensor: Any) -> np.ndarray:
+def _harmless() -> list[Any]:
+    """What training scripts save beside weights and what runs no code: parsed arguments, numbers of NumPy."""
+    scalar: Any = np._core.multiarray.scalar  # pyright: ignore[reportAttributeAccessIssue]
+    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
+    return [argparse.Namespace, np.dtype, *dtypes, scalar, (scalar, "numpy.core.multiarray.scalar")]
+
+
+def _flat(table: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The entries of tables in tables, their names joined by dots."""
+    if isinstance(table, Mapping) and depth < _DEEPEST:
+        for name, value in table.items():
+            if isinstance(name, str):
+                yield from _flat(value, f"{prefix}.{name}" if prefix else name, depth + 1)
+    elif prefix:
+        yield prefix, table
+
+
+def _array(torch: ModuleType, path: Path, name: str, tensor: Any) -> np.ndarray:
     tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).numpy()
-
-
-def _safetensors_bytes(path: Path, tensors: Mapping[str, np.ndarray]) -> bytes:
-    return safetensors.numpy.save(dict(tensors))
+    half = tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)
+    try:
+        return (tensor.float() if half else tensor).numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, or on no device
+        raise InputError(
+            f"{path}: {name} is no plain array ({tensor.layout}, {tensor.dtype}, {tensor.device}): "
+            "save the weights as float32"
+        ) from error
 
 
 def _torch_bytes(path: Path, tensors: Mapping[str, np.ndarray]) -> bytes:

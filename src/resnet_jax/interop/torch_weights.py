@@ -1,6 +1,6 @@
 """Weights in the layout of PyTorch's ResNets, both ways: torchvision, timm and the CIFAR networks of akamaster.
 
-This file alone knows torch layouts. Their names:
+This file knows torch layouts, and `torch_names` what stands before and after their names. The names:
 
     conv1.weight, bn1.{weight, bias, running_mean, running_var}
     layer{stage}.{block}.conv{i}.weight, layer{stage}.{block}.bn{i}.…
@@ -12,10 +12,14 @@ akamaster's networks have `shortcut` where torchvision and timm have `downsample
 Convolutions are (features, channels, height, width) there and (height, width, channels, features) here. Flax keeps the
 biased running variance and torch the unbiased one; our `BatchNorm` keeps torch's, so statistics are copied as they are.
 `num_batches_tracked` has no use here (torch reads it only where momentum is None) and is written as 0.
+
+Tensors do not show everything: where strides lie, how pooling is aligned, where zero channels go, whether blocks have
+shortcuts without parameters and what is added to variances, see `conventions`. `from_torch` is told whose networks the
+weights are of and refuses a network of ours that would compute something else with them.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +28,7 @@ import numpy as np
 from flax import traverse_util
 
 from resnet_jax.errors import InputError
+from resnet_jax.interop.torch_names import refuse_without_classifier, with_fc
 from resnet_jax.models import ResNet
 from resnet_jax.models.zoo import IMAGENET_STAGES
 
@@ -40,6 +45,56 @@ _LEAVES = {
 # The name of a projection beside that of the classifier: torchvision's and timm's, and akamaster's.
 _PROJECTIONS = {"fc": "downsample", "linear": "shortcut"}
 
+# What leaves no trace in the tensors, by whose networks they are; see `conventions`. "torchvision" is also timm's,
+# "caffe" that of the paper's release.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "torchvision": {
+        "residual": True,
+        "zero_channels": "end",
+        "stride_in": "3x3",
+        "pool_alignment": "torch",
+        "epsilon": 1e-5,
+    },
+    "caffe": {
+        "residual": True,
+        "zero_channels": "end",
+        "stride_in": "1x1",
+        "pool_alignment": "caffe",
+        "epsilon": 1e-5,
+    },
+    "akamaster": {
+        "residual": True,
+        "zero_channels": "both",
+        "stride_in": "1x1",
+        "pool_alignment": "torch",
+        "epsilon": 1e-5,
+    },
+}
+
+
+def default_layout(model: ResNet) -> str:
+    """Whose the weights of such a network mostly are: "akamaster" of CIFAR networks, "torchvision" of others."""
+    return "akamaster" if model.stem == "cifar" else "torchvision"
+
+
+def conventions(model: ResNet) -> dict[str, Any]:
+    """The fields of a network that decide what its weights compute and that its tensors do not show.
+
+    Returns:
+      "epsilon"; "pool_alignment" of ImageNet's stem; "stride_in" of bottlenecks; "residual", whether there are
+      shortcuts, where they would have no parameters; and "zero_channels" of shortcut A.
+    """
+    found: dict[str, Any] = {"epsilon": model.epsilon}
+    if model.stem == "imagenet":
+        found["pool_alignment"] = model.pool_alignment
+    if model.bottleneck:
+        found["stride_in"] = model.stride_in
+    if model.shortcut in ("A", None):
+        found["residual"] = model.shortcut is not None
+    if model.shortcut == "A":
+        found["zero_channels"] = model.zero_channels
+    return found
+
 
 class Place(NamedTuple):
     """Where a tensor of a torch network lies in ours.
@@ -55,22 +110,23 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _abstract(model: ResNet) -> dict[Any, Any]:
+def _abstract(model: ResNet, channels: int = 3) -> dict[Any, Any]:
     """The shape and dtype of every variable, by its path."""
-    # The parameters depend on the number of input channels alone, which torch's networks fix to 3.
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    images = jnp.zeros((1, 32, 32, channels))  # the parameters depend on the number of input channels alone
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     return traverse_util.flatten_dict(variables)
 
 
-def places(model: ResNet, classifier: str = "fc") -> dict[str, Place]:
+def places(model: ResNet, classifier: str = "fc", channels: int = 3) -> dict[str, Place]:
     """The torch name of every parameter and running statistic of a network, and its place in our variables.
 
     Args:
       model: the network.
       classifier: the name of the last layer: "fc" (torchvision, timm), or "linear" (akamaster).
+      channels: of the images.
     """
     found, projection = {}, _PROJECTIONS[classifier]
-    for path, leaf in _abstract(model).items():
+    for path, leaf in _abstract(model, channels).items():
         collection, module, *inner, name = path
         end = _LEAVES[collection, name]
         if not module.startswith("stage"):
@@ -95,33 +151,93 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
 
 
-def from_torch(tensors: Tensors, model: ResNet) -> dict[str, Any]:
+def from_torch(tensors: Tensors, model: ResNet, layout: str | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Our variables, float32, from a network's tensors by their torch names.
 
     Args:
       tensors: see `interop.files.read_tensors`.
-      model: the network that they are meant for; its fields decide what the weights compute, see `identify`.
+      model: the network that they are meant for.
+      layout: whose networks they are of, a name in `LAYOUTS`; by default see `default_layout`. A mapping amends the
+        default: of weights that a network of ours was trained to have it is `conventions(model)`.
 
     Returns:
       The collections "params" and "batch_stats" as NumPy arrays.
 
     Raises:
-      InputError: a weight is missing, left over, or of another shape; the message names it and what was expected.
+      InputError: a weight is missing, left over, or of another shape; the message names it and what was expected. Or
+        the network would compute something else with these weights than the network that they are of.
     """
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    named = places(model, _classifier(tensors))
+    tensors, _ = with_fc(tensors)
+    channels = input_channels(tensors)
+    named = places(model, channels=channels)
+    missing = [name for name in named if name not in tensors]
     for name, place in named.items():
         expected = _torch_shape(place.shape)
         if name not in tensors:
-            raise InputError(f"the weights lack {name}, of shape {expected}: are they of another network?")
+            raise InputError(
+                f"the weights lack {name}, of shape {expected}{_and_others(missing)}: are they of another network?"
+            )
         if tensors[name].shape != expected:
             raise InputError(f"the weight {name} has the shape {tensors[name].shape}, but {expected} was expected")
     for name in sorted(tensors.keys() - named.keys()):
-        raise InputError(f"the weights hold {name}, of shape {tensors[name].shape}, which this network does not have")
-    flat = {path: np.empty(leaf.shape, np.float32) for path, leaf in _abstract(model).items()}
+        raise InputError(
+            f"the weights hold {name}, of shape {tensors[name].shape}"
+            f"{_and_others(sorted(tensors.keys() - named.keys()))}, which this network does not have{_reason(name)}"
+        )
+    _check_conventions(model, layout)
+    flat = {path: np.empty(leaf.shape, np.float32) for path, leaf in _abstract(model, channels).items()}
     for name, (path, block, shape) in named.items():
         flat[path][... if block is None else block] = tensors[name].transpose(_FROM_TORCH[len(shape)])
     return traverse_util.unflatten_dict(flat)
+
+
+def input_channels(tensors: Tensors) -> int:
+    """Of the images that the weights are for: 3, or 1 where they are grey."""
+    stem = tensors.get("conv1.weight")
+    return 1 if stem is not None and stem.ndim == 4 and stem.shape[1] == 1 else 3
+
+
+def _check_conventions(model: ResNet, layout: str | Mapping[str, Any] | None) -> None:
+    whose = layout if isinstance(layout, str) else default_layout(model)
+    if whose not in LAYOUTS:
+        raise InputError(f"unknown layout {whose!r}: it is one of {', '.join(LAYOUTS)}, or a mapping of fields")
+    amended = layout if isinstance(layout, Mapping) else {}
+    unknown = sorted(amended.keys() - LAYOUTS[whose].keys())
+    if unknown:
+        raise InputError(f"a layout has no field {unknown[0]!r}: its fields are {', '.join(LAYOUTS[whose])}")
+    wanted = {**LAYOUTS[whose], **amended}
+    differing = {field: ours for field, ours in conventions(model).items() if ours != wanted[field]}
+    if differing:
+        theirs = ", ".join(f"{field}={wanted[field]!r}" for field in differing)
+        ours = ", ".join(f"{field}={value!r}" for field, value in differing.items())
+        raise InputError(
+            f"weights of the layout {whose!r} are for networks with {theirs}, but this one has {ours} and would "
+            f"compute something else: create it as they want, or say that they are not so: layout={differing!r}"
+        )
+
+
+def _and_others(names: Sequence[str]) -> str:
+    """ "" of one name, else a summary of those after the first."""
+    others = list(names[1:])
+    if not others:
+        return ""
+    if all(".running_" in name for name in names):
+        return f", and {len(others)} other running statistics (does it normalise by groups or layers?)"
+    roots = sorted({name.partition(".")[0] for name in others})
+    more = "one other" if len(others) == 1 else f"{len(others)} others"
+    return f", and {more} (in {', '.join(roots[:8])}{' …' if len(roots) > 8 else ''})"
+
+
+# What blocks of other networks hold.
+_REASONS = {
+    r"(^|\.)filt$": "anti-aliased pooling (BlurPool)",
+    r"\.(se|se_module|eca|attn|cbam|ca|sa|gc)\.|\.conv\d\.(fc|rd|ex)": "attention or squeeze-and-excitation",
+    r"(^|\.)conv\d\.bias$": "convolutions with biases",
+}
+
+
+def _reason(name: str) -> str:
+    return next((f": {what}" for pattern, what in _REASONS.items() if re.search(pattern, name)), "")
 
 
 def to_torch(variables: Mapping[str, Any], model: ResNet, classifier: str = "fc") -> dict[str, np.ndarray]:
@@ -132,6 +248,7 @@ def to_torch(variables: Mapping[str, Any], model: ResNet, classifier: str = "fc"
       model: the network they belong to.
       classifier: see `places`.
     """
+    # Channels have no part in names and axes.
     flat: dict[Any, Any] = traverse_util.flatten_dict(jax.device_get(dict(variables)))
     tensors = {}
     for name, (path, block, shape) in places(model, classifier).items():
@@ -142,39 +259,43 @@ def to_torch(variables: Mapping[str, Any], model: ResNet, classifier: str = "fc"
     return tensors
 
 
-def _classifier(tensors: Tensors) -> str:
-    return "linear" if "linear.weight" in tensors else "fc"
-
-
 def identify(tensors: Tensors) -> dict[str, Any]:
     """What the weights themselves say of their network, and what they cannot say as it is in the layout they are in.
 
     Where strides lie, where zero channels go and how pooling is aligned leaves no trace in the weights: these are
     torchvision's for ImageNet networks (stride in the 3x3 convolution, v1.5) and akamaster's for CIFAR networks. Nor do
-    a plain network's weights differ from those of its residual twin with shortcut A: the residual one is returned.
-    Whoever knows better amends the fields.
+    a plain network's weights differ from those of its residual twin with shortcut A: the residual one is returned. Nor
+    does anti-aliased pooling (timm's resnetblur18) or dilation, which no network of ours has. Whoever knows better
+    amends the fields.
 
     Returns:
       The fields "family", "depth", "shortcut", "zero_channels", "stride_in" and "pool_alignment" of `config.model`, and
       "num_classes".
 
     Raises:
-      InputError: they are no ResNet of the paper.
+      InputError: they are no ResNet of the paper, or lack the classifier.
     """
-    classifier = f"{_classifier(tensors)}.weight"
+    names = ", ".join(sorted(tensors)[:3]) or "none"
+    tensors, _ = with_fc(tensors)
     blocks = [_blocks(tensors, stage) for stage in range(1, 5)]
     if "conv1.0.weight" in tensors:
         raise InputError(
             "these networks begin with several 3x3 convolutions (conv1.0.weight …), as timm's resnet50d does, "
             "and the paper's with a single convolution (conv1.weight)"
         )
-    if not all(blocks[:3]) or not {classifier, "conv1.weight"} <= tensors.keys():
+    if not all(blocks[:3]) or "conv1.weight" not in tensors:
         raise InputError(
             "these are not the weights of a ResNet: conv1.weight, layer1.0.conv1.weight … and fc.weight were expected, "
-            f"and the names are {', '.join(sorted(tensors)[:3]) or 'none'} …"
+            f"and the names are {names} …"
+        )
+    refuse_without_classifier(tensors)
+    if not any(name.endswith(".running_mean") for name in tensors):
+        raise InputError(
+            "these weights have no running statistics (bn1.running_mean …): they are of a network with another "
+            "normalisation, as timm's resnet50_gn, and the paper's have batch norms"
         )
     for name in sorted(tensors):
-        if re.search(r"\.(downsample|shortcut)\.1\.weight$", name) and tensors[name].ndim == 4:
+        if re.search(r"\.downsample\.1\.weight$", name) and tensors[name].ndim == 4:
             raise InputError(
                 f"{name} is a convolution: this network pools before it projects a shortcut, as timm's resnet50d does, "
                 "and the paper's projections come first (downsample.0.weight)"
@@ -187,16 +308,48 @@ def identify(tensors: Tensors) -> dict[str, Any]:
         raise InputError(
             f"no network of the paper has {', '.join(map(str, sizes))} blocks of {layers} convolutions in its stages"
         )
-    projected = [name for name in tensors if re.search(r"^layer.*\.(downsample|shortcut)\.0\.weight$", name)]
+    if not cifar and (layers == 3) != (depth >= 50):
+        raise InputError(f"the paper's networks of {depth} layers do not have blocks of {layers} convolutions")
+    _check_widths(tensors, cifar)
+    projected = [name for name in tensors if re.search(r"^layer.*\.downsample\.0\.weight$", name)]
     return {
         "family": "cifar_resnet" if cifar else "resnet",
         "depth": depth,
         "shortcut": "C" if len(projected) == sum(sizes) else "B" if projected else "A",
-        "zero_channels": "both" if cifar else "end",
-        "stride_in": "1x1" if cifar else "3x3",
-        "pool_alignment": "torch",
-        "num_classes": tensors[classifier].shape[0],
+        **{name: LAYOUTS["akamaster" if cifar else "torchvision"][name] for name in _FIELDS},
+        "num_classes": tensors["fc.weight"].shape[0],
     }
+
+
+_FIELDS = ("zero_channels", "stride_in", "pool_alignment")
+
+
+def _check_widths(tensors: Tensors, cifar: bool) -> None:
+    """Refuses wide and grouped networks and those with another stem, whose names are those of the paper's."""
+    stem = tensors["conv1.weight"]
+    side = 3 if cifar else 7
+    if stem.ndim == 4 and stem.shape[2:] != (side, side):
+        raise InputError(
+            f"conv1.weight has the shape {stem.shape}: these networks begin with a convolution of "
+            f"{stem.shape[2]}x{stem.shape[3]}, and the paper's of {3 if cifar else 4} stages with one of {side}x{side}"
+        )
+    for stage in range(1, 4 if cifar else 5):
+        width = (16 if cifar else 64) * 2 ** (stage - 1)
+        for conv in ("conv1", "conv2"):
+            name = f"layer{stage}.0.{conv}.weight"
+            kernel = tensors.get(name)
+            if kernel is None or kernel.ndim != 4:
+                continue  # what is missing is named later
+            if conv == "conv2" and kernel.shape[1] < kernel.shape[0]:
+                raise InputError(
+                    f"{name} has the shape {kernel.shape}: its convolution has {kernel.shape[0] // kernel.shape[1]} "
+                    "groups, as those of a ResNeXt, and the paper's have none"
+                )
+            if kernel.shape[0] != width:
+                raise InputError(
+                    f"{name} has the shape {kernel.shape}: this stage is {kernel.shape[0]} channels wide, as in a wide "
+                    f"ResNet, and the paper's is {width}"
+                )
 
 
 def _blocks(tensors: Tensors, stage: int) -> set[str]:

@@ -1,0 +1,134 @@
+"""The tensors of one ResNet among those of a file: the prefix of their names, and what their classifier is called."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from resnet_jax.errors import InputError
+
+Tensors = Mapping[str, np.ndarray]
+
+# Every ResNet in torch's names has this weight, whatever stands before its name.
+_ANCHOR = "layer1.0.conv1.weight"
+
+# What files and programs put before all names, and what is only removed where no ResNet is found.
+_WRAPPERS = ("state_dict", "module", "_orig_mod", "model", "net", "backbone", "encoder")
+
+
+def below_prefix(tensors: Tensors, prefix: str | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The tensors of a ResNet without what stands before their names, such as "state_dict.module._orig_mod.".
+
+    Where a file holds a network and its running average (its prefix names "ema" or "swa"), the average is taken, as
+    timm does.
+
+    Args:
+      tensors: by their names; those of nested tables are joined by dots.
+      prefix: whose tensors are wanted where there are several networks; the first parts of it suffice.
+
+    Returns:
+      The tensors, and a line for the user about each choice that was made.
+
+    Raises:
+      InputError: several networks and no `prefix`, or one that is not there.
+    """
+    tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] != "n_averaged"}
+    prefixes = sorted(
+        {name.removesuffix(_ANCHOR) for name in tensors if re.search(rf"(^|\.){re.escape(_ANCHOR)}$", name)}
+    )
+    if not prefixes:
+        return _without_wrappers(tensors), []
+    shown = ", ".join(each.rstrip(".") or "(none)" for each in prefixes)
+    notes = []
+    if prefix is not None:
+        wanted = prefix.rstrip(".") + "." if prefix else ""
+        chosen = [each for each in prefixes if each == wanted] or [each for each in prefixes if each.startswith(wanted)]
+        if len(chosen) != 1:
+            raise InputError(f"there is not one network with the prefix {prefix!r}: the prefixes are {shown}")
+    elif len(prefixes) == 1:
+        chosen = prefixes
+    else:
+        chosen = [each for each in prefixes if re.search(r"(^|[._])(ema|swa|averaged?)([._]|$)", each)]
+        if len(chosen) != 1:
+            raise InputError(f"there are {len(prefixes)} networks: choose the prefix of one of them: {shown}")
+        notes.append(f"of {shown} the average was taken, {chosen[0].rstrip('.')}: another is taken by its prefix")
+    (chosen,) = chosen
+    found = {name.removeprefix(chosen): tensor for name, tensor in tensors.items() if name.startswith(chosen)}
+    others = [each for each in prefixes if each != chosen]
+    beside = [name for name in tensors if not name.startswith((chosen, *filter(None, others)))]
+    if beside and any(_linear_layers(found)):
+        notes.append(f"left out, as no part of the network: {_few(sorted(beside))}")
+    elif beside:
+        _refuse_headless(found, beside)
+    return found, notes
+
+
+def with_fc(tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The tensors as torchvision names them: the classifier "fc", the projections "downsample", no counters.
+
+    A classifier of one linear layer is recognised whatever it is called and however deep it lies, as in a Sequential of
+    dropout and a linear layer.
+
+    Returns:
+      The tensors, and a line for the user where the classifier is called neither "fc" nor "linear".
+
+    Raises:
+      InputError: the classifier has several layers.
+    """
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+    layers, notes = _linear_layers(kept), []
+    known = [layer for layer in ("fc", "linear") if layer in layers]
+    if not known and layers:
+        layer = layers[0]
+        parts = [name for name in kept if name.startswith(f"{layer.partition('.')[0]}.")]
+        if len(layers) > 1 or set(parts) - {f"{layer}.weight", f"{layer}.bias"}:
+            names = [name for name in kept if name in parts or name.rpartition(".")[0] in layers]
+            shapes = [f"{name} {kept[name].shape}" for name in sorted(names)]
+            raise InputError(f"the classifier must be one linear layer, and these weights have {_few(shapes, 6)}")
+        known = [layer]
+        notes.append(f"the classifier was found as {layer}")
+    names = {f"{known[0]}.{end}": f"fc.{end}" for end in ("weight", "bias")} if known else {}
+    return {
+        names.get(name, re.sub(r"^(layer\d+\.\d+\.)shortcut\.", r"\1downsample.", name)): tensor
+        for name, tensor in kept.items()
+    }, notes
+
+
+def _linear_layers(tensors: Tensors) -> list[str]:
+    """The linear layers outside the stem and the stages."""
+    outside = [name for name in tensors if not re.match(r"(conv1|bn1|layer\d+)\.", name)]
+    return [name.removesuffix(".weight") for name in outside if name.endswith(".weight") and tensors[name].ndim == 2]
+
+
+def refuse_without_classifier(tensors: Tensors) -> None:
+    """Refuses a backbone.
+
+    Raises:
+      InputError: there is no "fc".
+    """
+    if "fc.weight" not in tensors:
+        beside = [name for name in tensors if not re.match(r"(conv1|bn1|layer\d+)\.", name)]
+        _refuse_headless(tensors, beside)
+
+
+def _refuse_headless(tensors: Tensors, beside: Sequence[str]) -> None:
+    features = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 4), default=0)
+    there = f"; beside the backbone there are {_few(sorted(beside))}" if beside else ""
+    raise InputError(
+        f"the classifier is missing, fc.weight of shape (classes, {features}) and fc.bias (classes,): "
+        f"these are the weights of a headless backbone{there}. Give the file of the whole network, or add the two"
+    )
+
+
+def _without_wrappers(tensors: Tensors) -> dict[str, np.ndarray]:
+    names = dict(tensors)
+    while names:
+        first = next(iter(names)).partition(".")[0]
+        if first not in _WRAPPERS or not all(name.startswith(f"{first}.") for name in names):
+            break
+        names = {name.removeprefix(f"{first}."): tensor for name, tensor in names.items()}
+    return names
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
