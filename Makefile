@@ -1,26 +1,40 @@
-# make train   trains a ResNet-20 on real images, from a bare clone, in about a minute
-# make test    lint, types and every test
-# make install what the other targets do first: an environment in .venv, made with PYTHON
+# make train    trains a ResNet-20 on real images, from a bare clone, in about a minute
+# make test     lint, types and the tests that take milliseconds; says at its end what it has left to test-all
+# make test-all lint, types and every test, compiled with all optimisations, as users compile
+# make lock     writes constraints.txt anew, from the newest versions that PYTHONS can install
+# make install  what the other targets do first: an environment in .venv, made with PYTHON
 PYTHON ?= python3
+PYTHONS ?= python3.11 python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# The longest files hold few tests and would come last in another order than that of their names.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install train test lint format clean
+.PHONY: install train test test-all lint format lock clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: setup.cfg pyproject.toml
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
+	touch $@
+
+# Where there is no PyTorch for a version of Python, the tests that need it are skipped, but not in CI.
+$(VENV)/.installed-all: $(VENV)/.installed
+	$(INSTALL) --editable '.[test_all]'
+	$(INSTALL) --editable '.[torch]' || test -z "$$CI"
 	touch $@
 
 train: install
 	$(BIN)/resnet-jax train --config=digits --workdir=runs/digits
 
-# In the order of their names, since the longest files hold few tests and would come last otherwise.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow and not torch and not test_data'
+
+test-all: $(VENV)/.installed-all lint
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
@@ -30,6 +44,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock:
+	$(PYTHON) .ci/lock.py $(PYTHONS) > constraints.new
+	mv constraints.new constraints.txt
 
 # Removes what the targets above made, and no run.
 clean:

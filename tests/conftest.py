@@ -1,6 +1,11 @@
-"""Eight CPU devices, strict broadcasting, quick compilation and a cache of it for every test; set before JAX starts."""
+"""Eight CPU devices, strict broadcasting, quick compilation and a cache of it for every test; set before JAX starts.
 
+At the end of the tests, a line says what was left to `make test-all`.
+"""
+
+import collections
 import gc
+import importlib.util
 import os
 from importlib import metadata
 from pathlib import Path
@@ -9,10 +14,11 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "resnet_jax" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Most tests compile for seconds and compute for milliseconds; those that compute are marked `optimized`.
+# Most tests compile for seconds and compute for milliseconds; those that compute are marked `optimized`, and
+# `make test-all` compiles all of them as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # XLA's newer emitters double what is left of that; jax 0.12 has no others.
-if metadata.version("jaxlib").startswith("0.10."):
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
@@ -22,6 +28,60 @@ import pytest
 gc.set_threshold(10_000)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Why `make test` leaves a test out: the first of these markers that it has.
+REASONS = {
+    "torch": "need PyTorch",
+    "test_data": "need the images that RESNET_JAX_TEST_DATA names",
+    "slow": "start processes or train whole runs",
+}
+left_out = pytest.StashKey[collections.Counter]()
+
+
+def pytest_configure(config):
+    config.stash[left_out] = collections.Counter()
+
+
+def pytest_deselected(items):
+    for item in items:
+        reason = next((reason for marker, reason in REASONS.items() if item.get_closest_marker(marker)), None)
+        if reason:
+            item.config.stash[left_out][reason] += 1
+
+
+def pytest_sessionfinish(session):
+    # A worker of pytest-xdist; all of them collect the same tests.
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash[left_out])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    node.config.stash[left_out] = collections.Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    counts = config.stash[left_out]
+    if counts:
+        parts = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        terminalreporter.write_line(f"{counts.total()} tests were not run here ({parts}): `make test-all` runs them.")
+    missing = collections.Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")
+    )
+    for reason, count in missing.items():
+        terminalreporter.write_line(f"{count} tests were skipped: {reason}.")
+
+
+def unavailable(reason):
+    """Skips a test for want of something that CI must have."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}, and CI must not skip what needs it", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
+        unavailable("PyTorch is not installed")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,10 +101,7 @@ def test_data() -> Path:
     """The folder of images and reference weights that RESNET_JAX_TEST_DATA names; CI must have it."""
     folder = os.environ.get("RESNET_JAX_TEST_DATA")
     if not folder:
-        reason = "RESNET_JAX_TEST_DATA does not name the folder of test images"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI must not skip what needs them")
-        pytest.skip(reason)
+        unavailable("RESNET_JAX_TEST_DATA does not name the folder of test images")
     if not Path(folder).is_dir():
         pytest.fail(f"RESNET_JAX_TEST_DATA is {folder!r}, which is not a folder")
     return Path(folder)

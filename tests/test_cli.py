@@ -201,7 +201,7 @@ def start(*arguments):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [(["--help"], 0), (["sumary"], 2), (["train", "--config=digits", "--config.train.batch_size=12"], 2)],
@@ -222,7 +222,7 @@ def wait_for(condition, process):
         time.sleep(0.05)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_says_so_and_goes_on(tmp_path, capsys, number):
     long = ["train", *TINY, "--config.train.iterations=100000", f"--workdir={tmp_path / 'run'}"]
@@ -273,7 +273,7 @@ def can_mount():
     )
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 @pytest.mark.parametrize(("kilobytes", "whole"), [(100, []), (1400, [10])])
 def test_a_full_disk(tmp_path, workdir, capsys, kilobytes, whole):
     """The workdir lies on a file system that is really full: a small tmpfs in a mount namespace of its own."""

@@ -223,7 +223,7 @@ def read(output):
     return json.loads(output[output.index("{\n") : output.rindex("}") + 1])
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     statuses, outputs, errors = run_pair((2, 2), (tmp_path, tmp_path))
     assert statuses == [0, 0], errors
@@ -242,7 +242,7 @@ def test_two_processes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_two_processes_with_workdirs_and_devices_of_their_own(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "experiments" / "gpu" / "run_all.sh"
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 @pytest.mark.test_data
 def test_parts_leave_results_and_are_not_run_twice(test_data, tmp_path):
     environment = {

@@ -94,7 +94,6 @@ def test_no_file_has_grown_beyond_350_lines():
     assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
 
 
-@pytest.mark.subprocess
 @pytest.mark.parametrize(
     "program",
     [

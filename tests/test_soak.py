@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parent.parent / "experiments" / "soak" / "soak.py"
 KILLS = 2
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
     command = [sys.executable, SCRIPT, f"--kills={KILLS}", "--iterations=60"]
     command += [f"--workdir={tmp_path / 'soak'}", f"--output={tmp_path / 'soak.json'}"]

@@ -123,7 +123,7 @@ def outcomes(points):
     }
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_sweep_that_was_interrupted_and_killed_goes_on(tmp_path, capsys):
     rates = ["0.1", "0.1", "1e30", "0.1", "0.1", "0.1"]
     points = [tmp_path / f"seed={seed},optimizer.learning_rate={rate}" for seed, rate in enumerate(rates)]
@@ -183,7 +183,7 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(tmp_path, capsys):
     assert (bad / "log.txt").read_text().count("$ resnet-jax train") == before + 1
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_search_goes_on_and_looks_at_validation_images_only(tmp_path, capsys):
     command = [
         *("sweep", *TINY, "--config.dataset.validation_images=100", "--searcher=optuna", f"--workdir={tmp_path}"),
@@ -248,7 +248,7 @@ def slurm(tmp_path, monkeypatch):
     return jobs
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_slurm_runs_points_as_an_array(slurm, tmp_path, capsys):
     directory = tmp_path / "sweep"
     axes = ["--axis=seed=0,1", "--axis=optimizer.learning_rate=0.1,1e30", "--combine=zip"]

@@ -25,7 +25,7 @@ def scalars(collection):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes[collection]))
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_the_bytes_are_those_of_parameters_statistics_and_three_metrics(result):
     assert (result["parameters"], result["statistics"]) == (scalars("params"), scalars("batch_stats"))
     size = 4 * (scalars("params") + scalars("batch_stats") + 3)
@@ -39,7 +39,7 @@ def test_the_bytes_are_those_of_parameters_statistics_and_three_metrics(result):
     assert json.loads(json.dumps(result)) == result
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_times_are_bytes_by_bandwidth_where_the_link_reaches(result):
     assert len(result["links"]) == len(LINKS)
     unreached = set()
@@ -55,7 +55,7 @@ def test_times_are_bytes_by_bandwidth_where_the_link_reaches(result):
     assert unreached == {("NVLink 4 (H100 SXM)", 1024), ("ICI (TPU v5e)", 1024)}
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_the_tables(result):
     text = render_collectives(result)
     rows = [line.split() for line in text.splitlines()]
@@ -69,7 +69,7 @@ def test_the_tables(result):
     assert f"{result['parameters']:,} parameters" in text
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_the_command_prints_the_plan_of_its_arguments(capsys):
     arguments = ["--model=cifar_resnet8", "--image_size=8", "--batch_size=16", "--devices=8", "--fsdp=4"]
     assert cli.main(["benchmark", "collectives", *arguments, "--accumulate=2", "--group_size=1", "--format=json"]) == 0
@@ -89,7 +89,7 @@ def test_the_command_prints_the_plan_of_its_arguments(capsys):
     assert plan["sent_bytes"] == pytest.approx(3 / 4 * 2 * cut + cut / 4 + 7 / 4 * rest)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

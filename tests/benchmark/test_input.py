@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
     return str(root)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_the_result(folder):
     result = input_benchmark("folder", folder, crop="area", batch_size=2, workers=(0, 1), rounds=2, seconds=0.05)
     cores = available_cores()

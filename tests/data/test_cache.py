@@ -141,7 +141,7 @@ def test_workers_get_a_copy_of_the_name_only(caches):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(train))[1].data, train[1].data)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_training_on_a_raw_cache_is_training_on_the_files(folder, tmp_path):
     """With what is damaged left out, and nothing resized; two workers map the cache."""
     whole = tmp_path / "whole"

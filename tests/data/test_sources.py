@@ -112,7 +112,7 @@ def test_the_papers_45k_and_5k(cifar10, monkeypatch):
 
 
 @pytest.mark.test_data
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_reading_imports_no_tensorflow(read_by_a_process):
     dataset, imported = read_by_a_process
     assert len(dataset.test) == 10_000

@@ -144,7 +144,7 @@ def folder(tmp_path):
     return open_photographs("folder", str(tmp_path))
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_workers_change_nothing(folder):
     assert_equal(batches(folder.train, 7, workers=2, start=1), batches(folder.train, 7, workers=0, start=1))
 
@@ -188,7 +188,7 @@ def test_nineteen_damaged_ones_in_a_row_and_no_more():
     assert str(error.value) == "20 photographs from photograph 5 on are damaged: is the data set whole?"
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["damaged", "gone"])
 def test_errors_of_workers_are_the_users(folder, tmp_path, reason):
     for path in tmp_path.glob("train/*/*.png"):
@@ -279,7 +279,7 @@ def reader(folder, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_workers_end_with_a_process_that_is_killed(reader):
     workers = descendants(str(reader.pid))
     assert len(workers) >= 2
@@ -291,7 +291,7 @@ def test_workers_end_with_a_process_that_is_killed(reader):
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_ctrl_c_is_the_main_process_s_alone(reader):
     """The terminal sends it to all of the processes."""
     for worker in descendants(str(reader.pid)):
@@ -302,7 +302,7 @@ def test_ctrl_c_is_the_main_process_s_alone(reader):
     assert reader.returncode == 0
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_worker_that_is_killed(folder):
     batches = stream.train_batches(folder.train, CROPPING, seed=0, batch_size=4, start=0, workers=1)
     next(batches)

@@ -1,7 +1,6 @@
 """resnet-jax convert, and what becomes of the converted networks."""
 
 import json
-import os
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +24,13 @@ WEIGHTS = ("resnet20-12fca82f", "resnet44-014dd654")
 @pytest.fixture(scope="module", params=WEIGHTS)
 def converted(request, test_data, tmp_path_factory):
     """The weights, PyTorch's own results with them, and the workdir that they were converted to."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("torch")
     weights = test_data / "weights" / f"{request.param}.th"
     directory = tmp_path_factory.mktemp("converted") / request.param
     convert.from_torch(weights, directory)
     return weights, np.load(test_data / "weights" / f"{request.param}_golden.npz"), directory
 
 
+@pytest.mark.torch
 @pytest.mark.test_data
 def test_probabilities_are_pytorchs(converted):
     _, golden, directory = converted
@@ -42,6 +40,7 @@ def test_probabilities_are_pytorchs(converted):
 
 
 # The other one's logits are compared above, and to score 10,000 images takes it half a minute.
+@pytest.mark.torch
 @pytest.mark.test_data
 @pytest.mark.parametrize("converted", WEIGHTS[:1], indirect=True)
 def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
@@ -51,6 +50,7 @@ def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
     assert 100 * score["error"] == pytest.approx(float(golden["test_error_percent"]), abs=0.03)
 
 
+@pytest.mark.torch
 @pytest.mark.test_data
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_there_and_back_is_the_same_to_the_bit(converted, tmp_path, suffix):
@@ -62,6 +62,7 @@ def test_there_and_back_is_the_same_to_the_bit(converted, tmp_path, suffix):
             np.testing.assert_array_equal(tensor, after[name])
 
 
+@pytest.mark.torch
 @pytest.mark.test_data
 def test_predictions_of_files(converted, tmp_path):
     _, golden, directory = converted
@@ -71,6 +72,7 @@ def test_predictions_of_files(converted, tmp_path):
     assert found["classes"][0]["name"] == names[int(golden["logits"][0].argmax())]
 
 
+@pytest.mark.torch
 @pytest.mark.test_data
 def test_a_folder_that_holds_something_is_left_alone(converted):
     weights, _, directory = converted

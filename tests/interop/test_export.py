@@ -160,7 +160,7 @@ def custom_calls(exported):
     return set(re.findall(r"stablehlo\.custom_call @(\w+)", exported.mlir_module()))
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_workdirs_file_gives_predicts_probabilities_elsewhere(grey, stranger, tmp_path):
     file = tmp_path / "digits.program"
     assert export.export(grey, file) == tmp_path / "digits.program.json"
@@ -181,7 +181,7 @@ def test_a_workdirs_file_gives_predicts_probabilities_elsewhere(grey, stranger, 
     check_photographs(trained, photographs, named)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_bottlenecks_and_pooling_in_colour(bottleneck, stranger, tmp_path):
     file = tmp_path / "program"
     file.write_bytes(export.exported_program(bottleneck).serialize())

@@ -16,6 +16,7 @@ from resnet_jax.interop.files import SUFFIXES, read_tensors, write_tensors
 torch = torch_networks.torch
 
 TORCH_SUFFIXES = [suffix for suffix in SUFFIXES if suffix != ".safetensors"]
+EACH = [".safetensors", *(pytest.param(suffix, marks=pytest.mark.torch) for suffix in TORCH_SUFFIXES)]
 
 
 def some_tensors():
@@ -34,7 +35,7 @@ def one_line(error):
     return message
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", EACH)
 def test_what_is_written_is_read_back(suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     path.write_text("what was there before")
@@ -50,6 +51,7 @@ def test_what_is_written_is_read_back(suffix, tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.torch
 def test_others_read_what_is_written(tmp_path):
     write_tensors(tmp_path / "a.safetensors", some_tensors())
     write_tensors(tmp_path / "a.pth", some_tensors())
@@ -61,6 +63,7 @@ def test_others_read_what_is_written(tmp_path):
             np.testing.assert_array_equal(np.asarray(back[name]), tensor)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_becomes_float32(dtype, tmp_path):
     values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32).astype(jnp.dtype(dtype))
@@ -72,6 +75,7 @@ def test_half_precision_becomes_float32(dtype, tmp_path):
         np.testing.assert_array_equal(back, values.astype(np.float32))
 
 
+@pytest.mark.torch
 def test_checkpoints_are_unwrapped(tmp_path):
     state = {"module.fc.weight": torch.nn.Parameter(torch.ones(2, 3)), "module.module.bias": torch.zeros(2)}
     torch.save({"state_dict": state, "best_prec1": 91.7, "epoch": 3}, tmp_path / "a.th")
@@ -81,12 +85,13 @@ def test_checkpoints_are_unwrapped(tmp_path):
         assert read_tensors(tmp_path / name).keys() == {"fc.weight", "module.bias"}
 
 
+@pytest.mark.torch
 def test_names_are_kept_where_only_some_begin_with_module(tmp_path):
     torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.pth")
     assert read_tensors(tmp_path / "a.pth").keys() == {"module.a", "b"}
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", EACH)
 def test_missing_and_empty_files_and_folders(suffix, tmp_path):
     with pytest.raises(InputError, match=rf"missing\{suffix} does not exist"):
         read_tensors(tmp_path / f"missing{suffix}")
@@ -110,7 +115,7 @@ def test_unknown_suffix(name, tmp_path):
 @pytest.mark.parametrize("suffix", TORCH_SUFFIXES)
 def test_without_torch_it_says_what_to_install(suffix, tmp_path, monkeypatch):
     path = tmp_path / f"weights{suffix}"
-    write_tensors(path, some_tensors())
+    path.write_bytes(b"what torch.save would write")
     monkeypatch.setitem(sys.modules, "torch", None)
     for use in (lambda: read_tensors(path), lambda: write_tensors(path, some_tensors())):
         with pytest.raises(InputError, match="pip install torch") as error:
@@ -140,6 +145,7 @@ def save_pickled(objects, path):
     path.write_bytes(pickle.dumps(objects, protocol=4))
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("save", [save_zipped, save_old, save_pickled])
 def test_a_pickle_that_holds_code_is_refused_and_does_not_run(save, tmp_path):
     path, trace = tmp_path / "weights.pth", tmp_path / "trace"
@@ -150,6 +156,7 @@ def test_a_pickle_that_holds_code_is_refused_and_does_not_run(save, tmp_path):
     assert not trace.exists()
 
 
+@pytest.mark.torch
 def test_a_whole_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"\(torch\.nn\.modules\.linear\.Linear\).*state_dict\(\)") as error:
@@ -157,15 +164,18 @@ def test_a_whole_module_is_refused(tmp_path):
     one_line(error)
 
 
-@pytest.mark.parametrize("table", [[torch.ones(2)], {"a": 1.0}, {3: torch.ones(2)}, torch.ones(2)])
-def test_no_table_of_tensors(table, tmp_path):
-    torch.save(table, tmp_path / "a.pth")
-    with pytest.raises(InputError, match="no table of tensors"):
-        read_tensors(tmp_path / "a.pth")
+@pytest.mark.torch
+def test_no_table_of_tensors(tmp_path):
+    for table in ([torch.ones(2)], {"a": 1.0}, {3: torch.ones(2)}, torch.ones(2)):
+        torch.save(table, tmp_path / "a.pth")
+        with pytest.raises(InputError, match="no table of tensors"):
+            read_tensors(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.01, 0.1, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("kind", [".safetensors", ".pth", "old.pth"])
+@pytest.mark.parametrize(
+    "kind", [".safetensors", *(pytest.param(kind, marks=pytest.mark.torch) for kind in (".pth", "old.pth"))]
+)
 def test_a_file_cut_short(kind, share, tmp_path):
     path = tmp_path / f"weights{kind}"
     write_tensors(path, some_tensors())
@@ -178,7 +188,7 @@ def test_a_file_cut_short(kind, share, tmp_path):
     one_line(error)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", EACH)
 @pytest.mark.parametrize("content", [b"<html>404 Not Found</html>", b"hello world" * 50])
 def test_a_file_of_something_else(content, suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
@@ -194,7 +204,7 @@ def test_a_safetensors_type_that_weights_never_have(tmp_path):
         read_tensors(tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", EACH)
 def test_a_folder_that_cannot_be_written_to(suffix, tmp_path):
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
         write_tensors(tmp_path / "missing" / f"a{suffix}", some_tensors())

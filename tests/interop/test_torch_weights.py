@@ -59,6 +59,7 @@ def resnet18():
     return ours(18)
 
 
+@pytest.mark.torch
 @pytest.mark.test_data
 @pytest.mark.parametrize("depth", CIFAR_WEIGHTS)
 def test_cifar_weights_give_the_logits_of_torch(depth, test_data):
@@ -71,6 +72,7 @@ def test_cifar_weights_give_the_logits_of_torch(depth, test_data):
     np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.torch
 @pytest.mark.test_data
 @pytest.mark.parametrize("depth", CIFAR_WEIGHTS)
 def test_cifar_weights_come_back_bit_for_bit(depth, test_data):
@@ -86,6 +88,7 @@ def test_cifar_weights_come_back_bit_for_bit(depth, test_data):
         assert back[name].tobytes() == tensor.tobytes(), name
 
 
+@pytest.mark.torch
 @pytest.mark.test_data
 @pytest.mark.parametrize("depth", CIFAR_WEIGHTS)
 def test_cifar_weights_are_recognised(depth, test_data):
@@ -101,6 +104,7 @@ def test_cifar_weights_are_recognised(depth, test_data):
     }
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("depth", "sides"),
     [
@@ -165,6 +169,7 @@ def exact_training_step(depth):
     return torch_training_step(random_torch_resnet(depth), images.astype(np.float64), labels)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("depth", [18, 50])
 def test_training_in_float64_gives_the_logits_gradients_and_statistics_of_torch(depth):
     """All agree to the last digits, so that formulas, and not only their results, are the same."""
@@ -187,6 +192,7 @@ def test_training_in_float64_gives_the_logits_gradients_and_statistics_of_torch(
         assert relative_error(value - before[name], change) < 1e-10, name
 
 
+@pytest.mark.torch
 def test_training_in_float32_is_as_exact_as_torchs():
     """Rounding moves values across the kinks of ReLU and pooling, which turns gradients by percents in torch as well:
     ours must not be further from the exact ones than a few times what torch's are, or 1 %.
@@ -206,6 +212,7 @@ def test_training_in_float32_is_as_exact_as_torchs():
         assert relative_error(value - before[name], exact_statistics[name] - before[name]) < 1e-4, name
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("depth", torch_networks.DEPTHS)
 def test_torchvision_weights_are_recognised_and_come_back_bit_for_bit(depth):
     theirs = random_torch_resnet(depth, classes=7)

@@ -1,31 +1,19 @@
-"""Torch, which CI must have, and the layouts that weights come in as torch modules: torchvision's and akamaster's."""
+"""The layouts that weights come in, as torch modules: torchvision's and akamaster's. This file can be imported without
+PyTorch, which tests marked `torch` need.
+"""
 
 import importlib.util
-import os
 
 import numpy as np
-import pytest
+
+torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+nn = torch.nn if torch else None
+Module = nn.Module if torch else object
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def import_torch():
-    """Torch; where it is not installed, the tests of the module skip, or fail in CI."""
-    if importlib.util.find_spec("torch") is None:
-        reason = "torch is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}, and CI must not skip what needs it", pytrace=False)
-        pytest.skip(reason, allow_module_level=True)
-    import torch
-
-    return torch
-
-
-torch = import_torch()
-nn = torch.nn
-
-
-class Blur(nn.Module):
+class Blur(Module):
     """Every second pixel of the map smoothed with 1 2 1: what anti-aliased networks have, and no parameters."""
 
     def forward(self, x):
@@ -34,7 +22,7 @@ class Blur(nn.Module):
         return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), "reflect"), kernel, None, 2, 0, 1, x.shape[1])
 
 
-class Block(nn.Module):
+class Block(Module):
     def __init__(self, inside, width, stride, bottleneck, stride_in="3x3", blur=False):
         super().__init__()
         sizes, out = ((1, 3, 1), 4 * width) if bottleneck else ((3, 3), width)
@@ -58,7 +46,7 @@ class Block(nn.Module):
         return torch.relu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
 
 
-class TorchResNet(nn.Module):
+class TorchResNet(Module):
     """torchvision's ResNet of version 1.5, written from its names and shapes, and others with the same tensors.
 
     Those with `blur` are anti-aliased, as timm's resnetblur18; `stride_in="1x1"` and `ceil_mode` (of the stem's

@@ -128,7 +128,7 @@ def test_exit_statuses_in_words(status, message):
     assert message in local.describe_status(status)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_process_ends_with_the_one_that_started_it(tmp_path):
     log, config = tmp_path / "log.txt", tmp_path / "config.py"
     config.write_text("import time\nprint('reading', flush=True)\ntime.sleep(600)\n")

@@ -25,7 +25,7 @@ def test_a_time_limit_in_minutes_is_wanted(parameters):
         sbatch_parameters(parameters)
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_task_at_its_time_limit_stops_its_process_and_is_queued_again(tmp_path):
     log, config = tmp_path / "log.txt", tmp_path / "config.py"
     config.write_text("import time\nprint('reading', flush=True)\ntime.sleep(600)\n")

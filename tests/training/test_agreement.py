@@ -29,7 +29,6 @@ MESSAGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.subprocess
 def test_two_processes_compare_mean_images_and_add_up_damaged_photographs(tmp_path):
     photographs = members.make_photographs(tmp_path / "photographs")
     damaged = shutil.copytree(photographs, tmp_path / "damaged")

@@ -15,7 +15,7 @@ from small_run import everything_saved, lines_of, result_of, saved_steps
 from resnet_jax import cli
 from resnet_jax.training import loop
 
-pytestmark = pytest.mark.subprocess
+pytestmark = pytest.mark.slow
 
 SCRIPT = (members.__file__,)
 

@@ -23,7 +23,7 @@ def config_of(test_data, workers):
 
 
 @pytest.mark.test_data
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_the_loss_falls_and_a_resumed_run_is_the_same(test_data, tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     result = loop.train(config_of(test_data, workers=0), whole)

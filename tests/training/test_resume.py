@@ -77,7 +77,7 @@ def uninterrupted(tmp_path_factory):
     return directory
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_the_same(uninterrupted, tmp_path):
     directory = tmp_path / "run"
     kill_when(start(directory), lambda: reached(directory) >= 10)

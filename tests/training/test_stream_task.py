@@ -111,7 +111,7 @@ def test_the_validation_error_is_what_pillow_and_numpy_find(finished, photograph
     assert trained.preprocessing.shorter_side == 28
 
 
-@pytest.mark.subprocess
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_exactly_with_other_workers(finished, photographs, tmp_path, capsys):
     """Killed after two epochs and a bit, two steps after it was saved."""
     directory = tmp_path / "run"

@@ -206,7 +206,7 @@ def _torch_bytes(path: Path, tensors: Mapping[str, np.ndarray]) -> bytes:
 
 def _torch(path: Path) -> ModuleType:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"{path.suffix} files need PyTorch, which is not installed: pip install torch, "

@@ -25,7 +25,7 @@ class Search:
 
     def __init__(self, axes: Axes, trials: int, directory: Path):
         try:
-            import optuna
+            import optuna  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise InputError(
                 "--searcher=optuna needs Optuna: pip install 'deep-residual-jax[search]', or pip install optuna"
@@ -98,7 +98,7 @@ class Search:
 
 
 def _distribution(axis: Sequence[str] | Range) -> Any:
-    from optuna import distributions
+    from optuna import distributions  # pyright: ignore[reportMissingImports]
 
     if not isinstance(axis, Range):
         return distributions.CategoricalDistribution(list(axis))

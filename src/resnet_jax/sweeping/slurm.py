@@ -55,8 +55,8 @@ class SlurmArray:
 
     def start(self, commands: Sequence[tuple[Run, Sequence[str]]]) -> None:
         """Submits the commands of runs as one array, but for those whose job of an earlier call is still there."""
-        from submitit import SlurmJob
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
+        from submitit import SlurmJob  # pyright: ignore[reportMissingImports]
+        from submitit.core.utils import FailedJobError, FailedSubmissionError  # pyright: ignore[reportMissingImports]
 
         tasks = []
         for run, command in commands:
@@ -115,7 +115,7 @@ class PointTask:
 
     def checkpoint(self) -> Any:
         """What submitit queues again, when it was told that the job must end; it calls this in a signal handler."""
-        from submitit.helpers import DelayedSubmission
+        from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
 
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):  # It has just ended by itself.
@@ -155,7 +155,7 @@ def _submitit() -> Any:
     level = os.environ.get("SUBMITIT_LOG_LEVEL")
     os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
-        import submitit
+        import submitit  # pyright: ignore[reportMissingImports]
 
         return submitit
     except ImportError as error:
