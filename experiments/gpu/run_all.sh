@@ -107,7 +107,8 @@ recipe() {
     echo "recipe_$1_20: already in $RESULTS/recipe_$1_20.json"
     return
   fi
-  [[ -n $TINY ]] && size=(--config.train.iterations=4 --config.train.batch_size=16 --config.model.depth=8)
+  [[ -n $TINY ]] && size=(--config.train.iterations=4 --config.train.batch_size=16 --config.model.depth=8
+    --config.model.group_size=none)
   if resnet_jax train --config=cifar10 --config.model.family="$1" --config.dataset.data_dir="$DATA" \
     --workdir="$workdir" "${size[@]}"; then
     result "recipe_$1_20" cat "$workdir/result.json"

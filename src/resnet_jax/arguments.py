@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from resnet_jax.configs import Config
+from resnet_jax.configs import Config, base
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
 
@@ -26,13 +26,13 @@ def parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValu
     Raises:
       InputError: a flag or a config field that does not exist, or a value of another type.
     """
-    arguments = with_config_paths(arguments)
+    arguments, unset = _without_none(with_config_paths(arguments))
     values = flags.FlagValues()
     argv = ["resnet-jax", *arguments]
     for definition in define:
         definition(values, argv)
     try:
-        return values, values(argv)[1:]
+        rest = values(argv)[1:]
     except flags.Error as error:
         # The last line says what is wrong; before it may stand the traceback of a config file.
         said = str(error).strip().splitlines()[-1].removeprefix("resnet_jax.errors.InputError: ")
@@ -44,6 +44,32 @@ def parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValu
         raise InputError(f"there is no such config field: {said or error}") from error
     except OSError as error:
         raise InputError(str(error).splitlines()[-1].strip()) from error
+    config: Any = values.config if "config" in values else None
+    if config is not None:
+        with config.ignore_type():
+            for section, name in unset:
+                config[section][name] = None
+    return values, rest
+
+
+def _without_none(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Takes out arguments such as --config.model.group_size=none, of numbers that may be None; and the fields' names.
+
+    ml_collections reads a number as a number, so that one that a config sets could not be unset.
+    """
+    optional = {
+        f"--config.{section}.{name}": (section, name)
+        for section, fields in base.get_config().items()
+        if isinstance(fields, ConfigDict)
+        for name, value in fields.items()
+        if value is None and fields.get_type(name) is not str
+    }
+    unset = {}
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        if flag in optional and value.lower() == "none":
+            unset[argument] = optional[flag]
+    return [argument for argument in arguments if argument not in unset], list(unset.values())
 
 
 def with_config_paths(arguments: Sequence[str]) -> list[str]:

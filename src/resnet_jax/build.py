@@ -19,6 +19,7 @@ from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.pipeline import Augmentation
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
+from resnet_jax.models.layers import batch_norm_maps
 from resnet_jax.training import schedules
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -58,6 +59,7 @@ def model(config: Config, num_classes: int) -> ResNet:
             group_size=fields.group_size,
             remat=fields.remat,
             unroll=fields.unroll,
+            zero_init_residual=fields.zero_init_residual,
             **choices,
         )
     except ValueError as error:
@@ -80,7 +82,9 @@ def schedule(config: Config) -> optax.Schedule:
         total = config.train.iterations
         boundaries = tuple(each if isinstance(each, int) else int(each * total) for each in fields.boundaries)
         rates = schedules.piecewise(fields.learning_rate, boundaries, fields.factor)
-    return schedules.ramped(rates, fields.ramp_iterations) if fields.ramp_iterations else rates
+    if not fields.ramp_iterations:
+        return rates
+    return schedules.ramped(rates, fields.ramp_iterations, fields.ramp_learning_rate)
 
 
 def optimizer(config: Config, train_images: int) -> optax.GradientTransformationExtraArgs:
@@ -105,6 +109,7 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
         warmup=warmup or None,
         plateau=plateau,
         trust_coefficient=fields.trust_coefficient,
+        momentum_form=_choice(config, "optimizer.momentum_form", ("caffe", "torch")),
     )
 
 
@@ -171,6 +176,7 @@ _BOUNDS = {
     "optimizer.patience": (1, math.inf),
     "optimizer.warmup_learning_rate": (0, math.inf),
     "optimizer.ramp_iterations": (0, math.inf),
+    "optimizer.ramp_learning_rate": (0, math.inf),
     "optimizer.trust_coefficient": (1e-9, math.inf),
     "stream.side": (1, math.inf),
     "stream.shorter_side": (1, math.inf),
@@ -217,17 +223,83 @@ def check(config: Config) -> None:
         raise InputError(f"unknown dataset.name {config.dataset.name!r}: it is one of {', '.join(names)}")
     if config.dataset.name in photographs.NAMES:
         _check_stream(config)
-    group = config.model.group_size
-    if group is not None and (group < 1 or config.train.batch_size % group):
+    group, images = config.model.group_size, config.train.batch_size
+    if group is not None and (group < 1 or images % group):
+        near = max(size for size in range(1, images + 1) if images % size == 0 and (group < 1 or size <= group))
         raise InputError(
-            f"config.model.group_size is {group}, which does not divide "
-            f"config.train.batch_size={config.train.batch_size}"
+            f"config.model.group_size is {group}, which does not divide config.train.batch_size={images}: set it to a "
+            f"divisor of {images} such as {near}, or to none for statistics of the whole batch"
         )
+    _check_constants(config)
     model(config, num_classes=10)
     try:
         optimizer(config, train_images=1)
+    except InputError:
+        raise
     except ValueError as error:  # Optax's own bounds, of a plateau's factor for instance
         raise InputError(f"config.optimizer: {error}") from error
+
+
+def _check_constants(config: Config) -> None:
+    """Refuses numbers with which nothing is learnt."""
+    fields, momentum = config.optimizer, config.model.batch_norm_momentum
+    if fields.learning_rate == 0:
+        raise InputError(
+            "config.optimizer.learning_rate is 0, with which no parameter changes: give it a value above 0"
+        )
+    if fields.momentum == 1:
+        raise InputError(
+            "config.optimizer.momentum is 1, with which no gradient is ever forgotten: give it a value below 1"
+        )
+    if momentum == 1:
+        raise InputError(
+            "config.model.batch_norm_momentum is 1, with which the running statistics that evaluation uses stay as "
+            "they were at the start: give it a value below 1"
+        )
+    decayed = fields.learning_rate * fields.weight_decay
+    if decayed >= 1 and fields.trust_coefficient is None:
+        raise InputError(
+            f"config.optimizer.learning_rate={fields.learning_rate:g} times weight_decay={fields.weight_decay:g} is "
+            f"{decayed:g}: each iteration would take away all of the parameters: lower one of them"
+        )
+
+
+def check_learnable(config: Config, network: ResNet, image_shape: tuple[int, ...]) -> None:
+    """Refuses what would be trained to the end and learn nothing.
+
+    Args:
+      config: of the run, which `check` has passed.
+      network: of the config, for the data set's classes.
+      image_shape: (height, width, channels) of what it is trained on.
+
+    Raises:
+      InputError: there is one class only, or a batch norm sees a single value of each channel, of which it makes zero.
+    """
+    if network.num_classes < 2:
+        raise InputError(
+            f"{config.dataset.name} has {network.num_classes} class, and there is nothing to tell apart: give it at "
+            "least two"
+        )
+    images = network.group_size or config.train.batch_size // config.train.accumulate
+    if images > 1:
+        return
+    single = [path for path, sides in batch_norm_maps(network, image_shape).items() if sides == (1, 1)]
+    if not single:
+        return
+    fields = config.train
+    why = (
+        "config.model.group_size is 1"
+        if network.group_size
+        else f"config.train.batch_size={fields.batch_size} has parts of 1 image with accumulate={fields.accumulate}"
+        if fields.accumulate > 1
+        else "config.train.batch_size is 1"
+    )
+    what = "a larger group_size" if network.group_size else "a larger batch_size or a smaller accumulate"
+    larger = "config.stream.side" if config.dataset.name in photographs.NAMES else "images"
+    raise InputError(
+        f"the batch norm {'/'.join(single[0])} would see one value of each channel, and make zero of it: {why}, and of "
+        f"images of {image_shape[0]} x {image_shape[1]} pixels its map is 1 x 1. Take {what}, or larger {larger}"
+    )
 
 
 def _check_stream(config: Config) -> None:

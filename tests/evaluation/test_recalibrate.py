@@ -85,7 +85,7 @@ def test_of_photographs(digits, test_data):
     """A small network is shown the windows that training would be shown."""
     fields = ["train.batch_size=8", "stream.side=32", "stream.scales=(37, 69)", "stream.shorter_side=37"]
     config = arguments.parse_config("imagenet", [*fields, f"dataset.data_dir={test_data / 'tfds'}"])
-    model = build.model(arguments.parse_config("cifar10", ["model.depth=8"]), num_classes=10)
+    model = build.model(arguments.parse_config("cifar10", ["model.depth=8", "model.group_size=none"]), num_classes=10)
     train = photographs.open_photographs("imagenet2012", str(test_data / "tfds")).train
     preprocessing = digits.preprocessing.replace(mean=jnp.full((1, 1, 3), 120.0), std=jnp.full((1, 1, 3), 60.0))
     variables = random_variables(model, 32, 0)

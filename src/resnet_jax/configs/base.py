@@ -39,9 +39,13 @@ def get_config() -> Config:
                 "stride_in": "1x1",
                 # Of the ImageNet stem's pooling: "caffe" (the paper's release) or "torch".
                 "pool_alignment": "caffe",
+                # The last batch norm of each residual branch begins with a scale of 0 instead of 1, so that each block
+                # begins as its shortcut (1706.02677, section 5.1; so named by torchvision and timm).
+                "zero_init_residual": False,
                 "batch_norm_momentum": 0.9,
                 "batch_norm_epsilon": 1e-5,
-                # Images that share batch-norm statistics; None is the whole batch. The paper's two GPUs had 64 each.
+                # Images that share batch-norm statistics; None ("none" on the command line) is the whole batch. The
+                # paper's two GPUs had 64 each.
                 "group_size": placeholder(int),
                 # Of the computation: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
                 "dtype": "float32",
@@ -91,6 +95,9 @@ def get_config() -> Config:
             "optimizer": {
                 "learning_rate": 0.1,
                 "momentum": 0.9,
+                # "caffe": the rate is inside the momentum (the paper's release). "torch": outside, which differs while
+                # the rate changes.
+                "momentum_form": "caffe",
                 "weight_decay": 1e-4,
                 # "all" parameters (Caffe's default), or "kernels" of convolutions and the classifier only.
                 "decay": "all",
@@ -105,8 +112,10 @@ def get_config() -> Config:
                 # The rate until the training error is below 80 %. None: 0.01 from 110 layers on (n = 18), else 0, which
                 # is no warm-up.
                 "warmup_learning_rate": placeholder(float),
-                # Iterations over which the rate rises linearly from 0, for large batches.
+                # Iterations over which the rate rises linearly, for large batches, and the rate that it rises from.
+                # None: from 0, of which the first iteration is one step away.
                 "ramp_iterations": 0,
+                "ramp_learning_rate": placeholder(float),
                 # LARS (1708.03888), for batches of more than 8,192 images: the step of each kernel is this part of its
                 # norm, times the rate; 0.001 there. None is the paper's plain SGD.
                 "trust_coefficient": placeholder(float),

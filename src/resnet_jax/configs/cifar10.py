@@ -5,6 +5,9 @@
 
 Expected test error (paper, table 6, %): 20 layers 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61 ± 0.16, 1202: 7.93.
 From 110 layers on, the learning rate warms up at 0.01 until the training error is below 80 %.
+
+Batch-norm statistics are those of 64 images, as the paper's two GPUs had them; with a `train.batch_size` that 64 does
+not divide, or parts (`train.accumulate`) of fewer images, give `--config.model.group_size` too.
 """
 
 from resnet_jax.configs import Config, base
@@ -13,5 +16,5 @@ from resnet_jax.configs import Config, base
 def get_config(variant: str = "") -> Config:
     """The residual network, or with variant "plain" its plain twin."""
     config = base.get_config()
-    config.model.family = base.cifar_family(variant)
+    config.model.update(family=base.cifar_family(variant), group_size=64)
     return config

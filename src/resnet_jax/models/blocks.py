@@ -19,6 +19,7 @@ class BasicBlock(nn.Module):
       shortcut: "A", "B", "C", or None for the plain twin.
       zero_channels: where option A puts its zero channels, "end" or "both".
       norm: makes a batch norm, given a name.
+      last_scale: draws the scale of the last batch norm of the residual branch.
     """
 
     features: int
@@ -27,13 +28,14 @@ class BasicBlock(nn.Module):
     zero_channels: str
     norm: Any
     dtype: Any = jnp.float32
+    last_scale: Any = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = Conv(self.features, 3, self.stride, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train))
         y = Conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
-        y = self.norm(name="bn2")(y, train)
+        y = self.norm(name="bn2", scale_init=self.last_scale)(y, train)
         if self.shortcut is not None:
             y += Shortcut(
                 self.shortcut, self.features, self.stride, self.zero_channels, self.norm, self.dtype, name="shortcut"
@@ -55,6 +57,7 @@ class BottleneckBlock(nn.Module):
     zero_channels: str
     norm: Any
     dtype: Any = jnp.float32
+    last_scale: Any = nn.initializers.ones
     stride_in: str = "1x1"
 
     @nn.compact
@@ -66,7 +69,7 @@ class BottleneckBlock(nn.Module):
         y = Conv(self.features, 3, strides[1], dtype=self.dtype, name="conv2")(y)
         y = nn.relu(self.norm(name="bn2")(y, train))
         y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
-        y = self.norm(name="bn3")(y, train)
+        y = self.norm(name="bn3", scale_init=self.last_scale)(y, train)
         if self.shortcut is not None:
             y += Shortcut(self.shortcut, out, self.stride, self.zero_channels, self.norm, self.dtype, name="shortcut")(
                 x, train

@@ -26,6 +26,7 @@ class BatchNorm(nn.Module):
         device's images; a group that is larger than those is normalised together with the next devices'. The running
         statistics then differ between devices, for the caller to average. None: the whole batch is here.
       dtype: of the output.
+      scale_init: draws the scale (gamma).
 
     The running variance is the unbiased estimate, as in Caffe and Torch (Flax keeps the biased one); the batch is
     normalised by the biased one.
@@ -36,11 +37,12 @@ class BatchNorm(nn.Module):
     group_size: int | None = None
     axis_name: tuple[str, ...] | None = None
     dtype: Any = jnp.float32
+    scale_init: Any = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)

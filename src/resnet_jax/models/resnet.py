@@ -67,6 +67,8 @@ class ResNet(nn.Module):
       remat: keeps only what each block begins with for the backward pass, and computes the rest again: part of the
         memory for a third more arithmetic.
       unroll: writes every block of a stage out instead of scanning; same parameters, same result, a larger program.
+      zero_init_residual: the last batch norm of each residual branch begins with a scale of 0, so that each block
+        begins as its shortcut (1706.02677, section 5.1).
     """
 
     stage_sizes: tuple[int, ...]
@@ -85,6 +87,14 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     unroll: bool = False
+    zero_init_residual: bool = False
+
+    def __post_init__(self):
+        if self.zero_init_residual and self.shortcut is None:
+            raise ValueError(
+                "zero_init_residual is for residual networks: the blocks of a plain one would begin as zero"
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool, features: bool = False) -> Any:
@@ -112,6 +122,7 @@ class ResNet(nn.Module):
             zero_channels=self.zero_channels,
             norm=norm,
             dtype=self.dtype,
+            last_scale=nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones,
             **own,
         )
 

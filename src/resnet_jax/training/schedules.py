@@ -93,10 +93,13 @@ def sgd(
     warmup: float | None = None,
     plateau: optax.GradientTransformationExtraArgs | None = None,
     trust_coefficient: float | None = None,
+    momentum_form: str = "caffe",
 ) -> optax.GradientTransformationExtraArgs:
     """v <- momentum v + rate (gradient + weight_decay w); w <- w - v: Caffe's form, with the rate inside the momentum.
 
-    Torch and Optax keep the rate outside, which differs for some iterations after the rate changes.
+    Torch and Optax keep the rate outside: v <- momentum v + (gradient + weight_decay w); w <- w - rate v. As long as
+    the rate stays the same, both are. While a warm-up raises it, Caffe's v holds steps of the lower rates of before;
+    Goyal et al. (1706.02677, remark 2) keep it outside, or correct for that.
 
     Args:
       schedule, warmup: see `scheduled_learning_rate`.
@@ -106,17 +109,15 @@ def sgd(
       plateau: scales the rate further, such as `optax.contrib.reduce_on_plateau`.
       trust_coefficient: LARS (1708.03888, equation 6): the gradient of each kernel, weight decay included, is scaled to
         this part of the kernel's norm. None for plain SGD.
+      momentum_form: "caffe" or "torch", see above.
     """
     decay = optax.add_decayed_weights(weight_decay, None if decay_everything else _is_kernel)
     if trust_coefficient is not None:
         decay = optax.chain(decay, layerwise_trust(trust_coefficient))
-    return optax.chain(
-        decay,
-        scheduled_learning_rate(schedule, warmup),
-        plateau or optax.identity(),
-        optax.trace(momentum),
-        optax.scale(-1.0),
-    )
+    rate = scheduled_learning_rate(schedule, warmup), plateau or optax.identity()
+    trace = optax.trace(momentum)
+    ordered = (*rate, trace) if momentum_form == "caffe" else (trace, *rate)
+    return optax.chain(decay, *ordered, optax.scale(-1.0))
 
 
 def layerwise_trust(coefficient: float) -> optax.GradientTransformation:
@@ -148,15 +149,22 @@ def piecewise(learning_rate: float, boundaries: tuple[int, ...], factor: float) 
     return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
 
 
-def ramped(schedule: optax.Schedule, iterations: int) -> optax.Schedule:
+def ramped(schedule: optax.Schedule, iterations: int, start: float | None = None) -> optax.Schedule:
     """The schedule, reached linearly over the first iterations: the warm-up of large batches (1706.02677).
 
-    The first update has 1/iterations of the rate, the last one of the ramp all of it.
+    Args:
+      schedule: step -> learning rate.
+      iterations: of the ramp.
+      start: the rate of the first update; the first one after the ramp has all of the schedule's. None: the first has
+        1/iterations of the schedule's, the last one of the ramp all of it.
     """
-    return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / iterations)
+    if start is None:
+        return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / iterations)
+    return lambda step: start + (schedule(step) - start) * jnp.minimum(1.0, step / iterations)
 
 
 def learning_rate(opt_state: Any) -> jax.Array:
     """The rate of the last step of `sgd`."""
-    _, scheduled, plateau, *_ = opt_state
+    at = next(i for i, state in enumerate(opt_state) if isinstance(state, ScheduleState))
+    scheduled, plateau = opt_state[at : at + 2]
     return scheduled.learning_rate * plateau.scale if hasattr(plateau, "scale") else scheduled.learning_rate

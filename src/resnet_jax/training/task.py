@@ -117,6 +117,7 @@ def resident_task(config: Config) -> Task:
     card = Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train))
     _check_same(card, dataset.train, dataset.test, sources.checksum(dataset.test))
     model = build.model(config, len(dataset.class_names))
+    build.check_learnable(config, model, card.image_shape)
     optimizer = build.optimizer(config, len(dataset.train))
     train_split = put_split(dataset.train, mesh)
     splits = {"test": put_split(dataset.test, mesh)}
@@ -181,6 +182,7 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
     card = Card(dataset.class_names, (cropping.side, cropping.side, 3), dataset.crc)
     _check_same(card, dataset.train, dataset.validation, dataset.crc)
     model = build.model(config, len(dataset.class_names))
+    build.check_learnable(config, model, card.image_shape)
     optimizer = build.optimizer(config, len(dataset.train))
     preprocessing = saved or build.photograph_preprocessing(config, dataset.train, say)
     # Each host measured the mean image of its own files, and the devices do not compare what they are given.
