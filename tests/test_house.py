@@ -71,7 +71,7 @@ def test_lower_rooms_do_not_know_higher_ones(below):
         ("tensorflow_datasets", "data/prepared.py"),
         ("grain", "data/stream.py"),
         ("simplejpeg", "data/decode.py"),
-        ("tensorboardX", "workdir.py"),
+        ("tensorboardX", "events.py"),
         ("matplotlib", "analysis/plots.py"),
         ("submitit", "sweeping/slurm.py"),
         ("optuna", "sweeping/search.py"),

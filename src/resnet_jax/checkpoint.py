@@ -1,7 +1,10 @@
 """Checkpoints: the whole state, the pre-processing and the class names of a step. This file alone knows Orbax."""
 
+import contextlib
 import errno
 import fcntl
+import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,11 +55,13 @@ class Checkpoints:
       keep_every: checkpoints whose step this number divides are kept for good.
 
     Raises:
-      InputError: with `write`, when another run is writing in this workdir.
+      InputError: with `write`, when another run is writing in this workdir; or its name is one that Orbax misreads.
     """
 
     def __init__(self, workdir: Path, *, write: bool, keep_last: int = 3, keep_every: int | None = None):
         self.directory = workdir.absolute() / "checkpoints"
+        self._alias = contextlib.ExitStack()
+        folder = _without_patterns(workdir.absolute(), self._alias)
         self._lock = _lock(workdir) if write and is_lead() else None
         policies = ocp.training.preservation_policies
         kept: Any = policies.LatestN(keep_last)
@@ -66,7 +71,7 @@ class Checkpoints:
         context = ocp.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = 2**24
         self._checkpointer = ocp.training.Checkpointer(
-            str(self.directory),
+            str(folder / "checkpoints"),
             context=context,
             # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
@@ -87,6 +92,7 @@ class Checkpoints:
         if kind is None or issubclass(kind, Stopped) or jax.process_count() == 1:
             with _clear_errors(self.directory):
                 self._checkpointer.close()
+        self._alias.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -255,6 +261,19 @@ def saved_preprocessing(workdir: Path) -> Preprocessing | None:
 def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
     training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     return {"variables": state.variables, "training": training}
+
+
+def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
+    """The folder by a name that means itself in a pattern: Orbax looks for what it has to merge with patterns that it
+    makes of the folder's path, and of a folder called [x] it would write checkpoints that nobody can read.
+    """
+    if not re.search(r"[*?\[\]\\]", str(workdir)):
+        return workdir
+    if jax.process_count() > 1 or not os.path.isdir("/proc/self/fd"):
+        raise InputError(f"{workdir} cannot hold checkpoints here: use a --workdir without * ? [ ] \\ in its path")
+    descriptor = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
+    stack.callback(os.close, descriptor)
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 def _lock(workdir: Path) -> IO[str]:

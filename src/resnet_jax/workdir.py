@@ -1,18 +1,16 @@
 """The files of a run: config.json, metrics.jsonl with TensorBoard events beside it, result.json when it is complete."""
 
-import importlib
 import json
 import os
-import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from resnet_jax.configs import Config, base
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, complain
+from resnet_jax.events import Events
 from resnet_jax.files import expanded, write_whole
 from resnet_jax.hosts import flat, is_lead
 
@@ -33,6 +31,23 @@ _FREE_FIELDS = (
     "stream.damaged_share",
     "stream.workers",
 )
+
+
+def locate(given: str | os.PathLike[str], name: str = "the workdir") -> Path:
+    """The folder of a run, which need not be there yet; see `files.expanded`.
+
+    Raises:
+      InputError: it is a file, or no folder for checkpoints by its name.
+    """
+    workdir = expanded(given, name)
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{name} {workdir} is a file: give the name of a folder")
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        # TensorStore is told of folders as JSON.
+        raise InputError(f"{name} {workdir} has a name that is no UTF-8: checkpoints cannot be kept there") from error
+    return workdir
 
 
 def claim(workdir: Path, config: Config) -> None:
@@ -110,67 +125,35 @@ class MetricsLog:
     """Writes scalars to metrics.jsonl, a line for each step, and to TensorBoard; a context manager.
 
     Lines of steps after `step`, which a run that was killed had reached past its last checkpoint, are dropped: they
-    will be written again.
+    will be written again. `say` is given a line where TensorBoard has to go without.
     """
 
-    def __init__(self, workdir: Path, step: int):
-        _import_tensorboardx()
-        # Its SummaryWriter writes from a thread, which would tell of a full disk with a traceback and go on.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-
+    def __init__(self, workdir: Path, step: int, say: Callable[[str], None] = complain):
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
         self._path = workdir / "metrics.jsonl"
         self._begin(kept)
-        (workdir / "events").mkdir(exist_ok=True)
-        self._events = EventsWriter(str(workdir / "events" / "events"))
-        # TensorBoard forgets the steps that will be written again.
-        self._events.write_event(
-            Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START))
-        )
+        self._events = Events(workdir / "events", step, say)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of one step."""
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
-        self._write_events(step, scalars)
+        self._events.write(step, scalars)
 
     def amend(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds scalars to the last line, which is that of this step."""
         self._file.close()
         *before, last = read_metrics(self._path.parent)
         self._begin([*before, {**last, **scalars}])
-        self._write_events(step, scalars)
+        self._events.write(step, scalars)
 
     def _begin(self, lines: list[dict[str, Any]]) -> None:
         write_whole(self._path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = self._path.open("a")
 
-    def _write_events(self, step: int, scalars: Mapping[str, float]) -> None:
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboardX.summary import scalar
-
-        for name, value in scalars.items():
-            self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
-        self._events.flush()
-
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        try:
-            self._events.close()
-        finally:
-            self._file.close()
-
-
-def _import_tensorboardx() -> None:
-    """Imports tensorboardX without PyTorch, which where there is one takes two seconds and is nothing to scalars."""
-    wanted = "torch" in sys.modules
-    if not wanted:
-        sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
-    try:
-        importlib.import_module("tensorboardX")
-    finally:
-        if not wanted:
-            del sys.modules["torch"]
+        self._events.close()
+        self._file.close()

@@ -40,9 +40,10 @@ def train(arguments: Sequence[str]) -> None:
     values, rest = parse(arguments, config_flag, string("workdir"), *DISTRIBUTED)
     no_more(rest)
     config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
-    from resnet_jax import sharding
+    from resnet_jax import events, sharding
     from resnet_jax.training import loop
 
+    events.import_without_torch()
     with sharding.processes(values.distributed, values.num_processes, values.process_id):
         loop.train(config, directory)
 

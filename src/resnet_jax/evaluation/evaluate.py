@@ -108,7 +108,7 @@ def evaluate(
         result["recalibrated"] = recalibrate
     result |= found.summary(len(data.class_names))
     if folder is not None:
-        write_tables(folder, result, found, data.class_names)
+        write_tables(folder, result, found, data.class_names, say)
     return result
 
 

@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, complain, optional
 from resnet_jax.evaluation.scoring import Scored
 from resnet_jax.files import write_whole
 
@@ -87,12 +87,19 @@ def prepare_folder(folder: Path) -> None:
         raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
 
 
-def write_tables(folder: Path, result: Mapping[str, Any], found: Outcomes, class_names: Sequence[str]) -> None:
+def write_tables(
+    folder: Path,
+    result: Mapping[str, Any],
+    found: Outcomes,
+    class_names: Sequence[str],
+    say: Callable[[str], None] = complain,
+) -> None:
     """Writes an evaluation into a folder, each file as a whole.
 
     `predictions.csv` holds a line for each image that was scored, in the order of the data; `per_class.csv` one for
     each class, without an accuracy where there are no images; `confusion.csv` counts, a row for each true class and a
     column for each predicted one, which `confusion.png` shows where there are at most 30; `result.json` is `result`.
+    `say` is given a line about a picture that cannot be drawn.
     """
     confusion = found.confusion(len(class_names))
     write_whole(
@@ -123,11 +130,12 @@ def write_tables(folder: Path, result: Mapping[str, Any], found: Outcomes, class
     )
     rows = ((name, *row) for name, row in zip(class_names, confusion.tolist(), strict=True))
     write_whole(folder / "confusion.csv", _csv(("true", *class_names), rows))
-    if len(class_names) <= _MOST_CLASSES:
-        from resnet_jax.analysis.plots import plot_confusion
-
-        plot_confusion(confusion, class_names, folder / "confusion.png")
     write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    if len(class_names) <= _MOST_CLASSES:
+        with optional(f"the picture {folder / 'confusion.png'}", say):
+            from resnet_jax.analysis.plots import plot_confusion
+
+            plot_confusion(confusion, class_names, folder / "confusion.png")
 
 
 def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -12,7 +12,6 @@ from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import Config
 from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError, complain
-from resnet_jax.files import expanded
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import abstract_state
 
@@ -48,7 +47,7 @@ def load_trained(directory: str | os.PathLike[str], say: Callable[[str], None] =
     Raises:
       InputError: it is no workdir, or holds no whole checkpoint.
     """
-    directory = expanded(directory, "workdir")
+    directory = workdir.locate(directory)
     config = workdir.read_config(directory)
     mesh = sharding.make_mesh()
 

@@ -149,7 +149,7 @@ def from_torch(
     Raises:
       InputError: as `read_network`, or the folder holds something.
     """
-    directory = expanded(directory, "the destination")
+    directory = workdir.locate(directory, "the destination")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} is not empty: give a folder that does not exist yet")
     network = read_network(source, say, prefix=prefix, **stated)

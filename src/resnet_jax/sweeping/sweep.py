@@ -15,7 +15,7 @@ from resnet_jax.arguments import parse_config
 from resnet_jax.configs import Config
 from resnet_jax.data import photographs
 from resnet_jax.errors import InputError
-from resnet_jax.files import expanded, write_whole
+from resnet_jax.files import write_whole
 from resnet_jax.sweeping.display import Display, describe, results_table
 from resnet_jax.sweeping.local import LocalProcesses
 from resnet_jax.sweeping.points import Point, corners, grid, parse_axes, point_name
@@ -103,7 +103,7 @@ def sweep(
         the directory, or, when all points have ended, failed points.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when the points at work have saved and ended. Jobs of SLURM go on.
     """
-    directory = expanded(directory, "workdir")
+    directory = workdir.locate(directory)
     parsed = parse_axes(axes)
     plan = Plan(source, overrides, directory, validation=searcher == "optuna")
     _check_options(plan, combine, jobs, launcher, slurm, trials)

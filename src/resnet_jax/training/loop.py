@@ -17,8 +17,8 @@ from resnet_jax.analysis.complexity import summary
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
-from resnet_jax.errors import InputError, Stopped
-from resnet_jax.files import expanded, write_whole
+from resnet_jax.errors import InputError, Stopped, optional
+from resnet_jax.files import write_whole
 from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
@@ -46,9 +46,7 @@ def train(config: Config, directory: str | os.PathLike[str]) -> dict[str, Any]:
       Stopped: after Ctrl-C or SIGTERM, when the state of the last step is saved.
       LostError: another process of the run does not answer.
     """
-    directory = expanded(directory, "workdir")
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"the workdir {directory} is a file: give the name of a folder")
+    directory = workdir.locate(directory)
     console = terminal.console(quiet=not hosts.is_lead())
     build.check(config)
     hosts.check_same_config(config)
@@ -59,7 +57,8 @@ def train(config: Config, directory: str | os.PathLike[str]) -> dict[str, Any]:
         compilation_cache.reset_cache()
     # As process 0 sees them: all go the same way, whenever they look.
     result, begun = hosts.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]
-    if result is not None:
+    complete = result is not None
+    if complete:
         workdir.claim(directory, config)
         console.print(f"{directory} is complete after {result['step']} iterations; nothing to train")
     else:
@@ -73,18 +72,22 @@ def train(config: Config, directory: str | os.PathLike[str]) -> dict[str, Any]:
             state = _first_state(config, task, checkpoints, console)
             result = _train(config, task, state, directory, checkpoints, console)
         if hosts.is_lead():
+            workdir.write_result(directory, result)
+    curves = directory / "curves.png"
+    if hosts.is_lead() and not (complete and curves.exists()):
+        with optional(f"the picture {curves}", console.print):
             # Importing Matplotlib takes half a second, which nobody needs to wait for at the start.
             from resnet_jax.analysis.plots import plot_curves
 
-            plot_curves({directory.name: workdir.read_metrics(directory)}, directory / "curves.png")
-            workdir.write_result(directory, result)
+            plot_curves({directory.resolve().name: workdir.read_metrics(directory)}, curves)
     split = result.get("split", "test")
     console.print(
         f"{split} error {result[f'{split}_error']:.2%} on {result[f'{split}_images']} images "
         f"after {result['step']} iterations"
     )
     console.print(f"checkpoint {directory / 'checkpoints' / str(result['step'])}")
-    console.print(f"curves     {directory / 'curves.png'}")
+    if curves.exists():
+        console.print(f"curves     {curves}")
     return result
 
 
@@ -107,7 +110,7 @@ def _train(
     config: Config, task: Task, state: TrainState, directory: Path, checkpoints: Checkpoints, console: Console
 ) -> dict[str, Any]:
     fields, total, step, watched, bad = config.train, config.train.iterations, int(state.step), None, int(state.skipped)
-    log = workdir.MetricsLog(directory, step) if hosts.is_lead() else contextlib.nullcontext()
+    log = workdir.MetricsLog(directory, step, console.print) if hosts.is_lead() else contextlib.nullcontext()
     with log, terminal.progress(console, speed=True) as progress, Interruptible() as interruption:
         if step < total:
             console.print(_describe_program(config, task, task.program(_steps(config, step))))
