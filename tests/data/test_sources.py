@@ -1,11 +1,14 @@
+import io
 import json
 import pickle
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from resnet_jax.data import prepared, sources
@@ -100,9 +103,9 @@ def test_cifar10_is_what_tfds_decodes(cifar10, test_data, split):
 
 
 @pytest.mark.test_data
-def test_the_papers_45k_and_5k(cifar10, monkeypatch):
+def test_the_papers_45k_and_5k(cifar10, test_data, monkeypatch):
     monkeypatch.setattr(sources, "_cifar", lambda *_: cifar10)
-    split = sources.load("cifar10", validation_images=5_000)
+    split = sources.load("cifar10", str(test_data / "tfds"), validation_images=5_000)
     assert (len(split.train), len(split.validation), len(split.test)) == (45_000, 5_000, 10_000)
     # Which images is fixed: the order is NumPy's documented PCG64 with seed 0.
     held = np.sort(np.random.default_rng(0).permutation(50_000)[:5_000])
@@ -172,15 +175,62 @@ def test_damaged_data(test_data, tmp_path):
         sources.load("cifar10", str(tmp_path))
 
 
-def test_an_image_that_is_none(tmp_path, monkeypatch):
-    class Source(list):
-        def __getitems__(self, places):
-            return [self[place] for place in places]
+class Source(list):
+    """Records in memory."""
 
-    records = prepared.Records(tmp_path, {"train": Source([{"image": b"no image", "label": 0}])}, ("a",), "1.0.0")
-    monkeypatch.setattr(sources, "open_records", lambda *arguments: records)
+    def __getitems__(self, places):
+        return [self[place] for place in places]
+
+
+@pytest.fixture
+def fake_cifar(tmp_path, monkeypatch):
+    """Makes tmp_path/NAME hold a prepared CIFAR-10 of one image in each split, whose bytes are given."""
+
+    def open_records(name, data_dir, splits):
+        (file,) = Path(data_dir).rglob("*.array_record")
+        record = {"image": file.read_bytes(), "label": 0}
+        return prepared.Records(tmp_path, {split: Source([record]) for split in splits}, ("a",), "3.0.2")
+
+    monkeypatch.setattr(sources, "open_records", open_records)
+
+    def write(name, data):
+        folder = tmp_path / name / "cifar10" / "3.0.2"
+        if not folder.exists():
+            write_info(folder)
+        (folder / "all.array_record").write_bytes(data)
+
+    return write
+
+
+def test_an_image_that_is_none(fake_cifar, tmp_path):
+    fake_cifar("data", b"no image")
     with pytest.raises(InputError, match=rf"the train split in {tmp_path} cannot be read: it is in no image format"):
-        sources.load("cifar10", str(tmp_path))
+        sources.load("cifar10", str(tmp_path / "data"))
+
+
+def grey(level):
+    """The bytes of a PNG of one pixel."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1), (level,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_data_are_read_once_while_they_stay_as_they_are(fake_cifar, tmp_path, monkeypatch):
+    fake_cifar("one", grey(1))
+    fake_cifar("two", grey(2))
+    monkeypatch.chdir(tmp_path)
+    first = sources.load("cifar10", "one")
+    assert sources.load("cifar10", str(tmp_path / "one")) is first
+    assert first.train.images.ravel().tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        first.train.images[0] = 7
+    # The same words, and other data.
+    fake_cifar("one", grey(3))
+    assert sources.load("cifar10", "one").test.images.ravel().tolist() == [3, 3, 3]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "two").rename(tmp_path / "elsewhere" / "one")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert sources.load("cifar10", "one").test.images.ravel().tolist() == [2, 2, 2]
 
 
 def test_prepare_without_tensorflow(tmp_path, monkeypatch):

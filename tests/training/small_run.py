@@ -9,6 +9,7 @@ from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.configs import digits
 from resnet_jax.training import loop
+from resnet_jax.training.task import make_task
 
 FIELDS = {
     "model.depth": 8,
@@ -66,7 +67,6 @@ class KilledError(Exception):
 
 def train_until(step, config, directory):
     """Ends a run without a word once it has reached a step."""
-    make_task = loop.make_task
 
     def fragile(*arguments):
         task = make_task(*arguments)
@@ -78,13 +78,10 @@ def train_until(step, config, directory):
 
         return dataclasses.replace(task, advance=advance)
 
-    loop.make_task = fragile
     try:
-        loop.train(config, directory)
+        loop.train(config, directory, fragile)
     except KilledError:
         return
-    finally:
-        loop.make_task = make_task
     raise AssertionError(f"the run was complete before step {step}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.decode import UnreadableImageError, decode
-from resnet_jax.data.prepared import Records, open_records
+from resnet_jax.data.prepared import Records, open_records, prepared_folder
 from resnet_jax.errors import InputError
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -36,9 +36,8 @@ class Dataset:
     class_names: tuple[str, ...]
 
 
-@functools.lru_cache(maxsize=1)  # a sweep reads its data once
 def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_images: int = 0) -> Dataset:
-    """Reads a data set into memory.
+    """Reads a data set into memory, once while its files stay as they are: a sweep reads its data once.
 
     Args:
       name: "digits", "cifar10" or "cifar100".
@@ -46,15 +45,28 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
       validation_images: how many training images to keep back; 5000 is the paper's 45k/5k split (section 4.2). Which
         ones is fixed, whatever the seed of a run.
 
+    Returns:
+      arrays that cannot be written to, since others may have got the same ones.
+
     Raises:
       InputError: unknown name, data that is absent or of another data set, or too many validation images.
     """
-    if name == "digits":
-        dataset = _digits()
-    elif name in ("cifar10", "cifar100"):
-        dataset = _cifar(name, data_dir)
-    else:
+    if name not in NAMES:
         raise InputError(f"unknown dataset.name {name!r}: it is one of {', '.join(NAMES)}")
+    if name == "digits":
+        return _load(name, None, validation_images, ())
+    folder = prepared_folder(name, data_dir).absolute()
+    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+    seen = tuple((name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in files)
+    # The folder's data_dir, and not the given one: another folder may have come to be meant by that.
+    return _load(name, str(folder.parents[1]), validation_images, seen)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, data_dir: str | None, validation_images: int, seen: tuple[Any, ...]) -> Dataset:
+    """Reads a data set; `seen` is what tells its files from those that were read before."""
+    del seen
+    dataset = _digits() if name == "digits" else _cifar(name, data_dir)
     if validation_images:
         if not 0 < validation_images < len(dataset.train):
             raise InputError(
@@ -68,6 +80,9 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
             train=Split(train.images[kept], train.labels[kept]),
             validation=Split(train.images[held], train.labels[held]),
         )
+    for split in (dataset.train, dataset.validation, dataset.test):
+        if split is not None:
+            split.images.flags.writeable = split.labels.flags.writeable = False
     return dataset
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax import build, hosts, terminal, workdir
-from resnet_jax.analysis.complexity import summary
+from resnet_jax.analysis.complexity import complexity
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import describe_environment
@@ -23,12 +23,12 @@ from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
 from resnet_jax.training.step import Metrics
-from resnet_jax.training.task import Task, make_task
+from resnet_jax.training.task import Task, TaskMaker, make_task
 
 _ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
 
 
-def train(config: Config, directory: str | os.PathLike[str]) -> dict[str, Any]:
+def train(config: Config, directory: str | os.PathLike[str], make_task: TaskMaker = make_task) -> dict[str, Any]:
     """Trains what the config describes, or goes on with what the directory holds of it.
 
     Of several processes (see `sharding.start_processes`) all call this alike, and the first one writes.
@@ -37,6 +37,7 @@ def train(config: Config, directory: str | os.PathLike[str]) -> dict[str, Any]:
       config: see `configs.base`.
       directory: becomes the run's workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/, curves.png,
         and at the end result.json. All processes must see it.
+      make_task: of the config, see `task.make_task`; another one trains something else by the same rules.
 
     Returns:
       The result: errors after the final iteration, never the best one, and what they were measured on.
@@ -248,7 +249,7 @@ def _count_bad(
 def _describe_program(config: Config, task: Task, program: Any) -> str:
     """What a step costs, and what the compiled program holds in the memory of each device."""
     height, width, channels = task.card.image_shape
-    forward = summary(task.model, height, channels)["multiply_adds"] if height == width else 0
+    forward = sum(layer.multiply_adds for layer in complexity(task.model, height, channels)) if height == width else 0
     images = config.train.batch_size // task.mesh.size
     cost = f"a step is {3 * forward * images / 1e9:,.3g} billion multiply-adds on each of {task.mesh.size} devices"
     memory = program.memory_analysis()

@@ -4,7 +4,7 @@ import functools
 import zlib
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,11 @@ class Task:
     watched: str
     final: str = "test"
     close: Callable[[], None] = lambda: None
+
+
+# Makes a task from a config, from what is given lines about the data, and from the pre-processing of the run's
+# checkpoints, if there are any.
+TaskMaker: TypeAlias = Callable[[Config, Callable[[str], None], Preprocessing | None], Task]
 
 
 def make_task(config: Config, say: Callable[[str], None], saved: Preprocessing | None = None) -> Task:
