@@ -15,7 +15,7 @@ from resnet_jax import models
 from resnet_jax.configs import Config
 from resnet_jax.data import passes, photographs, sources, stream
 from resnet_jax.data.augment import Preprocessing
-from resnet_jax.data.decode import INTERPOLATIONS
+from resnet_jax.data.decode import INTERPOLATIONS, LEAST_AREA
 from resnet_jax.data.pipeline import Augmentation
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
@@ -122,6 +122,18 @@ def cropping(config: Config) -> stream.Cropping:
     """How the windows of photographs are drawn."""
     fields = config.stream
     return stream.Cropping(fields.crop, tuple(fields.scales), fields.side)
+
+
+def shorter_sides(config: Config) -> dict[str, float]:
+    """Of a whole photograph, the greatest shorter sides in pixels that training and evaluation resize it to."""
+    fields = config.stream
+    sides: dict[str, float] = {"config.stream.shorter_side": fields.shorter_side}
+    if fields.crop == "scale":
+        sides["config.stream.scales"] = max(fields.scales)
+    else:
+        # Of a square photograph, whose least window becomes one of `side` pixels.
+        sides["config.stream.crop"] = fields.side / math.sqrt(LEAST_AREA)
+    return sides
 
 
 def workers(config: Config) -> int:

@@ -91,12 +91,15 @@ def _set_up() -> None:
     """What a process needs once: the compilation cache, quiet libraries."""
     import jax
 
+    from resnet_jax.data.image_files import quiet_pillow
+
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet_jax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     # What Orbax logs as an error, with a traceback, it also raises.
     logging.set_verbosity(logging.FATAL)
+    quiet_pillow()
     sys.unraisablehook = _unraisable_hook
 
 

@@ -1,5 +1,6 @@
 import csv
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,12 +101,57 @@ def test_folders_and_patterns(trained, album, given, found, left_out):
     said = []
     results = predict_files(trained, [album / each for each in given], say=said.append)
     assert [result["file"] for result in results] == [str(album / name) for name in found]
-    assert len(said) == len(left_out)
-    for line, name in zip(said, left_out, strict=True):
+    passed = [f"{album}: passed over: 1 .txt"] if given == [""] else []
+    assert said[: len(passed)] == passed
+    for line, name in zip(said[len(passed) :], left_out, strict=True):
         assert line.startswith(f"{album / name} cannot be read as an image: ")
     for result in results:
         (alone,) = predict_files(trained, [Path(result["file"])])
         assert [entry["name"] for entry in result["classes"]] == [entry["name"] for entry in alone["classes"]]
+
+
+def test_a_folder_is_walked_as_for_training(trained, album):
+    """Nothing hidden, links, and no end in a circle of them; what cannot be read is said before anything is."""
+    (album / ".hidden").mkdir()
+    (album / "more" / "deep" / "round").symlink_to(album)
+    (album / "more" / "deep" / "nothing.jpg").symlink_to(album / "gone.jpg")
+    os.mkfifo(album / "pipe.jpg")
+    (album / "linked").symlink_to(album.parent / f"{album.name}_elsewhere")
+    elsewhere = album.parent / f"{album.name}_elsewhere"
+    elsewhere.mkdir()
+    for folder in (album / ".hidden", elsewhere):
+        (folder / "e.png").write_bytes((album / "b.png").read_bytes())
+    (album / "more" / "broken.jpg").unlink()
+    said = []
+    results = predict_files(trained, [album], top=1, say=said.append)
+    names = ["a.PNG", "b.png", "linked/e.png", "more/c.jpg", "more/deep/d.bmp"]
+    assert [result["file"] for result in results] == [str(album / name) for name in names]
+    (line,) = said
+    for part in ("1 .txt", "1 hidden", "1 entered already", "nothing: more/deep/nothing.jpg", "regular file: pipe.jpg"):
+        assert part in line
+    said.clear()
+    results = predict_files(trained, [album / "**" / "?.*"], top=1, say=said.append)
+    assert [result["file"] for result in results] == [str(album / name) for name in names]
+    assert said == []
+    predict_files(trained, [album / "**" / "*.jpg"], top=1, say=said.append)
+    assert said == [
+        f"{album / 'more/deep/nothing.jpg'} links to nothing; it is left out",
+        f"{album / 'pipe.jpg'} is no regular file; it is left out",
+    ]
+
+
+def test_photographs_are_turned_upright(trained, digits, tmp_path):
+    images = [Image.fromarray(image[..., 0]) for image in digits.images[:6]]
+    for number, image in enumerate(images):
+        tags = Image.Exif()
+        tags[274] = 6
+        image.save(tmp_path / f"{number} upright.png")
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"{number} turned.png", exif=tags)
+    results = predict_files(trained, [tmp_path])
+    assert len(results) == 12
+    for turned, upright in zip(results[::2], results[1::2], strict=True):
+        assert Path(turned["file"]).name.split() == [Path(upright["file"]).name[0], "turned.png"]
+        assert turned["classes"] == upright["classes"]
 
 
 def test_nothing_to_predict(trained, album):

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from resnet_jax import terminal
 from resnet_jax.data.decode import UnreadableImageError, area_window, resized_size
+from resnet_jax.data.image_files import UprightFile
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs, open_photographs
 from resnet_jax.data.stream import Cropping, train_batches
@@ -121,7 +122,8 @@ def pillow_window(cropping: Cropping, data: ImageData, random: np.random.Generat
     if isinstance(data, np.ndarray):
         image = Image.fromarray(data)
     else:
-        image = Image.open(io.BytesIO(data.data if isinstance(data, TiledJpeg) else data)).convert("RGB")
+        image = Image.open(io.BytesIO(data.data if isinstance(data, TiledJpeg) else data))
+        image = (ImageOps.exif_transpose(image) if isinstance(data, UprightFile) else image).convert("RGB")
     if cropping.crop == "scale":
         scale = int(random.integers(cropping.scales[0], cropping.scales[1], endpoint=True))
         height, width = resized_size(image.height, image.width, scale)

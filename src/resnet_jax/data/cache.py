@@ -22,10 +22,12 @@ import numpy as np
 
 from resnet_jax import terminal
 from resnet_jax.data.decode import Box, UnreadableImageError, decode, resample, resized_size
+from resnet_jax.data.image_files import UprightFile, orientation
 from resnet_jax.data.passes import in_threads
 from resnet_jax.data.photographs import (
     CACHE_ROW,
     SPLITS,
+    FolderPhotographs,
     PhotographDataset,
     Photographs,
     cache_file,
@@ -61,7 +63,8 @@ def write_cache(
     """Writes both splits of a data set as a cache, on all cores; the same call goes on where an earlier one was killed.
 
     A photograph whose shorter side is longer than `shorter_side` is resized to it, antialiased and bicubic; no
-    photograph grows. EXIF orientations are ignored and lost. Damaged photographs are left out, and named.
+    photograph grows. Those of a folder are turned as their EXIF orientation says, unless they are ImageNet's (see
+    `open_photographs`); the orientation itself is not kept. Damaged photographs are left out, and named.
 
     Args:
       name, data_dir: of the source, see `open_photographs`.
@@ -70,9 +73,10 @@ def write_cache(
         "jpeg": JPEGs in tiles (see `data.tiles`), 1 % larger than ImageNet's own files.
       shorter_side: in pixels; None is 256 for "raw", and the size that they have for "jpeg". The paper draws scales up
         to 480: what is kept smaller than that is enlarged for them.
-      quality: of "jpeg", for photographs that are resized or were no JPEG. Others keep their quantisation; ImageNet's
-        then change by 0.06 grey levels on average (measured).
-      say: is given a line about the space needed, and one about each damaged photograph.
+      quality: of "jpeg", for photographs that are resized or turned, or were no JPEG. Others keep their quantisation;
+        ImageNet's then change by 0.06 grey levels on average (measured).
+      say: is given a line about the space needed, about files of a folder that are passed over, and about each damaged
+        photograph.
 
     Raises:
       InputError: the arguments cannot be, the source is not there, the folder holds something else, or the disk has not
@@ -86,8 +90,10 @@ def write_cache(
         raise InputError(f"--quality is {quality}, but it must be from 1 to 100")
     shorter_side = shorter_side or (256 if form == "raw" else None)
     folder = expanded(folder, "--output")
-    source = open_photographs(name, data_dir)
+    source = open_photographs(name, data_dir, say)
     settings = {"dataset": name, "source_crc": source.crc, "form": form, "shorter_side": shorter_side}
+    if isinstance(source.train, FolderPhotographs) and source.train.upright:
+        settings["orientation"] = "upright"
     options = {"dataset": name, "data_dir": data_dir, "output": folder, "form": form, "shorter_side": shorter_side}
     if form == "jpeg":
         settings["quality"] = options["quality"] = quality
@@ -140,6 +146,8 @@ def _encode(data: ImageData, form: str, shorter_side: int | None, quality: int) 
     if shorter_side is not None and min(height, width) > shorter_side:
         image = resample(image, Box(0, 0, width, height), resized_size(height, width, shorter_side), "bicubic")
         original = None
+    if isinstance(original, UprightFile) and orientation(original) != 1:
+        original = None  # its quantisation is of the image as it lay
     if form == "raw":
         return image
     if max(image.shape) > _LONGEST_JPEG:

@@ -1,6 +1,5 @@
 """From an image file's bytes to the window of it that a network sees: host work, NumPy in and out, no JAX."""
 
-import io
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,19 +9,34 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from resnet_jax.data.image_files import (
+    UnreadableImageError,
+    UprightFile,
+    load,
+    one_error,
+    open_image,
+    orientation,
+    stored_size,
+    stored_window,
+    upright,
+    upright_size,
+)
 from resnet_jax.data.tiles import ImageData, TiledJpeg, cut_tiles
 
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+# Of a photograph, the part of its area that the least "area" window shows.
+LEAST_AREA = 0.08
+
 # Workers are as many as there are cores already.
 cv2.setNumThreads(1)
 
-# What Pillow takes for a decompression bomb.
-_MOST_PIXELS = 178_956_970
+# Pixels that an image may have: a JPEG, of which no more than `_MOST_DECODED` are decoded, and any other one, which
+# takes 7 bytes for each while it is decoded.
+_MOST_JPEG_PIXELS, _MOST_PIXELS = 2**30, 2**28
 
-
-class UnreadableImageError(Exception):
-    """An image file that is empty, cut short or of no known format."""
+# A JPEG of more pixels is decoded at a half, a quarter or an eighth: 200 megapixels would take 600 MB in each thread.
+_MOST_DECODED = 178_956_970
 
 
 class Box(NamedTuple):
@@ -35,7 +49,10 @@ class Box(NamedTuple):
 
 
 def decode(data: ImageData, factor: int = 1) -> np.ndarray:
-    """The pixels of an image file, (height, width, 3) uint8 RGB; its EXIF orientation is ignored, as ImageNet's is.
+    """The pixels of an image file, (height, width, 3) uint8 RGB.
+
+    The EXIF orientation is applied to a user's own photograph, an `UprightFile`, and ignored in other bytes, as it is
+    in ImageNet's.
 
     JPEG goes through simplejpeg (2.3 times as fast as Pillow). Pillow reads what that does not: PNG, CMYK, JPEGs with
     recoverable errors.
@@ -43,70 +60,84 @@ def decode(data: ImageData, factor: int = 1) -> np.ndarray:
     Args:
       data: of a file in any format that Pillow knows, or in tiles, or pixels already, which are returned.
       factor: 1, 2, 4 or 8: a JPEG may come out this many times smaller, rounded up, which is faster; other formats
-        come out whole.
+        come out whole. A JPEG of more than 179 megapixels comes out at a half at most.
 
     Raises:
       UnreadableImageError: the data are no image, or not all of one.
     """
     if isinstance(data, np.ndarray):
         return data
-    if isinstance(data, TiledJpeg):
-        data = data.data
+    if isinstance(data, UprightFile):
+        return upright(_decode_stored(data, factor), orientation(data))
+    return _decode_stored(data.data if isinstance(data, TiledJpeg) else data, factor)
+
+
+def _decode_stored(data: bytes, factor: int) -> np.ndarray:
+    """The pixels as the file has them, whatever its orientation."""
     try:
         height, width, color, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(int(height), int(width))
         if color in ("YCbCr", "Gray", "RGB"):
-            least = (-(-int(height) // factor), -(-int(width) // factor)) if factor > 1 else (0, 0)
+            height, width = int(height), int(width)
+            _check_size(height, width, _MOST_JPEG_PIXELS)
+            factor = _reduction(height, width, factor)
+            least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
             return simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
     except ValueError:
         pass
     return _decode_slowly(data)
 
 
+def _reduction(height: int, width: int, factor: int) -> int:
+    """The factor at which a JPEG is decoded: the given one, or the next at which there is memory for its pixels."""
+    while factor < 8 and -(-height // factor) * -(-width // factor) > _MOST_DECODED:
+        factor *= 2
+    return factor
+
+
 def _decode_slowly(data: bytes) -> np.ndarray:
     if not data:
         raise UnreadableImageError("the file is empty")
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            _check_size(opened.height, opened.width)
-            if opened.mode in ("I", "F"):
-                raise UnreadableImageError("its pixels are 32-bit numbers, whose black and white nobody knows")
-            # Pillow cuts 16-bit grey at 255 instead of scaling it.
-            shown = opened.point(lambda value: value / 256) if opened.mode.startswith("I;16") else opened
-            # A palette's transparency has no place in RGB, and Pillow warns where it is lost.
-            shown = shown.convert("RGBA") if "transparency" in opened.info else shown
-            return np.asarray(shown.convert("RGB"))
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImageError("it is in no image format that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(str(error)) from error
+    with one_error(), open_image(data) as opened:
+        _check_size(opened.height, opened.width, _MOST_PIXELS)
+        if opened.mode in ("I", "F"):
+            raise UnreadableImageError("its pixels are 32-bit numbers, whose black and white nobody knows")
+        undone = load(opened)
+        # Pillow cuts 16-bit grey at 255 instead of scaling it.
+        shown = opened.point(lambda value: value / 256) if opened.mode.startswith("I;16") else opened
+        # A palette's transparency has no place in RGB, and Pillow warns where it is lost.
+        shown = shown.convert("RGBA") if "transparency" in opened.info else shown
+        return upright(np.asarray(shown.convert("RGB")), undone)
 
 
 def image_size(data: ImageData) -> tuple[int, int]:
-    """(height, width) of an image, from its header alone.
+    """(height, width) of an image, from its header alone, turned as `decode` turns it.
 
     Raises:
       UnreadableImageError: see `decode`.
     """
     if isinstance(data, np.ndarray):
         return data.shape[0], data.shape[1]
-    if isinstance(data, TiledJpeg):
-        data = data.data
+    if isinstance(data, UprightFile):
+        return upright_size(*_stored_size(data), orientation(data))
+    return _stored_size(data.data if isinstance(data, TiledJpeg) else data)
+
+
+def _stored_size(data: bytes) -> tuple[int, int]:
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
         return int(height), int(width)
     except ValueError:
         pass
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            return opened.height, opened.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        with open_image(data) as opened:
+            return stored_size(opened)
+    except UnreadableImageError:
         return _decode_slowly(data).shape[:2]  # its errors say what is wrong
 
 
-def _check_size(height: int, width: int) -> None:
-    if height * width > _MOST_PIXELS:
-        raise UnreadableImageError(f"{width} x {height} pixels are more than any photograph has")
+def _check_size(height: int, width: int, most: int) -> None:
+    if height * width > most:
+        raise UnreadableImageError(f"{width} x {height} are more pixels than can be decoded")
 
 
 def resample(image: np.ndarray, box: Box, size: tuple[int, int], interpolation: str) -> np.ndarray:
@@ -135,7 +166,7 @@ def read_window(data: ImageData, choose: Callable[[int, int], Box], side: int) -
 
     Args:
       data: see `decode`.
-      choose: (height, width) of the whole image -> the part to show.
+      choose: (height, width) of the whole image, upright -> the part to show.
       side: of the window.
 
     Raises:
@@ -146,7 +177,13 @@ def read_window(data: ImageData, choose: Callable[[int, int], Box], side: int) -
     left, top = min(left, width - 1), min(top, height - 1)
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     shrinks = min(right - left, bottom - top) / side
-    factor = next((factor for factor in (8, 4, 2) if shrinks >= factor), 1)
+    # The small window is turned, and not the whole image.
+    turn = 1
+    if isinstance(data, UprightFile):
+        turn, data = orientation(data), bytes(data)
+    left, top, right, bottom = stored_window(left, top, right, bottom, height, width, turn)
+    height, width = upright_size(height, width, turn)
+    factor = _reduction(height, width, next((factor for factor in (8, 4, 2) if shrinks >= factor), 1))
     if isinstance(data, TiledJpeg):
         data, across, down = cut_tiles(data, left, top, right, bottom, factor)
         left, top, right, bottom = left - across, top - down, right - across, bottom - down
@@ -156,7 +193,8 @@ def read_window(data: ImageData, choose: Callable[[int, int], Box], side: int) -
         left, top, right, bottom = left // factor, top // factor, -(-right // factor), -(-bottom // factor)
         shrinks /= factor
     averages = cv2.INTER_AREA if shrinks >= 2 else cv2.INTER_LINEAR
-    return cv2.resize(image[top:bottom, left:right], (side, side), interpolation=averages)
+    window = cv2.resize(image[top:bottom, left:right], (side, side), interpolation=averages)
+    return upright(window, turn)
 
 
 def scale_window(height: int, width: int, random: np.random.Generator, scales: tuple[int, int], side: int) -> Box:
@@ -176,7 +214,7 @@ def area_window(height: int, width: int, random: np.random.Generator) -> Box:
     """
     low, high = math.log(3 / 4), math.log(4 / 3)
     for _ in range(10):
-        area = height * width * random.uniform(0.08, 1)
+        area = height * width * random.uniform(LEAST_AREA, 1)
         aspect = math.exp(random.uniform(low, high))
         wide, tall = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < tall <= height:

@@ -6,33 +6,34 @@ import functools
 import json
 import mmap
 import os
+import re
+import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from resnet_jax.data.folders import NO_IMAGES, describe, image_files, is_folder, listed, reasons
+from resnet_jax.data.image_files import UprightFile
 from resnet_jax.data.prepared import open_records
 from resnet_jax.data.tiles import ImageData, TiledJpeg
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, complain
 from resnet_jax.files import expanded
 
 NAMES = ("imagenet2012", "folder", "cache")
 
 SPLITS = ("train", "validation")
 
-# What Pillow reads and people have. Others in a class folder are passed over.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-
 
 class Photograph(NamedTuple):
     """An image that is not decoded yet.
 
     Attributes:
-      data: the bytes of its file; of a cache a JPEG in tiles, or pixels, (height, width, 3) uint8, that lie in a mapped
-        file and cannot be written to.
+      data: the bytes of its file, an `UprightFile` where its EXIF orientation is to be applied; of a cache a JPEG in
+        tiles, or pixels, (height, width, 3) uint8, that lie in a mapped file and cannot be written to.
       label: its class.
       name: of its file, for messages.
     """
@@ -59,21 +60,30 @@ class PhotographDataset:
       class_names: in the order of the labels.
       crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files; another data set
         gives another one. Nobody reads a million files to notice that one was replaced under its name.
+      shorter_side: of a cache, what photographs were resized to where they were larger, in pixels; or None.
     """
 
     train: Photographs
     validation: Photographs
     class_names: tuple[str, ...]
     crc: int
+    shorter_side: int | None = None
 
 
-def open_photographs(name: str, data_dir: str | os.PathLike[str] | None) -> PhotographDataset:
+def open_photographs(
+    name: str, data_dir: str | os.PathLike[str] | None, say: Callable[[str], None] = complain
+) -> PhotographDataset:
     """Opens a data set for random access; nothing is decoded.
 
+    A folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or images in any format that Pillow reads, also in folders
+    below those (see `folders.image_files`). Names of classes that differ only in how Unicode composes their accents are
+    one class. Photographs are turned as their EXIF orientation says, unless all classes are named as ImageNet's are,
+    n01440764: of these, as of "imagenet2012", it is ignored, as it is by everybody who trains on them.
+
     Args:
-      name: "imagenet2012", as TFDS prepared it, "folder": `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or "cache": what
-        `data.cache` wrote.
+      name: "imagenet2012", as TFDS prepared it, "folder", or "cache": what `data.cache` wrote.
       data_dir: where TFDS keeps its prepared data sets (`~/tensorflow_datasets` by default), or the folder.
+      say: is given a line about each split of a folder in which files are passed over.
 
     Raises:
       InputError: an unknown name, data that are absent or incomplete, or classes that do not fit together.
@@ -83,7 +93,7 @@ def open_photographs(name: str, data_dir: str | os.PathLike[str] | None) -> Phot
     if name == "folder":
         if data_dir is None:
             raise InputError("config.dataset.data_dir is missing: it names a folder that holds train/CLASS/*.jpg")
-        return _folder(expanded(data_dir, "dataset.data_dir"))
+        return _folder(expanded(data_dir, "dataset.data_dir"), say)
     if name == "cache":
         if data_dir is None:
             raise InputError(
@@ -134,66 +144,105 @@ class FolderPhotographs:
       root: the folder.
       files: their paths below it, as bytes: a million of them are copied into every worker.
       labels: their classes, int32.
+      upright: whether they are turned as their EXIF orientation says.
     """
 
     root: str
     files: np.ndarray
     labels: np.ndarray
+    upright: bool = True
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Photograph:
         name = os.fsdecode(self.files[index])
+        data = read_file(Path(self.root, name))
         # A name in another encoding than UTF-8 could not be printed.
-        return Photograph(
-            read_file(Path(self.root, name)), int(self.labels[index]), os.fsencode(name).decode(errors="replace")
-        )
+        shown = os.fsencode(name).decode(errors="replace")
+        return Photograph(UprightFile(data) if self.upright else data, int(self.labels[index]), shown)
 
 
-def _folder(root: Path) -> PhotographDataset:
+def _folder(root: Path, say: Callable[[str], None]) -> PhotographDataset:
     if not root.is_dir():
         raise InputError(f"the folder dataset.data_dir={root} does not exist")
-    class_names = _class_names(root / "train")
-    if unknown := set(_class_names(root / "val")) - set(class_names):
-        raise InputError(
-            f"{root / 'val'} holds the class {min(unknown)!r}, which {root / 'train'} lacks: "
-            "what a network is tested on, it must have been trained on"
-        )
-    train, validation = (_split(root, split, class_names) for split in ("train", "val"))
+    classes, tested = _classes(root / "train"), _classes(root / "val")
+    class_names = tuple(classes)
+    if unknown := set(map(same_name, tested)) - set(map(same_name, class_names)):
+        _refuse_class(root, min(unknown), class_names)
+    tested = {same_name(name): folders for name, folders in tested.items()}
+    tested = {name: tested.get(same_name(name), []) for name in class_names}
+    upright = not all(re.fullmatch(r"n\d{8}", name) for name in class_names)
+    train = _split(root, "train", classes, upright, say)
+    validation = _split(root, "val", tested, upright, say)
     crc = 0
     for split in (train, validation):
         crc = zlib.crc32(split.labels.tobytes(), zlib.crc32(split.files.tobytes(), crc))
     return PhotographDataset(train, validation, class_names, crc)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def _but(described: str) -> str:
+    return f"; passed over: {described}" if described else ""
+
+
+def same_name(name: str) -> str:
+    """The name of a class, the same for all ways to compose its accents: macOS writes é as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _refuse_class(root: Path, name: str, class_names: Sequence[str]) -> None:
+    def alike(name: str) -> str:
+        return unicodedata.normalize("NFKC", name).casefold().strip()
+
+    like = [each for each in class_names if alike(each) == alike(name)]
+    hint = f", which has {like[0]!r}: give both the same name" if like else ""
+    raise InputError(
+        f"{root / 'val'} holds the class {name!r}, which {root / 'train'} lacks{hint}: "
+        "what a network is tested on, it must have been trained on"
+    )
+
+
+def _classes(folder: Path) -> dict[str, list[str]]:
+    """The classes of a split in their order, with their folders: several, where these differ only in how accents are
+    composed.
+    """
     if not folder.is_dir():
         raise InputError(f"the folder {folder} does not exist: {folder.parent} should hold train/CLASS/*.jpg and val/…")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = [entry.name for entry in listed(folder) if is_folder(entry) and not entry.name.startswith(".")]
     if not names:
         raise InputError(f"{folder} holds no folders: put the images of each class into {folder}/CLASS")
+    alike: dict[str, list[str]] = {}
     for name in names:
         if not name.isprintable():  # which bytes that are no UTF-8 are not, either
             raise InputError(f"{folder} holds a folder {name!r}, which cannot be printed: give the class another name")
-    return tuple(names)
+        alike.setdefault(same_name(name), []).append(name)
+    # Named as the first of its folders is: a data set of decomposed names keeps the order that it always had.
+    return {found[0]: found for found in alike.values()}
 
 
-def _split(root: Path, split: str, class_names: tuple[str, ...]) -> FolderPhotographs:
+def _split(
+    root: Path, split: str, classes: dict[str, list[str]], upright: bool, say: Callable[[str], None]
+) -> FolderPhotographs:
     files, labels = [], []
-    for label, name in enumerate(class_names):
-        folder = root / split / name
-        if not folder.is_dir():
-            continue  # a class that is trained on and not tested
-        entries = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-        images = sorted(name for name in entries if name.lower().endswith(SUFFIXES))
+    passed: dict[str, list[tuple[str, str]]] = {}
+    for label, (name, folders) in enumerate(classes.items()):
+        found = [(folder, image_files(root / split / folder)) for folder in folders]
+        images = [os.fsencode(os.path.join(split, folder, image)) for folder, each in found for image in each.images]
+        passed[f"class {name}"] = [one for _, each in found for one in each.passed]
         if not images and split == "train":
-            raise InputError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-        files += [os.fsencode(os.path.join(split, name, image)) for image in images]
+            raise InputError(f"{root / split / folders[0]} {NO_IMAGES}{_but(reasons(passed[f'class {name}']))}")
+        files += images
         labels += [label] * len(images)
+    passed["no class"] = [
+        ("hidden" if entry.name.startswith(".") else "beside the folders of the classes", entry.name)
+        for entry in listed(root / split)
+        if entry.name.startswith(".") or not is_folder(entry)
+    ]
     if not files:
-        raise InputError(f"{root / split} holds no images ({', '.join(SUFFIXES)})")
-    return FolderPhotographs(str(root), np.array(files), np.array(labels, np.int32))
+        raise InputError(f"{root / split} {NO_IMAGES}{_but(describe(passed))}")
+    if described := describe(passed):
+        say(f"{root / split}: passed over: {described}")
+    return FolderPhotographs(str(root), np.array(files), np.array(labels, np.int32), upright)
 
 
 # A photograph in the index of a cache: the file that holds it, where it begins there, and how many bytes it has. Where
@@ -273,5 +322,23 @@ def _cache(root: Path) -> PhotographDataset:
                 f"{f'has {path.stat().st_size}' if path.exists() else 'does not exist'}: copy the cache once more"
             )
     train, validation = (CachedPhotographs(str(root), split, card["photographs"][split]) for split in SPLITS)
-    identity = json.dumps([card["settings"], card["photographs"]], sort_keys=True)
-    return PhotographDataset(train, validation, tuple(card["class_names"]), zlib.crc32(identity.encode()))
+    settings = card["settings"]
+    crc = zlib.crc32(json.dumps([settings, card["photographs"]], sort_keys=True).encode())
+    return PhotographDataset(train, validation, tuple(card["class_names"]), crc, settings["shorter_side"])
+
+
+def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """Says so, in one line, where a cache keeps photographs smaller than they are going to be shown.
+
+    Args:
+      kept: see `PhotographDataset.shorter_side`.
+      wanted: the shorter sides in pixels that whole photographs are to have, by what wants them.
+      say: is given the line.
+    """
+    larger = {what: side for what, side in wanted.items() if kept is not None and side > kept}
+    if larger:
+        listing = " and ".join(f"{what} up to {side:.0f}" for what, side in larger.items())
+        say(
+            f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will "
+            f"be blurred (prepare cache --shorter_side={max(larger.values()):.0f} keeps as many)"
+        )

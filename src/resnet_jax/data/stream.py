@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from resnet_jax.data.decode import UnreadableImageError, area_window, read_window, scale_window
+from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs
 from resnet_jax.data.tiles import ImageData
@@ -220,6 +221,7 @@ def _start_worker(worker: int, workers: int) -> None:
     del worker, workers
     # Whatever a worker imports, the accelerators are the main process's.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    quiet_pillow()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from resnet_jax.data.image_files import open_image
+
 # A tile has at least so many blocks of JPEG's (MCUs) in a row, and at most twice as many, or the whole row of them. Of
 # ImageNet's photographs, 868 common and 1,109 paper's windows a second and core are read with 4; 831 and 1,051 with 8;
 # 841 and 1,112 with 2, from files that are 3 % larger (measured).
@@ -99,7 +101,7 @@ def encode_tiles(image: np.ndarray, quality: int, original: bytes | None) -> Til
     """
     shown, options = Image.fromarray(image), {"quality": quality, "subsampling": 0}
     if original is not None:
-        with Image.open(io.BytesIO(original)) as opened:
+        with open_image(original) as opened:
             if opened.format == "JPEG" and opened.mode in ("RGB", "L"):
                 layers = tuple(tuple(layer[1:3]) for layer in opened.layer)  # pyright: ignore[reportAttributeAccessIssue]
                 # Samplings that Pillow cannot write become finer ones.

@@ -41,7 +41,7 @@ def evaluate(
       directories: the runs' workdirs.
       split: of photographs "validation" (default) or "train"; of other data "test" (default), "train" or "validation".
       dataset, data_dir: what the data is and where it lies, if not what and where the first run's config says: ImageNet
-        may also be a folder or a cache.
+        may also be a folder or a cache. EXIF orientations are applied or ignored as `open_photographs` says.
       batch_size: images at a time, if not the first run's; the result does not depend on it, but for rounding.
       protocol: "center", "ten_crop" or "dense", see `protocols`; images that are not photographs have one, "center",
         which shows the network the original (section 4.2).
@@ -49,7 +49,8 @@ def evaluate(
       recalibrate: training batches to average each run's batch-norm statistics over first, see `recalibrate`.
       output: a folder for `result.json`, `predictions.csv`, `per_class.csv`, `confusion.csv` and, where it can be read,
         `confusion.png`.
-      say: is given a line about each damaged checkpoint and each damaged image, which is left out.
+      say: is given a line about each damaged checkpoint, about each damaged image, which is left out, about files of a
+        folder that are passed over, and about a cache that keeps images smaller than they are shown.
 
     Returns:
       "workdirs", "steps", "split", "protocol", "scales", "averaging" and "recalibrated" where they apply, "images"
@@ -70,7 +71,7 @@ def evaluate(
     members = [load_trained(workdir, say) for workdir in workdirs]
     _check_members(members, workdirs)
     config = members[0].config
-    data = _open(config, split, dataset or config.dataset.name, data_dir)
+    data = _open(config, split, dataset or config.dataset.name, data_dir, say)
     for member, workdir in zip(members, workdirs, strict=True):
         _check_classes(member, workdir, data)
     if data.resident:
@@ -80,6 +81,8 @@ def evaluate(
                 "they are: use the protocol center"
             )
         chosen = protocols.Protocol("original")
+    else:
+        photographs.warn_of_enlarging(data.shorter_side, _shown_at(chosen, members), say)
     size: int = config.eval.batch_size if batch_size is None else batch_size
     if size < 1:
         raise InputError(f"the evaluation's batch size is {size}, but it must be at least 1")
@@ -125,29 +128,40 @@ class Resident:
         return Photograph(self.split.images[index], int(self.split.labels[index]), str(index))
 
 
+def _shown_at(protocol: protocols.Protocol, members: Sequence[Trained]) -> dict[str, float]:
+    """The longest of the shorter sides that photographs are resized to."""
+    if protocol.name == "dense":
+        return {"the greatest of the scales": max(protocol.scales)}
+    sides = [member.preprocessing.shorter_side or max(member.card.image_shape[:2]) for member in members]
+    return {f"the protocol {protocol.name}": max(sides)}
+
+
 class _Data(NamedTuple):
     images: Photographs
     class_names: tuple[str, ...]
     split: str
     resident: bool
+    shorter_side: int | None
 
 
-def _open(config: Config, split: str | None, name: str, data_dir: str | os.PathLike[str] | None) -> _Data:
+def _open(
+    config: Config, split: str | None, name: str, data_dir: str | os.PathLike[str] | None, say: Callable[[str], None]
+) -> _Data:
     fields = config.dataset
     resident = name not in photographs.NAMES
     if resident:
         data = sources.load(name, data_dir or fields.data_dir, fields.validation_images)
         splits: dict[str, Any] = {"test": data.test, "train": data.train, "validation": data.validation}
-        split = split or "test"
+        split, kept = split or "test", None
     else:
-        data = photographs.open_photographs(name, data_dir or fields.data_dir)
+        data = photographs.open_photographs(name, data_dir or fields.data_dir, say)
         splits = {"validation": data.validation, "train": data.train}
-        split = split or "validation"
+        split, kept = split or "validation", data.shorter_side
     images = splits.get(split)
     if images is None:
         present = ", ".join(name for name in splits if splits[name] is not None)
         raise InputError(f"there is no split {split!r} in this run's data: it has {present}")
-    return _Data(Resident(images) if resident else images, data.class_names, split, resident)
+    return _Data(Resident(images) if resident else images, data.class_names, split, resident, kept)
 
 
 def _check_members(members: Sequence[Trained], directories: Sequence[Path]) -> None:
@@ -165,7 +179,7 @@ def _check_members(members: Sequence[Trained], directories: Sequence[Path]) -> N
             refuse(directory, "numbers of classes", len(member.card.class_names), len(first.card.class_names))
         if not (_placeholders(member) or _placeholders(first)):
             for number, pair in enumerate(zip(member.card.class_names, first.card.class_names, strict=True)):
-                if pair[0] != pair[1]:
+                if photographs.same_name(pair[0]) != photographs.same_name(pair[1]):
                     refuse(directory, f"names of class {number}", *pair)
 
 
@@ -179,7 +193,7 @@ def _check_classes(member: Trained, directory: Path, data: _Data) -> None:
     if _placeholders(member):
         return
     for number, (theirs, ours) in enumerate(zip(names, data.class_names, strict=True)):
-        if theirs != ours:
+        if photographs.same_name(theirs) != photographs.same_name(ours):
             raise InputError(
                 f"class {number} is {theirs!r} in {directory}, but {ours!r} in the data: "
                 "give the data set that it was trained on as --data_dir"

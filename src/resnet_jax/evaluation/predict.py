@@ -1,15 +1,16 @@
 """What a trained network sees in image files."""
 
 import glob
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.photographs import SUFFIXES, Photograph, read_file
+from resnet_jax.data.folders import NO_IMAGES, folders, image_files, reasons
+from resnet_jax.data.image_files import UprightFile
+from resnet_jax.data.photographs import Photograph, read_file
 from resnet_jax.data.sources import Split
 from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.evaluate import Resident
@@ -42,16 +43,18 @@ def predict_files(
 
     Args:
       trained: the network.
-      paths: files; folders, for the images anywhere below them; or patterns such as `photos/*.jpg`, where `**` is any
-        number of folders. Any format that Pillow reads.
+      paths: files; folders, for the images anywhere below them, see `folders.image_files`; or patterns such as
+        `photos/*.jpg`, where `**` is any number of folders. Any format that Pillow reads. Photographs are turned as
+        their EXIF orientation says.
       top: classes of each file.
-      say: is given a line about each file of a folder or pattern that is no image, which is left out.
+      say: is given a line about what was passed over in each folder, and one about each file of a folder or pattern
+        that is no image, which is left out.
 
     Raises:
       InputError: a path that is absent, a folder or pattern without images, a file that was given by its own name and
         is no image, or no image at all among the others.
     """
-    files = [file for path in paths for file in _expand(expanded(path, "an image"))]
+    files = [file for path in paths for file in _expand(expanded(path, "an image"), say)]
     results: dict[int, dict[str, Any]] = {}
     for scored in score_images([trained], _Files(files), Protocol("center"), _BATCH):
         if scored.scores is None:
@@ -92,25 +95,41 @@ class _File:
     named: bool
 
 
-def _expand(path: Path) -> list[_File]:
+def _expand(path: Path, say: Callable[[str], None]) -> list[_File]:
     if path.is_dir():
-        found = [
-            Path(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(SUFFIXES)
-        ]
-        if not found:
-            raise InputError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
-    elif path.exists():
+        images, passed = image_files(path)
+        if not images:
+            raise InputError(f"the folder {path} {NO_IMAGES}{f'; passed over: {reasons(passed)}' if passed else ''}")
+        if passed:
+            say(f"{path}: passed over: {reasons(passed)}")
+        return [_File(path / image, named=False) for image in images]
+    if path.exists():
         return [_File(path, named=True)]
-    elif glob.has_magic(str(path)):
-        found = [each for each in map(Path, glob.glob(str(path), recursive=True)) if each.is_file()]
-        if not found:
-            raise InputError(f"no file matches {path}")
-    else:
+    if not glob.has_magic(str(path)):
         raise InputError(f"there is no image file {path}")
-    return [_File(file, named=False) for file in sorted(found)]
+    found = []
+    for each in sorted(set(_matches(path))):
+        if each.is_file():
+            found.append(_File(each, named=False))
+        elif not each.is_dir():
+            say(f"{each} {'is no regular file' if each.exists() else 'links to nothing'}; it is left out")
+    if not found:
+        raise InputError(f"no file matches {path}")
+    return found
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """What matches a pattern. `**` is expanded here, since `glob` goes round in circles of links."""
+    parts = pattern.parts
+    if "**" not in parts:
+        yield from map(Path, glob.glob(str(pattern)))
+        return
+    at = parts.index("**")
+    rest = Path(*parts[at + 1 :]) if parts[at + 1 :] else Path("*")
+    for start in glob.glob(str(Path(*parts[:at]))):
+        if Path(start).is_dir():
+            for folder in folders(start):
+                yield from _matches(Path(glob.escape(folder)) / rest)
 
 
 @dataclass(frozen=True)
@@ -124,4 +143,4 @@ class _Files:
 
     def __getitem__(self, index: int) -> Photograph:
         path = self.files[index].path
-        return Photograph(read_file(path), 0, str(path))
+        return Photograph(UprightFile(read_file(path)), 0, str(path))

@@ -113,7 +113,8 @@ def _streamed_images(
     trained: Trained, batches: int, name: str, data_dir: str | os.PathLike[str] | None
 ) -> Iterator[jax.Array]:
     config, mesh = trained.config, trained.mesh
-    dataset = photographs.open_photographs(name, data_dir)
+    # What there is to say of a folder, the evaluation has said.
+    dataset = photographs.open_photographs(name, data_dir, lambda line: None)
 
     @partial(jax.jit, static_argnums=2)
     def augmented(images, step, noise):

@@ -88,9 +88,9 @@ def describe(trained: Trained) -> dict[str, Any]:
         "image_shape": [height, width, channels],
         "shorter_side": shorter_side,
         "interpolation": preprocessing.interpolation,
-        "images": f"uint8 (batch, {height}, {width}, {channels}), batch at least 1: RGB, EXIF orientation ignored, the "
-        f"shorter side resized to {shorter_side} ({preprocessing.interpolation}, antialiased), the central {height} x "
-        f"{width} cut out{grey}",
+        "images": f"uint8 (batch, {height}, {width}, {channels}), batch at least 1: RGB, turned as their EXIF "
+        f"orientation says (ImageNet's own are not), the shorter side resized to {shorter_side} "
+        f"({preprocessing.interpolation}, antialiased), the central {height} x {width} cut out{grey}",
         "probabilities": "float32 (batch, classes)",
         "load": "jax.export.deserialize(bytearray(pathlib.Path(FILE).read_bytes())).call(images)",
         "requires": ["jax", "flatbuffers"],

@@ -182,7 +182,8 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
     """A task whose photographs are read while it runs; see `make_task`."""
     mesh = _mesh(config)
     batch_size = config.train.batch_size
-    dataset = photographs.open_photographs(config.dataset.name, config.dataset.data_dir)
+    dataset = photographs.open_photographs(config.dataset.name, config.dataset.data_dir, say)
+    photographs.warn_of_enlarging(dataset.shorter_side, build.shorter_sides(config), say)
     cropping = build.cropping(config)
     card = Card(dataset.class_names, (cropping.side, cropping.side, 3), dataset.crc)
     _check_same(card, dataset.train, dataset.validation, dataset.crc)

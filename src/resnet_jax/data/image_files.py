@@ -1,0 +1,300 @@
+"""Image files as Pillow opens them: which formats are photographs, what of a file its pixels depend on, and how its
+camera was held. This file alone knows Pillow's readers.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image
+
+# Formats of Pillow's that hold no photographs: documents and drawings (EPS is a program, which Ghostscript would run),
+# videos, icons, measured data, and records without pixels.
+_NO_PHOTOGRAPHS = frozenset(
+    {"BUFR", "CUR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "ICNS", "ICO"}
+    | {"IPTC", "MCIDAS", "MPEG", "PALM", "PDF", "SPIDER", "WMF", "XVTHUMB"}
+)
+
+# Those of Pillow's plugin that reads them, which is a package of its own.
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+
+_ORIENTATION = 274
+
+
+class UnreadableImageError(Exception):
+    """An image file that is empty, cut short, damaged or of no known format."""
+
+
+@contextlib.contextmanager
+def one_error() -> Iterator[None]:
+    """Makes whatever a decoder raises for damaged bytes, and hardly any error is raised by none, one error.
+
+    Raises:
+      UnreadableImageError: an error of any kind but MemoryError.
+    """
+    try:
+        yield
+    except (UnreadableImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+class UprightFile(bytes):
+    """The bytes of a user's own photograph: it is turned as its EXIF orientation says, wherever it is decoded.
+
+    In other bytes, which are ImageNet's, the orientation is ignored.
+    """
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of image files that can be read here, in lower case.
+
+    They are what the installed Pillow knows, without the formats that hold no photographs; and those of HEIF where
+    pillow-heif is installed.
+    """
+    found = Image.registered_extensions()
+    read = (suffix for suffix, name in found.items() if (name in Image.OPEN or name == "MPO") and _is_read(name))
+    return frozenset((*read, *(HEIF_SUFFIXES if _heif() else ())))
+
+
+def _is_read(name: str) -> bool:
+    return name not in _NO_PHOTOGRAPHS
+
+
+@functools.cache
+def _heif() -> Callable[..., Image.Image] | None:
+    """The reader of pillow-heif, used as it is: registering it would change Pillow for the whole process."""
+    try:
+        from pillow_heif import HeifImageFile  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    return HeifImageFile
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Opens an image file, of which nothing is decoded yet.
+
+    It is `Image.open`, but for three things. What the pixels do not depend on is not read: a PNG with a megabyte of
+    text is no damaged one. The number of pixels is the caller's concern. And programs, videos and the like are not
+    opened.
+
+    Raises:
+      UnreadableImageError: it is in no known format, or damaged where its format says how large it is.
+    """
+    with one_error():
+        return _open(_without_metadata(data))
+
+
+def _open(data: bytes) -> Image.Image:
+    Image.preinit()
+    Image.init()
+    start = data[:16]
+    heif = _heif()
+    if heif is not None and start[4:8] == b"ftyp" and start[8:12] not in (b"avif", b"avis"):
+        with contextlib.suppress(SyntaxError):
+            return heif(io.BytesIO(data), "")
+    for name in filter(_is_read, Image.ID):
+        reader, accepts = Image.OPEN[name]
+        # So many errors mean that the file is in another format.
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+            accepted = accepts is None or accepts(start)
+            # In place of False, some say in words why not.
+            if accepted and not isinstance(accepted, str):
+                return reader(io.BytesIO(data), "")
+    raise UnreadableImageError("it is in no image format that can be read")
+
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG, JPEG, WebP or AVIF without what its pixels do not depend on: text, colour profiles, EXIF, previews."""
+    if data.startswith(_PNG):
+        # Chunks that a reader may skip have a small letter first; tRNS says which colours are transparent.
+        kept = (data[begin:end] for name, begin, end in _chunks(data) if name[:1].isupper() or name == b"tRNS")
+        return b"".join((_PNG, *kept))
+    if data.startswith(_JPEG):
+        segments = list(_segments(data))
+        kept = [data[begin:end] for marker, begin, end in segments if _is_needed(marker, end - begin)]
+        return b"".join((_JPEG, *kept, data[segments[-1][2] if segments else 2 :]))
+    if _is_webp(data):
+        kept = [data[begin:end] for name, begin, end in _webp_chunks(data) if name not in (b"EXIF", b"XMP ", b"ICCP")]
+        # The first chunk says whether there are such.
+        kept = [chunk[:8] + bytes([chunk[8] & ~0x2C]) + chunk[9:] if chunk[:4] == b"VP8X" else chunk for chunk in kept]
+        return b"RIFF" + struct.pack("<I", 4 + sum(map(len, kept))) + b"WEBP" + b"".join(kept)
+    if data[4:8] == b"ftyp":
+        # EXIF, an item like any other, becomes one of a type that nobody knows. AVIF and HEIF have their own way to say
+        # how they are turned, which goes before EXIF's.
+        return _EXIF_ITEM.sub(rb"\1None", data, 1)
+    return data
+
+
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+
+
+def _is_needed(marker: int, length: int) -> bool:
+    """Whether the pixels of a JPEG depend on a segment. Of those of applications (APP0 to APP15) that is JFIF's and
+    Adobe's, which say what the channels are; decoders pass over shorter ones. 0xFE are comments.
+    """
+    return length >= 16 if marker in (0xE0, 0xEE) else marker != 0xFE and not 0xE0 <= marker <= 0xEF
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, begin, end) of each chunk of a PNG; the last one may be cut short."""
+    at = len(_PNG)
+    while at < len(data):
+        length, name = struct.unpack(">I4s", data[at : at + 8].ljust(8, b"\0"))
+        yield name, at, min(at + 12 + length, len(data))
+        at += 12 + length
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, begin, end) of each segment of a JPEG before its pixels, as far as they are whole."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and len(data) >= at + 4:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker in (0xDA, 0xFF) or length < 2 or at + 2 + length > len(data):
+            return
+        yield marker, at, at + 2 + length
+        at += 2 + length
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(name, begin, end) of each chunk of a WebP; the last one may be cut short."""
+    at, stop = 12, min(8 + int.from_bytes(data[4:8], "little"), len(data))
+    while at + 8 <= stop:
+        name, length = struct.unpack_from("<4sI", data, at)
+        yield name, at, min(at + 8 + length + length % 2, stop)
+        at += 8 + length + length % 2
+
+
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of an image file, 1 to 8; 1, which is upright, where it has none that can be read."""
+    try:
+        found = _exif(data).get(_ORIENTATION)
+    except MemoryError:
+        raise
+    except Exception:  # whatever is wrong with it, its pixels are none the worse
+        return 1
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def _exif(data: bytes) -> Image.Exif:
+    holder = Image.Image()
+    if data.startswith(_JPEG):
+        for marker, begin, end in _segments(data):
+            if marker != 0xE1:
+                continue
+            payload = data[begin + 4 : end]
+            if payload.startswith(b"Exif\0\0"):
+                # Longer than a segment, it goes on in the next.
+                holder.info["exif"] = holder.info.get("exif", b"Exif\0\0") + payload[6:]
+            elif payload.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+                holder.info["xmp"] = payload.partition(b"\0")[2]
+    elif data.startswith(_PNG):
+        for name, begin, end in _chunks(data):
+            payload = data[begin + 8 : end - 4]
+            if name == b"eXIf":
+                holder.info["exif"] = b"Exif\0\0" + payload
+            elif name in (b"tEXt", b"zTXt") and payload.startswith(_RAW_PROFILE):
+                text = payload[len(_RAW_PROFILE) :]
+                text = text if name == b"tEXt" else zlib.decompressobj().decompress(text[1:], _LONGEST_PROFILE)
+                holder.info["Raw profile type exif"] = text.decode("latin-1")
+            elif name == b"iTXt" and payload.startswith(b"XML:com.adobe.xmp\0\0"):
+                holder.info["xmp"] = payload
+    elif _is_webp(data):
+        found = {name: data[begin + 8 : end] for name, begin, end in _webp_chunks(data)}
+        holder.info |= {"exif": found.get(b"EXIF"), "xmp": found.get(b"XMP ")}
+    else:
+        return open_image(data).getexif()
+    return holder.getexif()
+
+
+# Where ImageMagick puts EXIF into a PNG, as hexadecimal text; and what a text may be long.
+_RAW_PROFILE, _LONGEST_PROFILE = b"Raw profile type exif\0", 2**20
+
+
+# Of each orientation: whether rows and columns change places, and whether then the order of the rows and of the columns
+# is reversed, to make an image upright.
+_TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+# The orientations whose turns undo those of 6 and 8; all others undo themselves.
+_UNDOING = {6: 8, 8: 6}
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns (height, width, channels) as an EXIF orientation says."""
+    if orientation == 1:
+        return image
+    swapped, rows, columns = _TURNS[orientation]
+    image = image.swapaxes(0, 1) if swapped else image
+    return np.ascontiguousarray(image[:: -1 if rows else 1, :: -1 if columns else 1])
+
+
+def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """(height, width) of an image that was turned; the same turn leads back."""
+    return (width, height) if _TURNS[orientation][0] else (height, width)
+
+
+def stored_window(
+    left: int, top: int, right: int, bottom: int, height: int, width: int, orientation: int
+) -> tuple[int, int, int, int]:
+    """A window of an upright image of (height, width), in the pixels of its file: (left, top, right, bottom)."""
+    swapped, rows, columns = _TURNS[orientation]
+    if rows:
+        top, bottom = height - bottom, height - top
+    if columns:
+        left, right = width - right, width - left
+    return (top, left, bottom, right) if swapped else (left, top, right, bottom)
+
+
+def stored_size(opened: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened image, as its file has them. Of TIFF, Pillow says what they are upright."""
+    if opened.format == "TIFF":
+        turn = opened.tag_v2.get(_ORIENTATION)  # pyright: ignore[reportAttributeAccessIssue]
+        return upright_size(opened.height, opened.width, turn if turn in _TURNS else 1)
+    return opened.height, opened.width
+
+
+def load(opened: Image.Image) -> int:
+    """Decodes an opened image; the orientation that undoes what Pillow turned, which turns a TIFF while it loads it."""
+    if opened.format != "TIFF":
+        opened.load()
+        return 1
+    turn = opened.getexif().get(_ORIENTATION)
+    height, width = stored_size(opened)
+    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        # Where there is memory for the pixels already, Pillow does not compare their number with its own limit.
+        opened.im = Image.new(opened.mode, (width, height)).im
+    opened.load()
+    return _UNDOING.get(turn, turn) if isinstance(turn, int) and turn in _TURNS else 1
+
+
+def quiet_pillow() -> None:
+    """Keeps Pillow from printing, in a process that is this package's own, what it thinks of damaged files."""
+    warnings.filterwarnings("ignore", module="PIL")
+    # A logger without a handler prints.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
