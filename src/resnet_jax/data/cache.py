@@ -13,7 +13,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -267,3 +267,20 @@ def _finish(folder: Path, source: PhotographDataset, card: dict[str, Any], say: 
     write_whole(folder / "cache.json", json.dumps(card, indent=2))
     left_out = f"; {len(damaged)} damaged ones are left out" if damaged else ""
     say(f"{sum(counts.values())} photographs in {folder}, {_gigabytes(card['bytes'])}{left_out}")
+
+
+def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """Says so, in one line, where a cache keeps photographs smaller than they are going to be shown.
+
+    Args:
+      kept: see `PhotographDataset.shorter_side`.
+      wanted: the shorter sides in pixels that whole photographs are to have, by what wants them.
+      say: is given the line.
+    """
+    larger = {what: side for what, side in wanted.items() if kept is not None and side > kept}
+    if larger:
+        listing = " and ".join(f"{what} up to {side:.0f}" for what, side in larger.items())
+        say(
+            f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will "
+            f"be blurred (prepare cache --shorter_side={max(larger.values()):.0f} keeps as many)"
+        )

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -325,20 +325,3 @@ def _cache(root: Path) -> PhotographDataset:
     settings = card["settings"]
     crc = zlib.crc32(json.dumps([settings, card["photographs"]], sort_keys=True).encode())
     return PhotographDataset(train, validation, tuple(card["class_names"]), crc, settings["shorter_side"])
-
-
-def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], say: Callable[[str], None]) -> None:
-    """Says so, in one line, where a cache keeps photographs smaller than they are going to be shown.
-
-    Args:
-      kept: see `PhotographDataset.shorter_side`.
-      wanted: the shorter sides in pixels that whole photographs are to have, by what wants them.
-      say: is given the line.
-    """
-    larger = {what: side for what, side in wanted.items() if kept is not None and side > kept}
-    if larger:
-        listing = " and ".join(f"{what} up to {side:.0f}" for what, side in larger.items())
-        say(
-            f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will "
-            f"be blurred (prepare cache --shorter_side={max(larger.values()):.0f} keeps as many)"
-        )

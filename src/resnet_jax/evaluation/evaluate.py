@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from resnet_jax import terminal
 from resnet_jax.configs import Config
-from resnet_jax.data import photographs, sources
+from resnet_jax.data import cache, photographs, sources
 from resnet_jax.data.photographs import Photograph, Photographs
 from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation import protocols
@@ -82,7 +82,7 @@ def evaluate(
             )
         chosen = protocols.Protocol("original")
     else:
-        photographs.warn_of_enlarging(data.shorter_side, _shown_at(chosen, members), say)
+        cache.warn_of_enlarging(data.shorter_side, _shown_at(chosen, members), say)
     size: int = config.eval.batch_size if batch_size is None else batch_size
     if size < 1:
         raise InputError(f"the evaluation's batch size is {size}, but it must be at least 1")

@@ -1,6 +1,7 @@
 """What a trained network sees in image files."""
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from resnet_jax import build, hosts, sharding
 from resnet_jax.checkpoint import Card
 from resnet_jax.configs import Config
-from resnet_jax.data import passes, photographs, sources, stream
+from resnet_jax.data import cache, passes, photographs, sources, stream
 from resnet_jax.data.augment import Preprocessing, per_pixel_mean
 from resnet_jax.data.pipeline import Batch, batch_rows, put_split
 from resnet_jax.errors import InputError
@@ -183,7 +183,7 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
     mesh = _mesh(config)
     batch_size = config.train.batch_size
     dataset = photographs.open_photographs(config.dataset.name, config.dataset.data_dir, say)
-    photographs.warn_of_enlarging(dataset.shorter_side, build.shorter_sides(config), say)
+    cache.warn_of_enlarging(dataset.shorter_side, build.shorter_sides(config), say)
     cropping = build.cropping(config)
     card = Card(dataset.class_names, (cropping.side, cropping.side, 3), dataset.crc)
     _check_same(card, dataset.train, dataset.validation, dataset.crc)
