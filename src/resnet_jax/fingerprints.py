@@ -27,7 +27,7 @@ def check_fingerprints(parts: Mapping[str, Any], expected: Mapping[str, int]) ->
     found = jax.device_get({name: fingerprint(part) for name, part in parts.items()})
     for name, value in found.items():
         if int(value) != expected[name]:
-            raise ValueError(f"its {name} arrays are not those that were saved")
+            raise ValueError(f"its arrays are not those that were saved ({name})")
 
 
 # Arrays of at most so many elements are hashed together.

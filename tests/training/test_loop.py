@@ -17,6 +17,7 @@ from resnet_jax.data import sources
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.training.loop import train
+from resnet_jax.workdir import read_config, read_result
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,9 @@ def copy(finished, tmp_path):
 
 def test_a_run_leaves_its_files(finished):
     directory, result = finished
-    assert json.loads((directory / "config.json").read_text()) == json.loads(small_config().to_json())
+    config = json.loads((directory / "config.json").read_text())
+    assert {"version", "checksum"} == config.keys() - small_config().keys()
+    assert small_config().to_dict() == read_config(directory).to_dict()
     lines = lines_of(directory)
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
     assert [line["step"] for line in lines if "test_error" in line] == [20, 40, 60]
@@ -45,7 +48,9 @@ def test_a_run_leaves_its_files(finished):
     with Image.open(directory / "curves.png") as image:
         assert image.format == "PNG"
         assert np.ptp(np.asarray(image)) > 100
-    assert json.loads((directory / "result.json").read_text()) == result
+    saved = json.loads((directory / "result.json").read_text())
+    assert isinstance(saved.pop("checksum"), int)
+    assert saved == result == read_result(directory)
     assert result["step"] == 60
     assert {name: lines[-1][name] for name in ("train_loss", "train_error", "test_loss", "test_error")}.items() <= (
         result.items()

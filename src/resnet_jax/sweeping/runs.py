@@ -38,6 +38,7 @@ class Run:
     message: str = ""
     log_start: int = 0
     _looked_at: int = -1
+    _damage: str = ""
 
     @property
     def name(self) -> str:
@@ -61,7 +62,9 @@ class Run:
         if changed == self._looked_at:
             return
         self._looked_at = changed
-        lines = workdir.read_metrics(self.directory)
+        damage: list[str] = []
+        lines = workdir.read_metrics(self.directory, damage.append)
+        self._damage = "".join(damage)
         self.iteration = max((line["step"] for line in lines), default=0)
         for split in _SPLITS:
             errors = [line[f"{split}_error"] for line in lines if f"{split}_error" in line]
@@ -91,6 +94,9 @@ class Run:
             self.error = result[f"{self.split}_error"]
         elif self.split != "validation":
             self.state, self.message = "failed", "its metrics.jsonl holds no validation error"
+        elif self._damage:
+            # The last error that is left may be an earlier one than that of the last iteration.
+            self.state, self.message = "failed", f"{self._damage}: remove its folder to train it again"
 
     def as_json(self) -> dict[str, Any]:
         """What results.json says of it; "error" is the share, "message" says why there is none."""
