@@ -4,6 +4,7 @@ import contextlib
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,3 +319,21 @@ def test_imagenet(test_data, tmp_path):
         ours, theirs = opened.train[index], source.train[index]
         assert (ours.label, ours.name) == (theirs.label, theirs.name)
         assert min(ours.data.shape[:2]) == 96
+
+
+def test_another_cache_in_the_same_folder_is_another_cache(folder, tmp_path, monkeypatch):
+    """In one process, as in a notebook; a folder that is named from where one stands may become another one."""
+    monkeypatch.chdir(tmp_path)
+    first = write(folder, Path("cache"), shorter_side=48).train
+    kept = first[3].data.copy()
+    shutil.rmtree("cache")
+    second = write(folder, Path("cache"), shorter_side=32).train
+    np.testing.assert_array_equal(second[3].data, expected(folder, "train/b/4.png", 32))
+    Path("below").mkdir()
+    shutil.move("cache", "below/cache")
+    write(folder, Path("cache"), shorter_side=40)
+    monkeypatch.chdir(tmp_path / "below")
+    third = open_photographs("cache", "cache").train
+    np.testing.assert_array_equal(third[3].data, expected(folder, "train/b/4.png", 32))
+    # What is mapped stays as it was.
+    np.testing.assert_array_equal(first[3].data, kept)

@@ -271,19 +271,21 @@ class CachedPhotographs:
       root: the folder.
       split: "train" or "validation".
       count: of its photographs.
+      version: of the folder; another cache that is written there has another one.
     """
 
     root: str
     split: str
     count: int
+    version: int
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Photograph:
-        # Workers get two names and a number, and map the files themselves.
-        row = _index(os.path.join(self.root, f"{self.split}.npy"))[index]
-        shard = _mapped(os.path.join(self.root, cache_file(self.split, int(row["shard"]))))
+        # Workers get two names and two numbers, and map the files themselves.
+        row = _index(os.path.join(self.root, f"{self.split}.npy"), self.version)[index]
+        shard = _mapped(os.path.join(self.root, cache_file(self.split, int(row["shard"]))), self.version)
         begin, size, tiles = int(row["begin"]), int(row["bytes"]), int(row["tiles"])
         if tiles:
             starts = np.frombuffer(shard, np.int32, tiles, begin)
@@ -295,12 +297,14 @@ class CachedPhotographs:
 
 
 @functools.cache
-def _index(path: str) -> np.ndarray:
+def _index(path: str, version: int) -> np.ndarray:
+    del version  # of the folder: a file of the same name in another version is another file
     return np.load(path, mmap_mode="r").view(np.ndarray)
 
 
 @functools.cache
-def _mapped(path: str) -> mmap.mmap:
+def _mapped(path: str, version: int) -> mmap.mmap:
+    del version
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -321,7 +325,9 @@ def _cache(root: Path) -> PhotographDataset:
                 f"{path} should have {size} bytes and "
                 f"{f'has {path.stat().st_size}' if path.exists() else 'does not exist'}: copy the cache once more"
             )
-    train, validation = (CachedPhotographs(str(root), split, card["photographs"][split]) for split in SPLITS)
+    # Absolute: the files stay mapped, and another folder may come to be meant by the same words.
+    where, version = str(root.absolute()), (root / "cache.json").stat().st_mtime_ns
+    train, validation = (CachedPhotographs(where, split, card["photographs"][split], version) for split in SPLITS)
     settings = card["settings"]
     crc = zlib.crc32(json.dumps([settings, card["photographs"]], sort_keys=True).encode())
     return PhotographDataset(train, validation, tuple(card["class_names"]), crc, settings["shorter_side"])
