@@ -9,11 +9,12 @@ import members
 import numpy as np
 import pytest
 from members import Members
+from small_run import lines_of
 
 from resnet_jax import hosts
 from resnet_jax.data import stream
 from resnet_jax.errors import InputError
-from resnet_jax.training import task
+from resnet_jax.training import loop, task
 from resnet_jax.training.state import create_state
 
 MESSAGES = {
@@ -101,3 +102,15 @@ def test_a_validation_split_without_a_whole_photograph_has_no_error(photographs,
     state = create_state(made.model, made.optimizer, 0, made.card.image_shape, made.mesh)
     with pytest.raises(InputError, match=r"^all of the 30 validation photographs are damaged"):
         made.score(state, "validation", lambda: False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scored", [1, 1000])
+def test_photographs_one_at_a_time(photographs, tmp_path, scored):
+    """Batches of one photograph, shown and scored one by one and all at once."""
+    fields = {"train.batch_size": 1, "train.iterations": 3, "train.log_every": 1, "eval.batch_size": scored}
+    result = loop.train(members.photograph_config(photographs, CONFIG | fields), tmp_path / "run")
+    assert (result["step"], result["validation_images"]) == (3, 30)
+    assert np.isfinite(result["validation_loss"])
+    # An error of one image is whole.
+    assert {line["train_error"] for line in lines_of(tmp_path / "run")} <= {0, 1}

@@ -5,14 +5,16 @@ What must come out was worked out by hand from the paper and the configs' docstr
 
 import dataclasses
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from members import reached, trained
 from rehearsal import SIZES, Network, Stand, wrong_images
-from small_run import KilledError, lines_of, result_of, saved_steps
+from small_run import FIELDS, KilledError, assert_same_run, lines_of, result_of, saved_steps
 
 from resnet_jax import arguments
 from resnet_jax.checkpoint import Checkpoints
@@ -235,6 +237,53 @@ def test_a_bad_step_too_many_ends_a_run_at_the_drop(tmp_path):
     with pytest.raises(InputError, match=r"at iteration 32002, after 3 others in a row .* iteration 32000 is whole"):
         loop.train(stand.config, tmp_path, stand.maker([]))
     assert lines_of(tmp_path)[-1]["step"] == 32_000
+
+
+@pytest.mark.slow
+def test_a_signal_at_iteration_5_of_a_plateau_is_a_stop_and_no_error(tmp_path):
+    """The command itself on real images: no epoch is over yet, so that there is no best error."""
+    fields = FIELDS | {"optimizer.schedule": "plateau", "train.log_every": 1, "train.iterations": 240}
+    directory = tmp_path / "run"
+    with trained(tmp_path / "logs", 1, 1, directory, "digits", fields) as group:
+        group.when(lambda: reached(directory) >= 5)
+        group.signal(signal.SIGTERM, 0)
+        assert group.statuses() == [75], group.errors()
+    stopped = reached(directory)
+    assert saved_steps(directory)[-1] == stopped < 89  # 1,437 images in batches of 16
+    line = f"stopped: the state of iteration {stopped} is saved; run the same command again to go on"
+    assert group.errors() == [[line]]
+    for each in (directory, tmp_path / "whole"):
+        with trained(tmp_path / "logs", 1, 1, each, "digits", fields) as group:
+            assert group.statuses() == [0], group.errors()
+    assert_same_run(directory, tmp_path / "whole")
+
+
+EXTREMES = {
+    "one iteration": ["train.iterations=1"],
+    "intervals longer than the run": [
+        *("train.iterations=7", "train.log_every=1000", "train.eval_every=1000", "train.checkpoint_every=1000"),
+    ],
+    "everything after every iteration": [
+        *("train.iterations=7", "train.log_every=1", "train.eval_every=1", "train.checkpoint_every=1"),
+        *("train.keep_last=1", "train.keep_every=4"),
+    ],
+    "a batch larger than the data set": ["train.iterations=3", "train.batch_size=2048"],
+    "a batch of one image": ["train.iterations=3", "train.batch_size=1", "model.group_size=none"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXTREMES)
+def test_the_least_and_the_most_that_a_run_can_be(name, tmp_path):
+    config = arguments.parse_config("digits", [*EXTREMES[name], "optimizer.schedule=plateau", "mesh.data=1"])
+    fields = config.train
+    stand = Stand(config, wrong_images(config, falling(10), fields.iterations))
+    loop.train(config, tmp_path / "run", stand.maker([]))
+    steps = [line["step"] for line in lines_of(tmp_path / "run")]
+    assert steps == list(range(1, 8)) if fields.log_every == 1 else [fields.iterations]
+    assert saved_steps(tmp_path / "run") == ([4, 7] if fields.keep_last == 1 else [fields.iterations])
+    assert result_of(tmp_path / "run")["step"] == fields.iterations
+    assert "test_error" in lines_of(tmp_path / "run")[-1]
 
 
 VARIANTS = {"imagenet:plain": "imagenet", "cifar10:plain": "cifar10", "cifar100:plain": "cifar100"}
