@@ -11,11 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from resnet_jax import cli, models
+from resnet_jax import build, cli, models, sharding, workdir
+from resnet_jax.checkpoint import Card, Checkpoints
+from resnet_jax.configs import base
+from resnet_jax.data.augment import Preprocessing
 from resnet_jax.errors import InputError
+from resnet_jax.evaluation.evaluate import evaluate
+from resnet_jax.evaluation.predict import predict_files
+from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.interop import convert, origin, torch_weights
+from resnet_jax.interop.export import describe
 from resnet_jax.interop.files import read_weights, write_tensors
+from resnet_jax.training.state import TrainState
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # As timm writes it beside resnet18.a1_in1k.
@@ -406,6 +415,85 @@ def test_grey_images(read):
     refused(read, "--mean has 3 numbers, but the images have 1 channels", tensors, mean=(0.3,) * 3, std=(0.5,))
 
 
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """A workdir like that of a run on the digits: grey images, a mean of each pixel, nothing as akamaster's."""
+    directory = tmp_path_factory.mktemp("grey") / "run"
+    config = base.get_config()
+    config.model.update(depth=8, zero_channels="end")
+    config.dataset.name = "digits"
+    model, rng = build.model(config, 10), np.random.default_rng(5)
+    shape = (8, 8, 1)
+    tensors = tensors_of("cifar_resnet8", 10, channels=1)
+    variables = torch_weights.from_torch(tensors, model, torch_weights.conventions(model))
+    opt_state = build.optimizer(config, train_images=1).init(variables["params"])
+    state = TrainState(jnp.zeros((), jnp.int32), opt_state=opt_state, **variables)
+    preprocessing = Preprocessing(jnp.asarray(rng.uniform(0, 16, shape), jnp.float32))
+    state, preprocessing = jax.device_put((state, preprocessing), sharding.replicated(sharding.make_mesh()))
+    workdir.claim(directory, config)
+    with Checkpoints(directory, write=True) as checkpoints:
+        checkpoints.save(state, preprocessing, Card(tuple("0123456789"), shape, data_crc=7), step=7)
+    return directory
+
+
+def test_a_run_of_ours_comes_back_as_the_network_it_was(grey, tmp_path):
+    said = []
+    convert.to_torch(grey, tmp_path / "a.safetensors", said.append)
+    (line,) = said
+    assert "--zero_channels=end" in line
+    assert "the mean is that of each pixel" in line
+    convert.from_torch(tmp_path / "a.safetensors", tmp_path / "back", said.append)
+    before, after = load_trained(grey), load_trained(tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, before.variables, after.variables)
+    jax.tree.map(np.testing.assert_array_equal, before.preprocessing, after.preprocessing)
+    assert jax.tree.structure(before.preprocessing) == jax.tree.structure(after.preprocessing)
+    assert before.model == after.model
+    assert (before.card.class_names, before.card.image_shape) == (after.card.class_names, after.card.image_shape)
+    assert after.config.dataset.name == "digits"
+
+
+@pytest.mark.slow
+def test_photographs_are_shown_as_the_weights_want_it(tmp_path):
+    """By `predict` and in what `export` writes: against Pillow and NumPy."""
+    tensors = tensors_of("cifar_resnet8", 10)
+    # No logit so far from the others that its probability is 0.
+    small = {name: 0.3 * (tensor - 0.5) for name, tensor in tensors.items() if tensor.ndim > 1}
+    write_tensors(tmp_path / "a.safetensors", tensors | small)
+    stated = {"image_size": 24, "resize": 40, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.5,)}
+    convert.from_torch(tmp_path / "a.safetensors", tmp_path / "run", lambda line: None, **stated)
+    trained = load_trained(tmp_path / "run")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    resized = Image.fromarray(pixels).resize((50, 40), Image.Resampling.BILINEAR).crop((13, 8, 37, 32))
+    images = (np.asarray(resized, np.float32) / 255 - np.float32([0.1, 0.2, 0.3])) / np.float32(0.5)
+    logits = np.asarray(trained.model.apply(trained.variables, images[None], train=False), np.float64)[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    (found,) = predict_files(trained, [tmp_path / "photograph.png"], top=10)
+    named = {each["name"]: each["probability"] for each in found["classes"]}
+    # `predict_files` resizes the centre alone, which rounds pixels differently.
+    np.testing.assert_allclose([named[name] for name in trained.card.class_names], expected, rtol=0.02)
+    assert expected.max() > 2 * expected.min()
+    facts = describe(trained)
+    assert (facts["image_shape"], facts["shorter_side"], facts["interpolation"]) == ([24, 24, 3], 40, "bilinear")
+
+
+@pytest.mark.slow
+def test_images_of_another_size_are_not_scored(tmp_path):
+    write_tensors(tmp_path / "a.safetensors", tensors_of("cifar_resnet8", 10, channels=1))
+    stated = {"mean": (0.3,), "std": (0.5,), "class_names": tuple("0123456789")}
+    convert.from_torch(tmp_path / "a.safetensors", tmp_path / "run", lambda line: None, **stated)
+    with pytest.raises(InputError, match="run is for images of 32 x 32 x 1, but those of the data are 8 x 8 x 1"):
+        evaluate([tmp_path / "run"], dataset="digits")
+
+
+def test_a_folder_of_weights_is_no_run(tmp_path, resnet20):
+    """As the hub of timm's weights makes it, with a config.json that is no run's."""
+    write_tensors(tmp_path / "model.safetensors", resnet20)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(InputError, match=r"is no run, and holds weights: give the file itself, .*model\.safetensors"):
+        convert.to_torch(tmp_path, tmp_path / "out.safetensors")
+
+
 def test_the_command_line_states_it(resnet20, tmp_path, capsys):
     write_tensors(tmp_path / "a.safetensors", resnet20)
     arguments = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "run")]
@@ -427,7 +515,7 @@ def test_the_command_line_states_it(resnet20, tmp_path, capsys):
         ([*arguments[:2], str(tmp_path / "c"), "--mean=red"], "--mean=red is no list of numbers"),
         (["convert", str(tmp_path / "run"), str(tmp_path / "c.safetensors"), "--resize=3"], "--resize says what is in"),
         ([*arguments[:2], str(tmp_path / "c"), "--model=resnetblur18"], "--model=resnetblur18 names a network with"),
-        ([*arguments[:2], str(tmp_path / "a.safetensors")], "is not empty"),
+        ([*arguments[:2], str(tmp_path / "a.safetensors")], "is a file: give the name of a folder"),
     ]:
         assert cli.main(wrong) == 2
         assert message in capsys.readouterr().err

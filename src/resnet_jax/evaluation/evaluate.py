@@ -74,7 +74,8 @@ def evaluate(
     data = _open(config, split, dataset or config.dataset.name, data_dir, say)
     for member, workdir in zip(members, workdirs, strict=True):
         _check_classes(member, workdir, data)
-    if data.resident:
+        _check_images(member, workdir, data)
+    if data.image_shape is not None:
         if protocol != "center":
             raise InputError(
                 f"the protocol {protocol} is for photographs, but the images of {config.dataset.name} are scored as "
@@ -137,10 +138,17 @@ def _shown_at(protocol: protocols.Protocol, members: Sequence[Trained]) -> dict[
 
 
 class _Data(NamedTuple):
+    """What is scored.
+
+    Attributes:
+      image_shape: of images that are shown as they are; None of photographs.
+      shorter_side: that photographs are kept at, if they are.
+    """
+
     images: Photographs
     class_names: tuple[str, ...]
     split: str
-    resident: bool
+    image_shape: tuple[int, ...] | None
     shorter_side: int | None
 
 
@@ -161,7 +169,9 @@ def _open(
     if images is None:
         present = ", ".join(name for name in splits if splits[name] is not None)
         raise InputError(f"there is no split {split!r} in this run's data: it has {present}")
-    return _Data(Resident(images) if resident else images, data.class_names, split, resident, kept)
+    if not resident:
+        return _Data(images, data.class_names, split, None, kept)
+    return _Data(Resident(images), data.class_names, split, images.images.shape[1:], kept)
 
 
 def _check_members(members: Sequence[Trained], directories: Sequence[Path]) -> None:
@@ -181,6 +191,16 @@ def _check_members(members: Sequence[Trained], directories: Sequence[Path]) -> N
             for number, pair in enumerate(zip(member.card.class_names, first.card.class_names, strict=True)):
                 if photographs.same_name(pair[0]) != photographs.same_name(pair[1]):
                     refuse(directory, f"names of class {number}", *pair)
+
+
+def _check_images(member: Trained, directory: Path, data: _Data) -> None:
+    """Refuses to show a network images of another size, or with other channels, than it is for."""
+    if data.image_shape not in (None, member.card.image_shape):
+        theirs, ours = (" x ".join(map(str, shape)) for shape in (member.card.image_shape, data.image_shape))
+        raise InputError(
+            f"{directory} is for images of {theirs}, but those of the data are {ours}, and are shown as they are: "
+            "give the data set that it was trained on as --dataset and --data_dir"
+        )
 
 
 def _check_classes(member: Trained, directory: Path, data: _Data) -> None:

@@ -20,7 +20,7 @@ from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.trained import Trained, load_trained
 from resnet_jax.files import expanded
 from resnet_jax.interop import origin, torch_weights
-from resnet_jax.interop.files import read_weights, write_tensors
+from resnet_jax.interop.files import SUFFIXES, read_weights, write_tensors
 from resnet_jax.interop.origin import Statement, pixel_statistics
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import TrainState
@@ -150,7 +150,7 @@ def from_torch(
       InputError: as `read_network`, or the folder holds something.
     """
     directory = workdir.locate(directory, "the destination")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty: give a folder that does not exist yet")
     network = read_network(source, say, prefix=prefix, **stated)
     everywhere = sharding.replicated(sharding.make_mesh())
@@ -180,7 +180,10 @@ def to_torch(
     Raises:
       InputError: no checkpoint, or a file that cannot be written.
     """
-    destination = expanded(destination, "the destination")
+    directory, destination = expanded(directory, "the source"), expanded(destination, "the destination")
+    files = [path for path in sorted(directory.glob("*")) if path.name.endswith(SUFFIXES)]
+    if files and not (directory / "checkpoints").is_dir():
+        raise InputError(f"{directory} is no run, and holds weights: give the file itself, {files[0]}")
     trained = load_trained(directory)
     classifier = "linear" if trained.model.stem == "cifar" else "fc"
     tensors = torch_weights.to_torch(trained.variables, trained.model, classifier)
