@@ -94,53 +94,45 @@ def test_a_wrong_sum_is_found(monkeypatch):
 
 
 @pytest.fixture
-def three(result, monkeypatch):
-    """Makes `examine` see three processes on three hosts, changed by a function, up to where it would measure."""
-
-    def examine(change):
-        described = [json.loads(json.dumps(result["processes"][0])) for _ in range(3)]
-        for i, each in enumerate(described):
-            each.update(process=i, host=f"host{i}")
-        change(described)
-        monkeypatch.setattr(doctor, "exchange", lambda own: described)
-        monkeypatch.setattr(doctor, "measure_transfers", lambda *given: pytest.fail("measured"))
-        return doctor.examine()
-
-    return examine
+def three(result):
+    """The descriptions of three processes on three hosts."""
+    described = [json.loads(json.dumps(result["processes"][0])) for _ in range(3)]
+    for i, each in enumerate(described):
+        each.update(process=i, host=f"host{i}")
+    return described
 
 
 def test_versions_that_differ_make_training_impossible(three):
-    result = three(lambda described: described[2]["versions"].update(jax="0.1.2"))
-    (finding,) = [each for each in result["findings"] if each["check"] == "versions"]
-    assert (finding["grade"], result["grade"]) == ("impossible", "impossible")
-    assert f"jax is {jax.__version__} in 2, 0.1.2 in 1" in finding["says"]
-    assert result["all_reduces"] == []
+    three[2]["versions"].update(jax="0.1.2")
+    (finding,) = [each for each in doctor.judge(three) if each.check == "versions"]
+    assert finding.grade == "impossible"
+    assert f"jax is {jax.__version__} in 2, 0.1.2 in 1" in finding.says
 
 
-def test_unequal_devices_make_training_impossible(three):
-    result = three(lambda described: described[1]["devices"].pop())
-    (finding,) = [each for each in result["findings"] if each["check"] == "devices"]
-    assert finding["grade"] == "impossible"
-    assert finding["says"] == "process 1 (host1) has 7, the others have 8 devices"
+def test_unequal_devices_make_training_impossible(three, result):
+    three[1]["devices"].pop()
+    findings = doctor.judge(three)
+    (finding,) = [each for each in findings if each.check == "devices"]
+    assert finding.grade == "impossible"
+    assert finding.says == "process 1 (host1) has 7, the others have 8 devices"
     # What could not be measured is left out of the table.
-    assert "host1" in doctor.render(result)
+    for device in three[1]["devices"]:
+        del device["host_to_device"], device["device_to_host"]
+    unmeasured = {"processes": three, "findings": [each._asdict() for each in findings], "all_reduces": []}
+    assert "host1" in doctor.render(result | unmeasured)
 
 
 def test_what_a_pod_does_not_want_gets_attention(three, monkeypatch):
-    def change(described):
-        for device in described[0]["devices"]:
-            device["kind"] = "TPU v4"
-        described[1]["accelerator"] = "cuda"
-        described[2].update(platform="tpu", cores=16, compilation_cache=None)
-        # So that nothing is measured.
-        described[2]["versions"]["flax"] = None
-
+    for device in three[0]["devices"]:
+        device["kind"] = "TPU v4"
+    three[1]["accelerator"] = "cuda"
+    three[2].update(platform="tpu", cores=16, compilation_cache=None)
     # Without it, several processes have a cache in the workdir.
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "somewhere")
-    result = three(change)
-    wanted = {check for check, grade in grades(result).items() if grade == "attention"}
+    findings = doctor.judge(three)
+    wanted = {each.check for each in findings if each.grade == "attention"}
     assert wanted == {"devices", "platform", "cores", "workdir", "compilation cache"}
-    advice = " ".join(finding["advice"] for finding in result["findings"])
+    advice = " ".join(finding.advice for finding in findings)
     assert ".[cuda]" in advice
     assert "--workdir=DIR" in advice
 

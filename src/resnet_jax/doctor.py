@@ -72,14 +72,10 @@ def examine(
     except RuntimeError as error:
         raise InputError(f"JAX cannot use the devices of this machine: {str(error).splitlines()[0]}") from error
     processes = exchange(describe_process())
-    findings = [_versions(processes), _devices(processes), _platform(processes), _alone(processes), _cores(processes)]
-    examined = None
+    examined = finding = None
     if folder is not None:
         examined, finding = _examine_workdir(folder, [each["host"] for each in processes])
-        findings.append(finding)
-    elif len(processes) > 1:
-        findings.append(Finding("workdir", "attention", "not examined", "give --workdir=DIR, which all must share"))
-    findings.append(_cache(processes))
+    findings = judge(processes, finding)
 
     all_reduces: list[dict[str, Any]] = []
     if not any(finding.grade == "impossible" for finding in findings):
@@ -101,6 +97,21 @@ def examine(
         "all_reduces": all_reduces,
         "workdir": examined,
     }
+
+
+def judge(processes: list[dict[str, Any]], workdir: Finding | None = None) -> list[Finding]:
+    """What the descriptions of all processes say by themselves, before anything is measured.
+
+    Args:
+      processes: `describe_process` of each one, in order.
+      workdir: what was found of the workdir; None where none was given.
+    """
+    findings = [_versions(processes), _devices(processes), _platform(processes), _alone(processes), _cores(processes)]
+    if workdir is not None:
+        findings.append(workdir)
+    elif len(processes) > 1:
+        findings.append(Finding("workdir", "attention", "not examined", "give --workdir=DIR, which all must share"))
+    return [*findings, _cache(processes)]
 
 
 def _versions(processes: list[dict[str, Any]]) -> Finding:

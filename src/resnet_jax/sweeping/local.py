@@ -80,6 +80,25 @@ def _nvidia_devices() -> list[str]:
     return re.findall(r"\(UUID: (MIG-[^)]+)\)", said) or re.findall(r"^GPU (\d+):", said, re.MULTILINE)
 
 
+def environments(devices: Sequence[Mapping[str, str]], jobs: int | None) -> list[dict[str, str]]:
+    """The variables of each job that runs at the same time, beside those of this process.
+
+    Args:
+      devices: the variables that show a process one accelerator each.
+      jobs: how many; None: one for each accelerator, or one where there is none.
+    """
+    jobs = jobs or len(devices) or 1
+    if jobs == 1 or not devices:
+        return [{} for _ in range(jobs)]
+    found = [dict(devices[i % len(devices)]) for i in range(jobs)]
+    sharing = -(-jobs // len(devices))
+    if sharing > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
+        # Of a GPU's memory; JAX's own share of 0.75 is for a single process.
+        for environment in found:
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+    return found
+
+
 class LocalProcesses:
     """Runs points as processes of this machine, some at a time.
 
@@ -90,16 +109,8 @@ class LocalProcesses:
     """
 
     def __init__(self, jobs: int | None):
-        devices = visible_devices()
-        self.jobs = jobs or len(devices) or 1
-        self._environments: list[dict[str, str]] = [{} for _ in range(self.jobs)]
-        if self.jobs > 1 and devices:
-            self._environments = [dict(devices[i % len(devices)]) for i in range(self.jobs)]
-            sharing = -(-self.jobs // len(devices))
-            if sharing > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
-                # Of a GPU's memory; JAX's own share of 0.75 is for a single process.
-                for environment in self._environments:
-                    environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+        self._environments = environments(visible_devices(), jobs)
+        self.jobs = len(self._environments)
         self._slots: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
 
     @property
