@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import fcntl
+import gc
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -209,6 +211,8 @@ class Checkpoints:
                 if is_passing(exception) or "RESOURCE_EXHAUSTED" in str(exception):
                     raise
                 error = _first_line(exception)
+            if error is not None:
+                _collect_reads()
             # All processes go on from the same one.
             error = next((each for each in exchange(error) if each is not None), None)
             if error is None:
@@ -315,5 +319,17 @@ class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)
             causes = causes.__cause__ or causes.__context__
 
 
-def _first_line(error: Exception) -> str:
+def _collect_reads() -> None:
+    """Frees the other reads of a checkpoint that failed, which Orbax leaves without anybody to wait for them: Python
+    would say so at some later time, in lines that nobody can place.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        gc.collect()
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong first: Orbax wraps it in what it tried instead."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # pyright: ignore[reportAssignmentType]
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
