@@ -27,33 +27,33 @@ TINY = [
 DEADLINE = 180
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--axis=model.dept=8"], 'Did you mean "depth"'),
-        (["--axis=model.depth=8,deep"], "depth=deep"),
-        (["--axis=model.depth=8,9"], "the nearest depth is 8"),
-        (["--axis=model.shortcut=A,D"], "'D'"),
-        (["--axis=seed=0,1,2", "--axis=model.depth=8,14", "--combine=zip"], "seed has 3, model.depth has 2"),
-        (["--axis=seed=0,1", "--jobs=0"], "--jobs is 0"),
-        (["--axis=seed=0,1", "--slurm=time=10"], "--slurm is for --launcher=slurm"),
-        (["--axis=seed=0,1", "--trials=3"], "--trials is for --searcher=optuna"),
-        (["--axis=optimizer.learning_rate=0.1..1"], "search it with --searcher=optuna"),
-        (["--axis=seed=0,1", "--searcher=optuna"], "needs --trials=N"),
-        (["--axis=seed=0,1", "--searcher=optuna", "--trials=2", "--combine=zip"], "--combine is for grids"),
-        (["--axis=seed=0,1", "--searcher=optuna", "--trials=2"], "would choose by the test images"),
-        (["--axis=seed=0,1", "--searcher=optuna", "--trials=2", "--launcher=slurm"], "needs --jobs=N"),
-        (["--axis=model.depth=8,14..20", "--searcher=optuna", "--trials=2"], "depth=14..20"),
-        (["--axis=optimizer.learning_rate=-1..1", "--searcher=optuna", "--trials=2"], "learning_rate is -1"),
-    ],
-)
-def test_a_wrong_sweep_is_refused_before_anything_trains(arguments, message, tmp_path, capsys):
+WRONG = [
+    (["--axis=model.dept=8"], 'Did you mean "depth"'),
+    (["--axis=model.depth=8,deep"], "depth=deep"),
+    (["--axis=model.depth=8,9"], "the nearest depth is 8"),
+    (["--axis=model.shortcut=A,D"], "'D'"),
+    (["--axis=seed=0,1,2", "--axis=model.depth=8,14", "--combine=zip"], "seed has 3, model.depth has 2"),
+    (["--axis=seed=0,1", "--jobs=0"], "--jobs is 0"),
+    (["--axis=seed=0,1", "--slurm=time=10"], "--slurm is for --launcher=slurm"),
+    (["--axis=seed=0,1", "--trials=3"], "--trials is for --searcher=optuna"),
+    (["--axis=optimizer.learning_rate=0.1..1"], "search it with --searcher=optuna"),
+    (["--axis=seed=0,1", "--searcher=optuna"], "needs --trials=N"),
+    (["--axis=seed=0,1", "--searcher=optuna", "--trials=2", "--combine=zip"], "--combine is for grids"),
+    (["--axis=seed=0,1", "--searcher=optuna", "--trials=2"], "would choose by the test images"),
+    (["--axis=seed=0,1", "--searcher=optuna", "--trials=2", "--launcher=slurm"], "needs --jobs=N"),
+    (["--axis=model.depth=8,14..20", "--searcher=optuna", "--trials=2"], "depth=14..20"),
+    (["--axis=optimizer.learning_rate=-1..1", "--searcher=optuna", "--trials=2"], "learning_rate is -1"),
+]
+
+
+def test_a_wrong_sweep_is_refused_before_anything_trains(tmp_path, capsys):
     tiny = [each for each in TINY if "depth" not in each]
-    assert cli.main(["sweep", *tiny, *arguments, f"--workdir={tmp_path / 'sweep'}"]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    for arguments, message in WRONG:
+        assert cli.main(["sweep", *tiny, *arguments, f"--workdir={tmp_path / 'sweep'}"]) == 2, arguments
+        error = capsys.readouterr().err
+        assert message in error, arguments
+        assert error.count("\n") == 1, arguments
+        assert not list(tmp_path.iterdir()), arguments
 
 
 def test_points_of_another_config_are_refused(tmp_path, capsys):

@@ -89,25 +89,28 @@ def test_the_command_prints_the_plan_of_its_arguments(capsys):
     assert plan["sent_bytes"] == pytest.approx(3 / 4 * 2 * cut + cut / 4 + 7 / 4 * rest)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"batch_size": 12, "devices": (8,)}, "batch_size=12 cannot be divided by 8 devices"),
-        ({"batch_size": 16, "group_size": 3, "devices": (2,)}, "group_size=3 does not fit the 8 images"),
-        ({"fsdp": 2, "devices": (3,)}, "fsdp is 2, which does not divide the 3 devices"),
-        ({"model": "cifar_resnet21"}, "6n\\+2"),
-        ({"shortcut": "D"}, "unknown shortcut 'D'"),
-        ({"devices": (8, 0)}, "devices is 0, but it must be at least 1"),
-        ({"devices": ()}, "devices is empty"),
-        ({"accumulate": 0}, "accumulate is 0"),
-        ({"step_time": -1.0}, "step_time is -1"),
-    ],
-)
-def test_wrong_arguments_are_refused_in_one_line(wrong, message):
-    with pytest.raises(InputError, match=message) as refusal:
-        collectives_benchmark(**{**TINY, **wrong})
-    assert "\n" not in str(refusal.value)
+# Found before a process is started, and by it.
+WRONG = [
+    ({"model": "cifar_resnet21"}, "6n\\+2"),
+    ({"shortcut": "D"}, "unknown shortcut 'D'"),
+    ({"devices": (8, 0)}, "devices is 0, but it must be at least 1"),
+    ({"devices": ()}, "devices is empty"),
+    ({"accumulate": 0}, "accumulate is 0"),
+    ({"step_time": -1.0}, "step_time is -1"),
+]
+WRONG_THERE = [
+    ({"batch_size": 12, "devices": (8,)}, "batch_size=12 cannot be divided by 8 devices"),
+    ({"batch_size": 16, "group_size": 3, "devices": (2,)}, "group_size=3 does not fit the 8 images"),
+    ({"fsdp": 2, "devices": (3,)}, "fsdp is 2, which does not divide the 3 devices"),
+]
+
+
+@pytest.mark.parametrize("cases", [WRONG, pytest.param(WRONG_THERE, marks=pytest.mark.slow)], ids=["here", "there"])
+def test_wrong_arguments_are_refused_in_one_line(cases):
+    for wrong, message in cases:
+        with pytest.raises(InputError, match=message) as refusal:
+            collectives_benchmark(**{**TINY, **wrong})
+        assert "\n" not in str(refusal.value)
 
 
 def test_a_number_of_devices_that_is_none_is_refused(capsys):

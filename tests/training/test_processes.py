@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from pathlib import Path
 
 import jax
 import members
@@ -12,7 +11,6 @@ import pytest
 from members import Members, losses, reached, trained
 from small_run import everything_saved, lines_of, result_of, saved_steps
 
-from resnet_jax import cli
 from resnet_jax.training import loop
 
 pytestmark = pytest.mark.slow
@@ -241,38 +239,3 @@ def test_each_process_says_why_it_ends(tmp_path):
     for (line,) in group.errors():
         assert "config.train.batch_size (16 on process 0, 24 on process 1)" in line
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--distributed=localhost:1234"], "needs --num_processes and --process_id: how many processes there are"),
-        (["--distributed=localhost:1234", "--process_id=0"], "localhost:1234 needs --num_processes: how many"),
-        (["--distributed=localhost:1234", "--num_processes=2"], "localhost:1234 needs --process_id: how many"),
-        (["--distributed=localhost:1234", "--num_processes=2", "--process_id=2"], "--process_id is 2, but it must be"),
-        (["--num_processes=2", "--process_id=0"], "--num_processes and --process_id go with --distributed=HOST:PORT"),
-        (["--distributed=node1:port", "--num_processes=2", "--process_id=0"], "node1:port is no address"),
-        (["--distributed=node1:"], "--distributed=node1: is no address: it must be HOST:PORT of process 0"),
-        (["--distributed=node1"], "--distributed is 'node1', but it must be slurm, tpu, gke or HOST:PORT"),
-        (
-            ["--distributed=slurm"],
-            "needs SLURM_STEP_NODELIST, SLURM_NTASKS, SLURM_PROCID, SLURM_LOCALID in the environment: start "
-            "the command with srun",
-        ),
-        (["--distributed=slurm", "--num_processes=2"], "go with --distributed=HOST:PORT"),
-        (["--distributed=tpu"], "--distributed=tpu needs libtpu: install the extra, .[tpu]"),
-        (["--distributed=gke"], "--distributed=gke needs libtpu: install the extra, .[tpu]"),
-    ],
-)
-def test_how_processes_cannot_find_each_other(arguments, message, tmp_path, monkeypatch, capsys):
-    for variable in ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    # As where it is not installed.
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
-    assert cli.main(["train", "--config=digits", f"--workdir={tmp_path / 'run'}", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert not Path(tmp_path / "run").exists()
