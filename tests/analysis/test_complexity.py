@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -71,20 +72,24 @@ def billions(name: str, shortcut: str | None = None, **fields) -> float:
     return counted(name, shortcut, **fields)["multiply_adds"] / 1e9
 
 
-@pytest.mark.parametrize(("name", "shortcut"), PARAMETERS)
-def test_parameters(name, shortcut):
-    params = init_shapes(create(name, shortcut=shortcut))["params"]
-    assert size(params) == PARAMETERS[name, shortcut]
-    assert counted(name, shortcut)["parameters"] == PARAMETERS[name, shortcut]
+# One depth of each block with each shortcut; test_split_of_option_b has the others with B.
+REAL = [key for key in PARAMETERS if re.fullmatch(r"(plain|resnet)(18|50)|cifar_\w+?(20|1202)", key[0])]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 18, 200])
-def test_cifar_closed_forms(n):
-    name = f"cifar_resnet{6 * n + 2}"
-    assert size(init_shapes(create(name))["params"]) == 97_216 * n - 21_926
-    assert counted(name)["parameters"] == 97_216 * n - 21_926
-    # What one more block in each stage adds: 6 convolutions of 2.36 million multiply-adds.
-    assert counted(name)["multiply_adds"] == 40_551_040 + (n - 3) * 6 * 32 * 32 * 9 * 16 * 16
+@pytest.mark.parametrize("networks", [REAL, pytest.param(PARAMETERS, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_parameters(networks):
+    expected = {key: PARAMETERS[key] for key in networks}
+    assert {key: size(init_shapes(create(key[0], shortcut=key[1]))["params"]) for key in networks} == expected
+    assert {key: counted(*key)["parameters"] for key in networks} == expected
+
+
+def test_cifar_closed_forms():
+    for n in (1, 2, 3, 18, 200):
+        name = f"cifar_resnet{6 * n + 2}"
+        assert size(init_shapes(create(name))["params"]) == 97_216 * n - 21_926, name
+        assert counted(name)["parameters"] == 97_216 * n - 21_926, name
+        # What one more block in each stage adds: 6 convolutions of 2.36 million multiply-adds.
+        assert counted(name)["multiply_adds"] == 40_551_040 + (n - 3) * 6 * 32 * 32 * 9 * 16 * 16, name
 
 
 def test_cifar100_head():
@@ -144,48 +149,49 @@ def test_depth_is_the_number_of_weighted_layers(name, shortcut, weighted, projec
     assert len({layer.name for layer in layers}) == len(layers)
 
 
-@pytest.mark.parametrize("depth", CIFAR)
-@pytest.mark.parametrize("family", ["cifar_resnet", "cifar_plain"])
-def test_cifar_multiply_adds(family, depth):
-    assert counted(f"{family}{depth}")["multiply_adds"] == CIFAR[depth][3]
+def test_cifar_multiply_adds():
+    for family in ("cifar_resnet", "cifar_plain"):
+        found = {depth: counted(f"{family}{depth}")["multiply_adds"] for depth in CIFAR}
+        assert found == {depth: row[3] for depth, row in CIFAR.items()}, family
 
 
-@pytest.mark.parametrize(
-    ("name", "shortcut", "fields", "expected"),
-    [
-        ("plain18", None, {}, 1.7948),
-        ("resnet18", "A", {}, 1.7948),
-        ("resnet18", "B", {}, 1.8141),
-        ("plain34", None, {}, 3.6445),
-        ("resnet34", "A", {}, 3.6445),
-        ("resnet34", "B", {}, 3.6638),
-        ("resnet50", "B", {}, 3.8580),
-        ("resnet101", "B", {}, 7.5702),
-        ("resnet152", "B", {}, 11.2824),
-        ("resnet50", "B", {"stride_in": "3x3"}, 4.0892),
-        ("resnet101", "B", {"stride_in": "3x3"}, 7.8014),
-        ("resnet152", "B", {"stride_in": "3x3"}, 11.5136),
-        ("resnet50", "A", {}, 3.4983),
-        ("plain50", None, {}, 3.4983),
-        ("resnet101", "A", {}, 7.2105),
-        ("plain101", None, {}, 7.2105),
-        ("resnet152", "A", {}, 10.9228),
-        ("plain152", None, {}, 10.9228),
-    ],
-)
-def test_imagenet_multiply_adds(name, shortcut, fields, expected):
-    assert round(billions(name, shortcut, **fields), 4) == expected
+# Section 2.5, in billions.
+MULTIPLY_ADDS = [
+    ("plain18", None, {}, 1.7948),
+    ("resnet18", "A", {}, 1.7948),
+    ("resnet18", "B", {}, 1.8141),
+    ("plain34", None, {}, 3.6445),
+    ("resnet34", "A", {}, 3.6445),
+    ("resnet34", "B", {}, 3.6638),
+    ("resnet50", "B", {}, 3.8580),
+    ("resnet101", "B", {}, 7.5702),
+    ("resnet152", "B", {}, 11.2824),
+    ("resnet50", "B", {"stride_in": "3x3"}, 4.0892),
+    ("resnet101", "B", {"stride_in": "3x3"}, 7.8014),
+    ("resnet152", "B", {"stride_in": "3x3"}, 11.5136),
+    ("resnet50", "A", {}, 3.4983),
+    ("plain50", None, {}, 3.4983),
+    ("resnet101", "A", {}, 7.2105),
+    ("plain101", None, {}, 7.2105),
+    ("resnet152", "A", {}, 10.9228),
+    ("plain152", None, {}, 10.9228),
+]
 
 
-@pytest.mark.parametrize(("depth", "paper"), [(18, 1.8e9), (34, 3.6e9), (50, 3.8e9), (101, 7.6e9), (152, 11.3e9)])
-def test_multiply_adds_agree_with_table_1(depth, paper):
-    name = f"resnet{depth}"
-    stated = json.loads(run_summary(name, format="json"))
-    assert stated["paper"] == {"parameters": None, "multiply_adds": paper}
-    assert stated["multiply_adds"] == pytest.approx(paper, rel=0.02)
-    if depth in (50, 101):
-        # Only the first 1x1 convolution can have had the stride.
-        assert billions(name, stride_in="3x3") * 1e9 != pytest.approx(paper, rel=0.02)
+def test_imagenet_multiply_adds():
+    found = [(*row[:3], round(billions(row[0], row[1], **row[2]), 4)) for row in MULTIPLY_ADDS]
+    assert found == MULTIPLY_ADDS
+
+
+def test_multiply_adds_agree_with_table_1():
+    for depth, paper in ((18, 1.8e9), (34, 3.6e9), (50, 3.8e9), (101, 7.6e9), (152, 11.3e9)):
+        name = f"resnet{depth}"
+        stated = json.loads(run_summary(name, format="json"))
+        assert stated["paper"] == {"parameters": None, "multiply_adds": paper}, name
+        assert stated["multiply_adds"] == pytest.approx(paper, rel=0.02), name
+        if depth in (50, 101):
+            # Only the first 1x1 convolution can have had the stride.
+            assert billions(name, stride_in="3x3") * 1e9 != pytest.approx(paper, rel=0.02), name
 
 
 @pytest.mark.parametrize(
@@ -306,12 +312,12 @@ def test_json_form(name):
     assert costs["image_size"] == (32 if "cifar" in name else 224)
 
 
-@pytest.mark.parametrize(("depth", "paper"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7), (1202, 19.4)])
-def test_parameters_agree_with_table_6(depth, paper):
-    costs = json.loads(run_summary(f"cifar_resnet{depth}", format="json"))
-    assert costs["paper"]["parameters"] == pytest.approx(paper * 1e6)
-    digits = 1 if paper > 1 else 2
-    assert round(costs["parameters"] / 1e6, digits) == pytest.approx(paper, abs=0.011)
+def test_parameters_agree_with_table_6():
+    for depth, paper in ((20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7), (1202, 19.4)):
+        costs = json.loads(run_summary(f"cifar_resnet{depth}", format="json"))
+        assert costs["paper"]["parameters"] == pytest.approx(paper * 1e6), depth
+        digits = 1 if paper > 1 else 2
+        assert round(costs["parameters"] / 1e6, digits) == pytest.approx(paper, abs=0.011), depth
 
 
 def test_the_papers_figures_stand_beside_its_own_networks_only():
