@@ -172,15 +172,15 @@ def read_window(data: ImageData, choose: Callable[[int, int], Box], side: int) -
     Raises:
       UnreadableImageError: see `decode`.
     """
-    height, width = image_size(data)
-    left, top, right, bottom = (round(edge) for edge in choose(height, width))
-    left, top = min(left, width - 1), min(top, height - 1)
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
-    shrinks = min(right - left, bottom - top) / side
     # The small window is turned, and not the whole image.
     turn = 1
     if isinstance(data, UprightFile):
         turn, data = orientation(data), bytes(data)
+    height, width = upright_size(*image_size(data), turn)
+    left, top, right, bottom = (round(edge) for edge in choose(height, width))
+    left, top = min(left, width - 1), min(top, height - 1)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    shrinks = min(right - left, bottom - top) / side
     left, top, right, bottom = stored_window(left, top, right, bottom, height, width, turn)
     height, width = upright_size(height, width, turn)
     factor = _reduction(height, width, next((factor for factor in (8, 4, 2) if shrinks >= factor), 1))

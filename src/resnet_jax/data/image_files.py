@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -119,19 +120,20 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 def _without_metadata(data: bytes) -> bytes:
     """A PNG, JPEG, WebP or AVIF without what its pixels do not depend on: text, colour profiles, EXIF, previews."""
+    view = memoryview(data)  # copied once, and not piece by piece
     if data.startswith(_PNG):
         # Chunks that a reader may skip have a small letter first; tRNS says which colours are transparent.
-        kept = (data[begin:end] for name, begin, end in _chunks(data) if name[:1].isupper() or name == b"tRNS")
+        kept = (view[begin:end] for name, begin, end in _chunks(data) if name[:1].isupper() or name == b"tRNS")
         return b"".join((_PNG, *kept))
     if data.startswith(_JPEG):
         segments = list(_segments(data))
-        kept = [data[begin:end] for marker, begin, end in segments if _is_needed(marker, end - begin)]
-        return b"".join((_JPEG, *kept, data[segments[-1][2] if segments else 2 :]))
+        kept = [view[begin:end] for marker, begin, end in segments if _is_needed(marker, end - begin)]
+        return b"".join((_JPEG, *kept, view[segments[-1][2] if segments else 2 :]))
     if _is_webp(data):
-        kept = [data[begin:end] for name, begin, end in _webp_chunks(data) if name not in (b"EXIF", b"XMP ", b"ICCP")]
+        kept = [view[begin:end] for name, begin, end in _webp_chunks(data) if name not in (b"EXIF", b"XMP ", b"ICCP")]
         # The first chunk says whether there are such.
-        kept = [chunk[:8] + bytes([chunk[8] & ~0x2C]) + chunk[9:] if chunk[:4] == b"VP8X" else chunk for chunk in kept]
-        return b"RIFF" + struct.pack("<I", 4 + sum(map(len, kept))) + b"WEBP" + b"".join(kept)
+        kept = [_flagless(chunk) if chunk[:4] == b"VP8X" else chunk for chunk in kept]
+        return b"".join((b"RIFF", struct.pack("<I", 4 + sum(map(len, kept))), b"WEBP", *kept))
     if data[4:8] == b"ftyp":
         # EXIF, an item like any other, becomes one of a type that nobody knows. AVIF and HEIF have their own way to say
         # how they are turned, which goes before EXIF's.
@@ -140,6 +142,10 @@ def _without_metadata(data: bytes) -> bytes:
 
 
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+
+
+def _flagless(chunk: memoryview) -> memoryview:
+    return memoryview(b"".join((chunk[:8], bytes([chunk[8] & ~0x2C]), chunk[9:])))
 
 
 def _is_needed(marker: int, length: int) -> bool:
@@ -185,7 +191,13 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def orientation(data: bytes) -> int:
     """The EXIF orientation of an image file, 1 to 8; 1, which is upright, where it has none that can be read."""
     try:
-        found = _exif(data).get(_ORIENTATION)
+        if data.startswith((_JPEG, _PNG)) or _is_webp(data):
+            exif, xmp = _exif_and_xmp(data)
+            found = _orientation_in(exif.removeprefix(_EXIF))
+            if found is None and (match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)):
+                found = int(match[1])
+        else:
+            found = open_image(data).getexif().get(_ORIENTATION)
     except MemoryError:
         raise
     except Exception:  # whatever is wrong with it, its pixels are none the worse
@@ -193,39 +205,58 @@ def orientation(data: bytes) -> int:
     return found if isinstance(found, int) and found in _TURNS else 1
 
 
-def _exif(data: bytes) -> Image.Exif:
-    holder = Image.Image()
+_EXIF = b"Exif\0\0"
+
+# Where ImageMagick puts EXIF into a PNG, as hexadecimal text; and what a text may be long.
+_RAW_PROFILE, _LONGEST_PROFILE = b"Raw profile type exif\0", 2**20
+
+
+def _exif_and_xmp(data: bytes) -> tuple[bytes, bytes]:
+    """Both of a JPEG, PNG or WebP, as they are in it; b"" where it has none."""
+    exif, xmp = b"", b""
     if data.startswith(_JPEG):
         for marker, begin, end in _segments(data):
             if marker != 0xE1:
                 continue
             payload = data[begin + 4 : end]
-            if payload.startswith(b"Exif\0\0"):
-                # Longer than a segment, it goes on in the next.
-                holder.info["exif"] = holder.info.get("exif", b"Exif\0\0") + payload[6:]
+            if payload.startswith(_EXIF):
+                exif += payload[6:]  # longer than a segment, it goes on in the next
             elif payload.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-                holder.info["xmp"] = payload.partition(b"\0")[2]
+                xmp = payload
     elif data.startswith(_PNG):
         for name, begin, end in _chunks(data):
-            payload = data[begin + 8 : end - 4]
+            payload = data[begin + 8 : end - 4] if name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt") else b""
             if name == b"eXIf":
-                holder.info["exif"] = b"Exif\0\0" + payload
-            elif name in (b"tEXt", b"zTXt") and payload.startswith(_RAW_PROFILE):
+                exif = payload
+            elif payload.startswith(_RAW_PROFILE):
                 text = payload[len(_RAW_PROFILE) :]
-                text = text if name == b"tEXt" else zlib.decompressobj().decompress(text[1:], _LONGEST_PROFILE)
-                holder.info["Raw profile type exif"] = text.decode("latin-1")
-            elif name == b"iTXt" and payload.startswith(b"XML:com.adobe.xmp\0\0"):
-                holder.info["xmp"] = payload
-    elif _is_webp(data):
-        found = {name: data[begin + 8 : end] for name, begin, end in _webp_chunks(data)}
-        holder.info |= {"exif": found.get(b"EXIF"), "xmp": found.get(b"XMP ")}
+                if name == b"zTXt":
+                    text = zlib.decompressobj().decompress(text[1:], _LONGEST_PROFILE)
+                # Its first three lines are the name and the length.
+                exif = exif or bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
+            elif payload.startswith(b"XML:com.adobe.xmp\0"):
+                xmp = payload
     else:
-        return open_image(data).getexif()
-    return holder.getexif()
+        for name, begin, end in _webp_chunks(data):
+            if name == b"EXIF":
+                exif = data[begin + 8 : end]
+            elif name == b"XMP ":
+                xmp = data[begin + 8 : end]
+    return exif, xmp
 
 
-# Where ImageMagick puts EXIF into a PNG, as hexadecimal text; and what a text may be long.
-_RAW_PROFILE, _LONGEST_PROFILE = b"Raw profile type exif\0", 2**20
+def _orientation_in(exif: bytes) -> int | None:
+    """The orientation in the first directory of EXIF, which Pillow would read whole, in 200 microseconds."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return None
+    (at,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
+        if tag == _ORIENTATION:
+            return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], exif, entry + 8)[0]
+    return None
 
 
 # Of each orientation: whether rows and columns change places, and whether then the order of the rows and of the columns
@@ -250,8 +281,10 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     if orientation == 1:
         return image
     swapped, rows, columns = _TURNS[orientation]
-    image = image.swapaxes(0, 1) if swapped else image
-    return np.ascontiguousarray(image[:: -1 if rows else 1, :: -1 if columns else 1])
+    image = cv2.transpose(image) if swapped else image  # several times as fast as NumPy's
+    if not (rows or columns):
+        return image
+    return cv2.flip(image, -1 if rows and columns else 0 if rows else 1)
 
 
 def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
