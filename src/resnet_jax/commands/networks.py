@@ -18,7 +18,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     The split is "validation" for photographs and "test" for other data by default. The scales (shorter sides, in
     pixels) and the averaging are those of the protocol dense. --recalibrate averages the batch-norm statistics over N
     training batches first. --dataset says what --data_dir holds where that is not what the run was trained on:
-    imagenet2012, folder or cache. --output is a folder for result.json, predictions.csv, per_class.csv and
+    imagenet2012, folder or cache. Photographs of a folder are turned as their EXIF orientation says, unless its classes
+    are named as ImageNet's are (n01440764), whose orientation is ignored. --output is a folder for result.json, predictions.csv, per_class.csv and
     confusion.csv.
     """
     values, rest = parse(
@@ -72,6 +73,7 @@ def predict(arguments: Sequence[str]) -> None:
     resnet-jax predict --workdir=DIR [--format=table|json] IMAGE|FOLDER|PATTERN…
 
     A folder stands for all images below it, a pattern in quotes such as 'photos/**/*.jpg' for the files that match it.
+    Hidden ones are left out, links are followed, and photographs are turned as their EXIF orientation says.
     """
     values, rest = parse(arguments, string("workdir"), FORMAT)
     directory = given(path(values.workdir, "workdir"), "workdir")

@@ -16,7 +16,8 @@ def prepare(arguments: Sequence[str]) -> None:
     The first form needs the extra "prepare". A cache is for machines whose cores cannot feed the accelerator: raw
     pixels (shorter side at most 256 by default; ImageNet takes about 340 GB), or JPEGs of which only what lies under a
     window is decoded (1 % larger than ImageNet's own). Train on it with --config.dataset.name=cache
-    --config.dataset.data_dir=DIR. Running the same command again goes on where it was killed.
+    --config.dataset.data_dir=DIR. Photographs of a folder are turned as their EXIF orientation says. Running the same
+    command again goes on where it was killed.
     """
     if arguments[:1] == ["cache"]:
         _prepare_cache(arguments[1:])

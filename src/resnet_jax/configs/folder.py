@@ -1,5 +1,8 @@
 """Your own photographs: DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, any number of classes.
 
+Classes may have folders in their folders. Every format is read that Pillow reads, and photographs are turned as their
+EXIF orientation says.
+
     resnet-jax train --config=folder --config.dataset.data_dir=DIR --workdir=runs/mine
 
 A ResNet-18 with the common augmentation, sized for a few thousand photographs; `--config.train.iterations` times
