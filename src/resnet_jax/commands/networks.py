@@ -19,8 +19,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     pixels) and the averaging are those of the protocol dense. --recalibrate averages the batch-norm statistics over N
     training batches first. --dataset says what --data_dir holds where that is not what the run was trained on:
     imagenet2012, folder or cache. Photographs of a folder are turned as their EXIF orientation says, unless its classes
-    are named as ImageNet's are (n01440764), whose orientation is ignored. --output is a folder for result.json, predictions.csv, per_class.csv and
-    confusion.csv.
+    are named as ImageNet's are (n01440764), whose orientation is ignored. --output is a folder for result.json,
+    predictions.csv, per_class.csv and confusion.csv.
     """
     values, rest = parse(
         arguments,
