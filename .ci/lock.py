@@ -23,7 +23,7 @@ def newest(python):
         inside = f"{folder}/bin/python"
         install = [inside, "-m", "pip", "install", "--quiet"]
         subprocess.run([*install, "--upgrade", "pip"], check=True)
-        subprocess.run([*install, f"{ROOT}[test_all]"], check=True)
+        subprocess.run([*install, "--editable", f"{ROOT}[test_all]"], check=True)
         listed = subprocess.check_output([inside, "-m", "pip", "list", "--format=freeze"], text=True)
         version = "import sys; print('{}.{}'.format(*sys.version_info))"
         version = subprocess.check_output([inside, "-c", version], text=True).strip()

@@ -1,12 +1,17 @@
 import ast
+import configparser
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import resnet_jax
 
+ROOT = Path(__file__).parent.parent
 SOURCE = Path(resnet_jax.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -92,6 +97,66 @@ def test_one_file_knows_one_foreign_thing(library, room):
 def test_no_file_has_grown_beyond_350_lines():
     lengths = {path.relative_to(SOURCE).as_posix(): len(path.read_text().splitlines()) for path in FILES}
     assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
+
+
+# Extras that tests need and a run does not.
+OPTIONAL = ("torch", "search", "slurm", "notebook")
+
+
+def test_types_can_be_checked_without_what_is_optional():
+    """Where an extra is not installed, the type checker must not stop at its import."""
+    extras = read_setup()["options.extras_require"]
+    optional = {name for extra in ("prepare", *OPTIONAL) for name in names(extras[extra])}
+    assert {"torch", "optuna", "submitit"} <= optional
+    for path in FILES:
+        lines = path.read_text().splitlines()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names]
+                if optional & {module.split(".")[0] for module in modules}:
+                    assert "pyright: ignore[reportMissingImports]" in lines[node.lineno - 1], f"{path}:{node.lineno}"
+
+
+def read_setup():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    return setup
+
+
+def requirements(text):
+    return [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def names(text):
+    return [requirement.name for requirement in requirements(text)]
+
+
+def test_constraints_hold_what_is_installed_within_its_bounds():
+    """For each Python that they were made for, of what the package and its tests want."""
+    setup = read_setup()
+    extras = setup["options.extras_require"]
+    wanted = "\n".join([setup["options"]["install_requires"], *(extras[each] for each in ("test", *OPTIONAL))])
+    lines = requirements((ROOT / "constraints.txt").read_text())
+    for python in ("3.11", "3.13"):
+        tested = {
+            canonicalize_name(line.name): next(iter(line.specifier)).version
+            for line in lines
+            if line.marker is None or line.marker.evaluate({"python_version": python})
+        }
+        for requirement in requirements(wanted):
+            name = canonicalize_name(requirement.name)
+            assert name in tested, f"{name} on Python {python}: make lock"
+            assert tested[name] in requirement.specifier, f"{name} {tested[name]} on Python {python}"
+
+
+def test_versions_of_several_pythons_become_markers():
+    found = [("3.11", {"a": "1", "b": "1", "c": "5"}), ("3.12", {"a": "1", "b": "2"}), ("3.14", {"a": "1", "b": "3"})]
+    lines = list(runpy.run_path(str(ROOT / ".ci" / "lock.py"))["constraints"](found))
+    assert {line for line in lines if line.startswith(("a", "c"))} == {"a==1", "c==5"}
+    for python, version in (("3.11", "1"), ("3.12", "2"), ("3.13", "2"), ("3.14", "3"), ("3.15", "3")):
+        held = [Requirement(line) for line in lines if line.startswith("b")]
+        chosen = [line for line in held if line.marker is None or line.marker.evaluate({"python_version": python})]
+        assert [str(line.specifier) for line in chosen] == [f"=={version}"], python
 
 
 @pytest.mark.parametrize(
