@@ -15,6 +15,7 @@ from resnet_jax import models
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.files import read_tensors
+from resnet_jax.interop.identify import identify
 
 pytestmark = pytest.mark.optimized
 
@@ -92,7 +93,7 @@ def test_cifar_weights_come_back_bit_for_bit(depth, test_data):
 @pytest.mark.test_data
 @pytest.mark.parametrize("depth", CIFAR_WEIGHTS)
 def test_cifar_weights_are_recognised(depth, test_data):
-    fields = torch_weights.identify(read_tensors(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th"))
+    fields = identify(read_tensors(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th"))
     assert fields == {
         "family": "cifar_resnet",
         "depth": depth,
@@ -217,7 +218,7 @@ def test_training_in_float32_is_as_exact_as_torchs():
 def test_torchvision_weights_are_recognised_and_come_back_bit_for_bit(depth):
     theirs = random_torch_resnet(depth, classes=7)
     tensors = tensors_of(theirs)
-    fields = torch_weights.identify(tensors)
+    fields = identify(tensors)
     assert fields == {
         "family": "resnet",
         "depth": depth,
@@ -244,7 +245,7 @@ def test_torchvision_weights_are_recognised_and_come_back_bit_for_bit(depth):
 )
 def test_shortcuts_are_recognised_however_blocks_are_stacked(name, unroll, shortcut):
     model = models.create(name, shortcut=shortcut, num_classes=3, unroll=unroll)
-    fields = torch_weights.identify(random_tensors(model))
+    fields = identify(random_tensors(model))
     assert f"{fields['family']}{fields['depth']}" == name
     assert (fields["shortcut"], fields["num_classes"]) == (shortcut, 3)
 
@@ -262,7 +263,7 @@ def test_akamasters_names_for_projections_and_classifier():
     renamed = {
         name.replace("downsample", "shortcut").replace("fc", "linear"): tensor for name, tensor in tensors.items()
     }
-    assert torch_weights.identify(renamed)["shortcut"] == "B"
+    assert identify(renamed)["shortcut"] == "B"
     jax.tree.map(
         np.testing.assert_array_equal,
         torch_weights.from_torch(renamed, model),
@@ -350,4 +351,4 @@ def without(tensors, pattern):
 )
 def test_networks_that_the_paper_does_not_have_are_refused(change, message, resnet18):
     with pytest.raises(InputError, match=message):
-        torch_weights.identify(change(random_tensors(resnet18)))
+        identify(change(random_tensors(resnet18)))

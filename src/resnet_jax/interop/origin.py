@@ -7,7 +7,6 @@ file; a file name that torchvision, timm, akamaster or chenyaofo gave it. Each o
 
 import base64
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.errors import InputError
+from resnet_jax.interop.views import (
+    CIFAR_STATISTICS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    pixel_statistics,
+    resized,
+    test_view,
+    timm_view,
+)
 
 # The key of the metadata that this package writes, and its version.
 METADATA_KEY, METADATA_VERSION = "resnet_jax", 1
@@ -84,31 +91,6 @@ _VARIANTS = {
     r"resnet\d+_?(gn|evo\w+|ibn)(?![a-z])|ibn_?resnet": "another normalisation",
     r"resnet\d+[cdstq](?![a-z])|v1[cdse](?![a-z])": "another stem or pooling in the shortcuts",
 }
-
-
-def pixel_statistics(
-    mean: Sequence[float] | None, std: Sequence[float] | None, where: str
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A mean and a standard deviation as people write them -> of pixels from 0 to 255, float32 (channels,).
-
-    They are written of pixels from 0 to 1, as by torchvision and timm; a mean above 1 says that both are of pixels from
-    0 to 255, as Caffe's. One number stands for all channels.
-
-    Raises:
-      InputError: not one or three finite numbers, or a standard deviation that is not above 0.
-    """
-    scale = 1 if mean is not None and any(value > 1 for value in mean) else 255
-    found = []
-    for name, values in (("mean", mean), ("std", std)):
-        if values is None:
-            found.append(None)
-            continue
-        right = len(values) in (1, 3) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
-        if not right or (name == "std" and min(values) <= 0) or (name == "mean" and min(values) < 0):
-            wanted = "three numbers (or one), one for each channel" + (", above 0" if name == "std" else "")
-            raise InputError(f"{where}{name} is {','.join(map(str, values))}, but it must be {wanted}")
-        found.append(scale * np.array(values, np.float32))
-    return found[0], found[1]
 
 
 def shown(fields: Mapping[str, Any]) -> dict[str, str]:
@@ -235,7 +217,7 @@ def _config_json(path: Path, say: Callable[[str], None]) -> Statement | None:
     if config.get("global_pool", "avg") not in ("avg", ""):
         refusal = refusal or f"its global_pool is {config['global_pool']!r}, and the paper's is an average"
     try:
-        fields |= _timm_view(cfg, f"{path}: ")
+        fields |= timm_view(cfg, f"{path}: ")
         classes: Any = config.get("num_classes", cfg.get("num_classes"))
         if classes is not None:
             fields["num_classes"] = int(classes)
@@ -249,55 +231,12 @@ def _config_json(path: Path, say: Callable[[str], None]) -> Statement | None:
         raise InputError(
             f"{path} is not as timm writes it: {error!r}. Mend it, or move the weights away from it"
         ) from error
-    for view in _test_view(cfg):
+    for view in test_view(cfg):
         say(view)
     if cfg.get("crop_mode", "center") != "center":
         say(f"config.json wants crop_mode={cfg['crop_mode']!r}; the centre is cut out instead")
     return Statement(source, fields, refusal)
 
-
-def _timm_view(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    mean, std = pixel_statistics(cfg.get("mean"), cfg.get("std"), where)
-    fields |= {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
-    if "interpolation" in cfg:
-        if cfg["interpolation"] not in INTERPOLATIONS:
-            raise InputError(
-                f"{where}interpolation is {cfg['interpolation']!r}, and this package has {', '.join(INTERPOLATIONS)}: "
-                "write one of them there"
-            )
-        fields["interpolation"] = cfg["interpolation"]
-    if "input_size" in cfg:
-        _, height, width = cfg["input_size"]
-        if height != width:
-            raise InputError(
-                f"{where}input_size is {cfg['input_size']}, and images here are square: write a square there"
-            )
-        fields["image_size"] = int(height)
-        if "crop_pct" in cfg:
-            fields["resize"] = _resize(height, cfg["crop_pct"])
-    return fields
-
-
-def _resize(side: int, share: float) -> int:
-    """The shorter side that timm resizes to before it cuts out the centre: 224 at 0.95 -> 235."""
-    return math.floor(side / share)
-
-
-def _test_view(cfg: Mapping[str, Any]) -> list[str]:
-    if not cfg.get("test_input_size"):
-        return []
-    side = int(cfg["test_input_size"][1])
-    resize = _resize(side, cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875))
-    return [f"config.json also names larger images for tests: --image_size={side} --resize={resize}"]
-
-
-# ImageNet's, which torchvision, timm and akamaster use, and the CIFAR sets' own, as chenyaofo rounds them.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CIFAR_STATISTICS = {
-    "10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "100": ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)),
-}
 
 _HASH = r"-[0-9a-f]{8}(?![0-9a-f])"
 _DEPTH = r"resnet(?P<depth>18|34|50|101|152)"
@@ -313,9 +252,9 @@ _PUBLISHED = {
         256,
         "bilinear",
     ),
-    rf"{_DEPTH}(_a3_0{_HASH}|\.a3_in1k)": ("timm's A3 weights", 160, _resize(160, 0.95), "bicubic"),
+    rf"{_DEPTH}(_a3_0{_HASH}|\.a3_in1k)": ("timm's A3 weights", 160, resized(160, 0.95), "bicubic"),
     rf"{_DEPTH}(_(a1_0|a2_0|b1k|b2k|c1|c2|d|ram){_HASH}|\.(a1|a2|b1k|b2k|c1|c2|d|ram)_in1k)": (
-        ("timm's weights", 224, _resize(224, 0.95), "bicubic")
+        ("timm's weights", 224, resized(224, 0.95), "bicubic")
     ),
     rf"(gluon_{_DEPTH}_v1b{_HASH})": ("Gluon's weights", 224, 256, "bicubic"),
 }
