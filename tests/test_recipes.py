@@ -112,6 +112,7 @@ def test_other_fields_cannot_be_none():
     ("override", "message"),
     [
         ("optimizer.learning_rate=0", "learning_rate is 0, with which no parameter changes"),
+        ("optimizer.factor=0", "the first drop of the rate ends all learning"),
         ("optimizer.momentum=1", "optimizer.momentum is 1"),
         ("optimizer.weight_decay=20", "each iteration would take away all of the parameters"),
         ("optimizer.momentum_form=nesterov", "^config.optimizer.momentum_form is 'nesterov', but it must be one of"),

@@ -259,6 +259,10 @@ def _check_constants(config: Config) -> None:
         raise InputError(
             "config.optimizer.learning_rate is 0, with which no parameter changes: give it a value above 0"
         )
+    if fields.factor == 0:
+        raise InputError(
+            "config.optimizer.factor is 0, with which the first drop of the rate ends all learning: give it one above 0"
+        )
     if fields.momentum == 1:
         raise InputError(
             "config.optimizer.momentum is 1, with which no gradient is ever forgotten: give it a value below 1"
