@@ -4,8 +4,10 @@ At the end of the tests, a line says what was left to `make test-all`.
 """
 
 import collections
+import contextlib
 import gc
 import importlib.util
+import io
 import os
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +30,17 @@ import pytest
 gc.set_threshold(10_000)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What differs from the config of the digits in `run_of_20`.
+RUN_OF_20 = {
+    "model.depth": 8,
+    "mesh.data": 1,
+    "train.batch_size": 16,
+    "train.iterations": 20,
+    "train.log_every": 10,
+    "train.eval_every": 20,
+    "train.checkpoint_every": 10,
+}
 
 # Why `make test` leaves a test out: the first of these markers that it has.
 REASONS = {
@@ -94,6 +107,19 @@ def _optimized(request):
     yield
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = quick
     jax.config.update("jax_disable_most_optimizations", quick != "0")
+
+
+@pytest.fixture(scope="session")
+def run_of_20(tmp_path_factory) -> Path:
+    """The folder of a complete run, with checkpoints of iteration 10 and 20, which tests copy before they change it."""
+    from resnet_jax.configs import digits
+    from resnet_jax.training import loop
+
+    directory, config = tmp_path_factory.mktemp("run_of_20") / "run", digits.get_config()
+    config.update_from_flattened_dict(RUN_OF_20)
+    with contextlib.redirect_stdout(io.StringIO()):
+        loop.train(config, directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

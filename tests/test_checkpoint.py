@@ -23,6 +23,7 @@ def config_of(fields=()):
             "train.batch_size": 16,
             "train.iterations": 20,
             "train.log_every": 10,
+            "train.eval_every": 20,
             "train.checkpoint_every": 10,
         }
         | dict(fields)
@@ -30,17 +31,10 @@ def config_of(fields=()):
     return config
 
 
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("complete") / "run"
-    train(config_of(), directory)
-    return directory
-
-
 @pytest.fixture
-def run(complete, tmp_path):
+def run(run_of_20, tmp_path):
     """A run of 20 iterations that lacks its result and its last checkpoint."""
-    directory = shutil.copytree(complete, tmp_path / "run")
+    directory = shutil.copytree(run_of_20, tmp_path / "run")
     (directory / "result.json").unlink()
     shutil.rmtree(directory / "checkpoints" / "20")
     return directory

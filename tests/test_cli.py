@@ -1,5 +1,3 @@
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -24,6 +22,7 @@ TINY = [
     "--config.mesh.data=1",
     "--config.train.batch_size=16",
     "--config.train.log_every=10",
+    "--config.train.eval_every=20",
     "--config.train.checkpoint_every=10",
 ]
 
@@ -32,12 +31,9 @@ def snapshot(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("cli") / "run"
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["train", *TINY, "--config.train.iterations=20", f"--workdir={directory}"]) == 0
-    return directory
+@pytest.fixture
+def workdir(run_of_20):
+    return run_of_20
 
 
 @pytest.fixture

@@ -95,11 +95,11 @@ def zeros(model):
     return torch_weights.to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables), model)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+# A ResNet-50, since strides are in bottlenecks only.
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pth", marks=pytest.mark.torch)])
 def test_what_weights_cannot_say_is_said_in_one_line(suffix, tmp_path):
     """Torchvision's own come back without a word; the paper's alignment and strides do not."""
-    if suffix == ".pth":
-        pytest.importorskip("torch")
     model = models.create("resnet50", num_classes=3, stride_in="3x3", pool_alignment="torch")
     write_tensors(tmp_path / "torch.safetensors", zeros(model))
     convert.from_torch(tmp_path / "torch.safetensors", tmp_path / "run")

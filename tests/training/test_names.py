@@ -20,14 +20,6 @@ NAMES = ["_$x_{$ [/b][red]:boom:", "[lr=0.1]", 'two\nlines %2F?#"*\\\x1b~日本'
 FIELDS = {"train.iterations": 20, "train.checkpoint_every": 10}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a complete run, which tests must not change."""
-    directory = tmp_path_factory.mktemp("names") / "run"
-    train(small_config(FIELDS), directory)
-    return directory
-
-
 def train_again(directory):
     return train(small_config(FIELDS), directory)
 
@@ -40,14 +32,16 @@ def break_pictures(monkeypatch):
     monkeypatch.setattr("resnet_jax.analysis.plots.plot_confusion", refuse)
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_run_and_its_evaluation_in_a_folder_of_any_name(name, finished, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])], ids=ascii
+)
+def test_a_run_and_its_evaluation_in_a_folder_of_any_name(name, run_of_20, tmp_path, capsys):
     directory = tmp_path / name
     # As a run that was killed after its first checkpoint.
-    shutil.copytree(finished, directory, ignore=shutil.ignore_patterns("result.json", "curves.png", "20"))
+    shutil.copytree(run_of_20, directory, ignore=shutil.ignore_patterns("result.json", "curves.png", "20"))
     train_again(directory)
     assert saved_steps(directory) == [10, 20]
-    assert result_of(directory) == result_of(finished)
+    assert result_of(directory) == result_of(run_of_20)
     assert (directory / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert f"curves     {printable(str(directory))}/curves.png\n" in capsys.readouterr().out
 
@@ -65,9 +59,9 @@ def test_a_name_that_checkpoints_cannot_have_is_refused_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_drawn_stops_no_run(finished, tmp_path, capsys, monkeypatch):
+def test_a_picture_that_cannot_be_drawn_stops_no_run(run_of_20, tmp_path, capsys, monkeypatch):
     directory = tmp_path / "run"
-    shutil.copytree(finished, directory, ignore=shutil.ignore_patterns("result.json", "curves.png"))
+    shutil.copytree(run_of_20, directory, ignore=shutil.ignore_patterns("result.json", "curves.png"))
     with monkeypatch.context() as patch:
         break_pictures(patch)
         result = train_again(directory)
@@ -80,10 +74,10 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(finished, tmp_path, capsys,
     assert (directory / "curves.png").exists()
 
 
-def test_a_picture_that_cannot_be_drawn_stops_no_evaluation(finished, tmp_path, monkeypatch):
+def test_a_picture_that_cannot_be_drawn_stops_no_evaluation(run_of_20, tmp_path, monkeypatch):
     break_pictures(monkeypatch)
     said = []
-    score = evaluate([finished], output=tmp_path / "out", say=said.append)
+    score = evaluate([run_of_20], output=tmp_path / "out", say=said.append)
     assert said == [f"the picture {tmp_path / 'out' / 'confusion.png'} is missing: no picture today"]
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == score
 
@@ -110,9 +104,9 @@ def test_events_that_cannot_be_written_stop_no_run(tmp_path, monkeypatch):
     ]
 
 
-def test_output_that_nobody_reads_stops_no_run(finished, tmp_path, monkeypatch):
+def test_output_that_nobody_reads_stops_no_run(run_of_20, tmp_path, monkeypatch):
     directory = tmp_path / "run"
-    shutil.copytree(finished, directory, ignore=shutil.ignore_patterns("result.json", "curves.png"))
+    shutil.copytree(run_of_20, directory, ignore=shutil.ignore_patterns("result.json", "curves.png"))
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", buffering=1) as pipe:

@@ -20,8 +20,6 @@ from resnet_jax.training.loop import train
 from resnet_jax.training.state import abstract_state
 from resnet_jax.training.task import make_task
 
-pytestmark = pytest.mark.optimized
-
 # Reading a damaged checkpoint leaves Orbax's other reads without anybody to wait for them.
 unawaited = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine .* was never awaited:RuntimeWarning"
@@ -131,18 +129,10 @@ def empty(checkpoint):
     checkpoint.mkdir()
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a complete short run."""
-    directory = tmp_path_factory.mktemp("damage") / "run"
-    train(small_config(), directory)
-    return directory
-
-
 @pytest.fixture
 def killed(finished, tmp_path):
     """The same run, killed at iteration 50."""
-    directory = shutil.copytree(finished, tmp_path / "run")
+    directory = shutil.copytree(finished[0], tmp_path / "run")
     (directory / "result.json").unlink()
     shutil.rmtree(directory / "checkpoints" / "60")
     lines = (directory / "metrics.jsonl").read_text().splitlines(True)
@@ -179,11 +169,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_replaced(finished, killed, tmp_
     assert sum("checkpoint 40 is damaged and passed over" in line for line in output) == 1
     assert any("going on from the checkpoint of iteration 20" in line for line in output)
     assert saved_steps(killed) == [20, 40, 60]
-    assert_same_run(killed, finished)
+    assert_same_run(killed, finished[0])
     gc.collect()
 
     # The damaged one was replaced.
-    other = shutil.copytree(finished, tmp_path / "other")
+    other = shutil.copytree(finished[0], tmp_path / "other")
     for run in (killed, other):
         shutil.rmtree(run / "checkpoints" / "60")
     jax.tree.map(np.testing.assert_array_equal, everything_saved(killed), everything_saved(other))
