@@ -55,6 +55,13 @@ def pytest_configure(config):
     config.stash[left_out] = collections.Counter()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "test_data" in item.fixturenames:
+            item.add_marker("test_data")
+
+
 def pytest_deselected(items):
     for item in items:
         reason = next((reason for marker, reason in REASONS.items() if item.get_closest_marker(marker)), None)
@@ -77,12 +84,12 @@ def pytest_terminal_summary(terminalreporter, config):
     counts = config.stash[left_out]
     if counts:
         parts = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        terminalreporter.write_line(f"{counts.total()} tests were not run here ({parts}): `make test-all` runs them.")
+        terminalreporter.write_line(f"Not run here: {counts.total()} tests ({parts}). `make test-all` runs them.")
     missing = collections.Counter(
         report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")
     )
     for reason, count in missing.items():
-        terminalreporter.write_line(f"{count} tests were skipped: {reason}.")
+        terminalreporter.write_line(f"Skipped: {count}, since {reason}.")
 
 
 def unavailable(reason):

@@ -100,7 +100,7 @@ def test_no_file_has_grown_beyond_350_lines():
 
 
 # Extras that tests need and a run does not.
-OPTIONAL = ("torch", "search", "slurm", "notebook")
+OPTIONAL = ("torch", "search", "slurm", "heic", "notebook")
 
 
 def test_types_can_be_checked_without_what_is_optional():
@@ -128,7 +128,7 @@ def requirements(text):
 
 
 def names(text):
-    return [requirement.name for requirement in requirements(text)]
+    return [requirement.name.replace("-", "_") for requirement in requirements(text)]
 
 
 def test_constraints_hold_what_is_installed_within_its_bounds():

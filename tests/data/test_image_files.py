@@ -345,8 +345,11 @@ def test_no_memory_is_no_damage(monkeypatch):
         decode.decode(in_png())
 
 
+# make test-all installs it.
+@pytest.mark.slow
 def test_a_format_of_apples_is_read_where_its_reader_is_installed():
-    pillow_heif = pytest.importorskip("pillow_heif")
+    import pillow_heif
+
     file = io.BytesIO()
     pillow_heif.from_pillow(Image.fromarray(IMAGE)).save(file, quality=100)
     assert np.abs(decode.decode(UprightFile(file.getvalue())) - IMAGE.astype(int)).mean() < 3

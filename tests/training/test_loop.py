@@ -97,11 +97,12 @@ def test_another_place_of_the_data_is_the_same_run(finished, copy):
     assert train(small_config({"dataset.data_dir": "/elsewhere"}), copy) == finished[1]
 
 
-def test_a_loss_that_is_no_number_at_once_leaves_no_checkpoint(tmp_path):
+def test_a_loss_that_is_no_number_before_anything_is_saved_leaves_no_checkpoint(tmp_path):
+    # Update 6 is the first with a rate of 1e29.
     with pytest.raises(
-        InputError, match=r"at iteration [23], on .*; there is no checkpoint yet.*learning_rate"
+        InputError, match=r"at iteration [78], on .*; there is no checkpoint yet.*learning_rate"
     ) as error:
-        train(small_config({"optimizer.learning_rate": 1e30}), tmp_path)
+        train(small_config({"optimizer.boundaries": (5,), "optimizer.factor": 1e30}), tmp_path)
     assert re.search(r"the loss is (nan|inf)", str(error.value))
     assert saved_steps(tmp_path) == []
 

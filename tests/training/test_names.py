@@ -68,7 +68,7 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(run_of_20, tmp_path, capsys
         said = capsys.readouterr().out.splitlines()
         assert f"the picture {directory}/curves.png is missing: no picture today" in said
         assert not any(line.startswith("curves ") for line in said)
-        assert train_again(directory) == result == json.loads((directory / "result.json").read_text())
+        assert train_again(directory) == result == workdir.read_result(directory)
     # The same command draws what is missing, and nothing else.
     assert train_again(directory) == result
     assert (directory / "curves.png").exists()
