@@ -13,7 +13,7 @@ import jax
 
 from resnet_jax import terminal
 from resnet_jax.benchmark.transfers import measure_all_reduce, measure_transfers
-from resnet_jax.environment import describe_environment, environment_lines
+from resnet_jax.environment import describe_environment, describe_host, environment_lines, find_devices
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
 from resnet_jax.hosts import examine_folder, exchange
@@ -58,19 +58,19 @@ def examine(
           "device_to_host", bytes per second (medians; measured in all processes at the same time);
         all_reduces: dicts of `measure_all_reduce`, of which "right" is of all processes; empty with one device;
         workdir: None, or a dict of path, free_bytes, writable and shared.
-      Where a finding is "impossible", nothing more is measured on devices: these bandwidths are missing.
+      Where a finding is "impossible", nothing more is measured on devices: these bandwidths are missing. Where JAX has
+      no devices, that is the only finding.
 
     Raises:
-      InputError: the workdir is a URL, JAX has no devices, or the processes are not connected.
+      InputError: the workdir is a URL, or the processes are not connected.
       LostError: one of them does not answer.
     """
     if rounds < 1:
         raise InputError(f"rounds is {rounds}, but it must be at least 1")
     folder = None if workdir is None else expanded(workdir, "--workdir")
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        raise InputError(f"JAX cannot use the devices of this machine: {str(error).splitlines()[0]}") from error
+    if missing := find_devices():
+        finding = Finding("devices", "impossible", *missing)
+        return _result(describe_host() | {"fake_devices": False}, [finding], [])
     processes = exchange(describe_process())
     examined = finding = None
     if folder is not None:
@@ -89,13 +89,23 @@ def examine(
                 values = (STATISTICS, 2**20 if jax.default_backend() == "cpu" else GRADIENT)
             all_reduces = [measure_all_reduce(count, rounds) for count in values]
             findings.append(_sums(all_reduces, processes))
+    return _result(describe_environment(), findings, processes, all_reduces, examined)
+
+
+def _result(
+    environment: dict[str, Any],
+    findings: list[Finding],
+    processes: list[dict[str, Any]],
+    all_reduces: Sequence[dict[str, Any]] = (),
+    workdir: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     return {
-        "environment": describe_environment(),
+        "environment": environment,
         "grade": max((finding.grade for finding in findings), key=GRADES.index),
         "findings": [finding._asdict() for finding in findings],
         "processes": processes,
-        "all_reduces": all_reduces,
-        "workdir": examined,
+        "all_reduces": list(all_reduces),
+        "workdir": workdir,
     }
 
 
@@ -250,7 +260,7 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
     Raises:
       InputError: something makes training impossible; on every process.
     """
-    if jax.process_index() == 0:
+    if not result["processes"] or jax.process_index() == 0:  # without devices there is no index
         print(json.dumps(result, indent=2) if as_json else render(result), flush=True)
     wrong = [f"{each['check']}: {each['says']}" for each in result["findings"] if each["grade"] == "impossible"]
     if wrong:
@@ -286,7 +296,8 @@ def render(result: dict[str, Any]) -> str:
     lines = [*environment_lines(result["environment"])]
     if result["environment"]["fake_devices"]:
         lines.append("fake devices: one CPU poses as several, which share its cores; no figure here is one of a pod")
-    lines += ["", terminal.render(processes, *([reduces] if result["all_reduces"] else []), width=120)]
+    tables = [table for table in (processes, reduces) if table.row_count]
+    lines += ["", terminal.render(*tables, width=120)] if tables else [""]
     for each in result["findings"]:
         lines.append(f"{each['grade']:10}  {each['check']}: {each['says']}")
         if each["advice"]:

@@ -3,12 +3,16 @@
 import datetime
 import os
 import platform
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
 import jaxlib.version
+from jax.experimental.compilation_cache import compilation_cache
+
+from resnet_jax.errors import InputError
 
 
 def describe_environment() -> dict[str, Any]:
@@ -17,17 +21,25 @@ def describe_environment() -> dict[str, Any]:
     `fake_devices` says that one CPU poses as several devices, which share its cores: fit for tests of correctness, and
     for no statement about speed. `compilation_cache` is the folder of the persistent cache, or None when it is off.
     """
+    check_devices()
     devices = jax.devices()
-    cached = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu_name(),
-        "cores": _usable_cores(),
+        **describe_host(),
         "device": devices[0].device_kind,
         "platform": devices[0].platform,
         "devices": len(devices),
         "processes": jax.process_count(),
         "fake_devices": devices[0].platform == "cpu" and jax.local_device_count() > 1,
+    }
+
+
+def describe_host() -> dict[str, Any]:
+    """What `describe_environment` says that needs no devices."""
+    cached = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu_name(),
+        "cores": _usable_cores(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
@@ -37,13 +49,60 @@ def describe_environment() -> dict[str, Any]:
 
 
 def environment_lines(environment: dict[str, Any]) -> list[str]:
-    """Writes the date, the hardware and the versions of `describe_environment` for people."""
+    """Writes the date, the hardware and the versions of `describe_environment`, or `describe_host`, for people."""
+    devices = "no device"
+    if "device" in environment:
+        devices = f"{environment['devices']} × {environment['device']} ({environment['platform']})"
     return [
         f"date      {environment['date']}",
-        f"hardware  {environment['devices']} × {environment['device']} ({environment['platform']}), "
-        f"{environment['cpu']}, {environment['cores']} cores",
+        f"hardware  {devices}, {environment['cpu']}, {environment['cores']} cores",
         "versions  " + ", ".join(f"{name} {environment[name]}" for name in ("python", "jax", "jaxlib", "flax")),
     ]
+
+
+def keep_programs(folder: Path) -> None:
+    """Keeps what JAX compiles from now on in a folder, which is made; for a process of our own."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    compilation_cache.reset_cache()  # another one may be open
+
+
+class NoDevices(NamedTuple):
+    """Why JAX has no devices, and what to do about it."""
+
+    says: str
+    advice: str
+
+
+def find_devices() -> NoDevices | None:
+    """Starts JAX's devices, for the first time; what is wrong, or None."""
+    try:
+        jax.devices()
+    except Exception as error:  # of plugins, drivers and versions that do not fit; an AssertionError without a word
+        said = (str(error).strip().splitlines() or ["JAX said no more"])[0]
+        said = re.sub(r" \([^()]*JAX_PLATFORMS[^()]*\)$", "", said)  # its own advice
+    else:
+        return None
+    asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    variables = [name for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES") if name in os.environ]
+    if not asked:
+        seen = f"see whether {', '.join(variables)} in the environment is right" if variables else ""
+        return NoDevices(f"JAX found no device: {said}", seen or "see that jax, jaxlib and its plugins fit each other")
+    extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(asked.split(",")[0])
+    install = f"install the extra, pip install '.[{extra}]', where there is one; or " if extra else ""
+    return NoDevices(
+        f"JAX_PLATFORMS={asked} asks for devices that JAX did not find or cannot use: {said}",
+        f"{install}unset JAX_PLATFORMS, and JAX chooses",
+    )
+
+
+def check_devices() -> None:
+    """Starts JAX's devices, for the first time.
+
+    Raises:
+      InputError: there are none, or not those that were asked for.
+    """
+    if missing := find_devices():
+        raise InputError(f"{missing.says}: {missing.advice}")
 
 
 def _cpu_name() -> str:

@@ -16,6 +16,7 @@ from jax._src.distributed import global_state
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from resnet_jax.environment import check_devices
 from resnet_jax.errors import InputError, LostError, Stopped
 from resnet_jax.supervisor import joined
 
@@ -144,6 +145,7 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
     Raises:
       InputError: the devices do not make such a mesh, or those of some process would be left out.
     """
+    check_devices()
     available = jax.device_count()
     if data is None:
         if available % fsdp:

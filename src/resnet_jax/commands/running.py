@@ -1,5 +1,6 @@
 """The commands that train, and the one that examines the machines before."""
 
+import os
 from collections.abc import Sequence
 
 from ml_collections import config_flags
@@ -40,11 +41,18 @@ def train(arguments: Sequence[str]) -> None:
     values, rest = parse(arguments, config_flag, string("workdir"), *DISTRIBUTED)
     no_more(rest)
     config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
-    from resnet_jax import events, sharding
+    import jax
+
+    from resnet_jax import environment, events, hosts, sharding
     from resnet_jax.training import loop
 
     events.import_without_torch()
     with sharding.processes(values.distributed, values.num_processes, values.process_id):
+        environment.check_devices()
+        if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+            hosts.check_shared(directory)
+            # Where every host finds it, also one that takes another's place.
+            environment.keep_programs(directory / "compilation_cache")
         loop.train(config, directory)
 
 

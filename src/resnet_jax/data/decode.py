@@ -28,9 +28,6 @@ INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 # Of a photograph, the part of its area that the least "area" window shows.
 LEAST_AREA = 0.08
 
-# Workers are as many as there are cores already.
-cv2.setNumThreads(1)
-
 # Pixels that an image may have: a JPEG, of which no more than `_MOST_DECODED` are decoded, and any other one, which
 # takes 7 bytes for each while it is decoded.
 _MOST_JPEG_PIXELS, _MOST_PIXELS = 2**30, 2**28
@@ -46,6 +43,11 @@ class Box(NamedTuple):
     top: float
     right: float
     bottom: float
+
+
+def use_one_thread() -> None:
+    """OpenCV uses no other threads in this process: for a worker, of which there are as many as cores."""
+    cv2.setNumThreads(1)
 
 
 def decode(data: ImageData, factor: int = 1) -> np.ndarray:

@@ -5,6 +5,7 @@ batching comes before workers, so that neither hosts nor workers change what a b
 batched data set is step k, going on from a step needs nothing but the step.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from resnet_jax.data.decode import UnreadableImageError, area_window, read_window, scale_window
+from resnet_jax.data.decode import UnreadableImageError, area_window, read_window, scale_window, use_one_thread
 from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs
@@ -177,8 +178,9 @@ class TrainBatches(Iterator[HostBatch]):
             resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._iterator = iter(self._stream())
-            return next(self._iterator)
+            with _starting_workers():
+                self._iterator = iter(self._stream())
+                return next(self._iterator)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -190,8 +192,6 @@ class TrainBatches(Iterator[HostBatch]):
         stream = self._batches[self.step :].to_iter_dataset(options)
         if not self._workers:
             return stream
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain refuses to start workers before absl's flags are parsed
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
         return stream.mp_prefetch(options, worker_init_fn=_start_worker)
 
@@ -200,6 +200,22 @@ class TrainBatches(Iterator[HostBatch]):
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None  # Grain's iterators complain when they outlive the interpreter's modules
+
+
+@contextlib.contextmanager
+def _starting_workers() -> Iterator[None]:
+    """Grain starts workers only where absl's flags are parsed, and settles how processes start by default. Both belong
+    to the program that this is a part of, and are afterwards as they were.
+    """
+    parsed, method = flags.FLAGS.is_parsed(), multiprocessing.get_start_method(allow_none=True)
+    flags.FLAGS.mark_as_parsed()
+    try:
+        yield
+    finally:
+        if not parsed:
+            flags.FLAGS.__dict__["__flags_parsed"] = False
+        if method is None:
+            multiprocessing.set_start_method(None, force=True)
 
 
 class _HostRows(grain.MapDataset):
@@ -222,6 +238,7 @@ def _start_worker(worker: int, workers: int) -> None:
     # Whatever a worker imports, the accelerators are the main process's.
     os.environ["JAX_PLATFORMS"] = "cpu"
     quiet_pillow()
+    use_one_thread()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

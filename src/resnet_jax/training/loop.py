@@ -10,13 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax import build, hosts, terminal, workdir
 from resnet_jax.analysis.complexity import complexity
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
-from resnet_jax.environment import describe_environment
+from resnet_jax.environment import check_devices, describe_environment
 from resnet_jax.errors import InputError, Stopped, optional
 from resnet_jax.files import write_whole
 from resnet_jax.terminal import Console
@@ -48,14 +47,11 @@ def train(config: Config, directory: str | os.PathLike[str], make_task: TaskMake
       LostError: another process of the run does not answer.
     """
     directory = workdir.locate(directory)
+    check_devices()
     console = terminal.console(quiet=not hosts.is_lead())
     build.check(config)
     hosts.check_same_config(config)
     hosts.check_shared(directory)
-    if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        # Where every host finds it, also one that takes another's place. What the checks above compiled opened another.
-        jax.config.update("jax_compilation_cache_dir", str(directory / "compilation_cache"))
-        compilation_cache.reset_cache()
     # As process 0 sees them: all go the same way, whenever they look.
     result, begun = hosts.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]
     complete = result is not None
