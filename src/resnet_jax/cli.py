@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(_help())
         else:
-            _run(*argv)
+            _run(argv[0], argv[1:])
         if sys.stdout is not None:
             sys.stdout.flush()  # whatever is wrong with it shows here
         return 0
@@ -87,7 +87,7 @@ def run() -> NoReturn:
     sys.exit(status)
 
 
-def _run(command: str, *arguments: str) -> None:
+def _run(command: str, arguments: list[str]) -> None:
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -23,6 +23,7 @@ from resnet_jax.data.decode import UnreadableImageError, area_window, read_windo
 from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs
+from resnet_jax.data.shared_memory import check_room, ran_out
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.errors import InputError, LostError
 
@@ -117,8 +118,13 @@ def train_batches(
       start: the step of the first batch.
       workers: processes that decode; 0 decodes in threads of this one, as many as it has cores.
       host: this host's index, and how many there are.
+
+    Raises:
+      InputError: what the workers keep in shared memory has no room there.
     """
     index, count = host
+    # Of each photograph its window, its label and the index of a damaged one.
+    check_room(batch_size // count * (3 * cropping.side**2 + 12), workers)
     elements: Any = _order(len(photographs), seed).random_map(_Cut(photographs, cropping))
     if count > 1:
         elements = _HostRows(elements, batch_size, index, count)
@@ -140,8 +146,8 @@ def _order(count: int, seed: int) -> Any:
 class TrainBatches(Iterator[HostBatch]):
     """What `train_batches` makes. Its workers start with the first batch, and end with `close` or with this process.
 
-    Asking for a batch raises LostError when a worker was killed, and InputError when too many photographs in a row are
-    damaged.
+    Asking for a batch raises LostError when a worker was killed, and InputError when it found no room in shared
+    memory, or when too many photographs in a row are damaged.
 
     Attributes:
       step: of the next batch.
@@ -163,6 +169,8 @@ class TrainBatches(Iterator[HostBatch]):
             self.close()  # asked once more, it begins with the same batch
             if not isinstance(error, RuntimeError) or "terminated unexpectedly" not in str(error):
                 raise
+            if why := ran_out(str(error)):
+                raise InputError(why) from error
             raise LostError(
                 "it decoded photographs and was killed, perhaps for want of memory (fewer of them want less: "
                 f"config.stream.workers is {self._workers})"

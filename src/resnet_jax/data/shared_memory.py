@@ -1,0 +1,64 @@
+"""Room for batches in shared memory, where worker processes put them: 64 MiB in a container that nobody gave more."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+
+from resnet_jax.errors import InputError
+
+FOLDER = "/dev/shm"
+
+# Batches at a time, measured with Grain 0.2.18: of each worker two read ahead, one that waits to be handed over and one
+# in the queue; of the process that they decode for one that it reads and one that is about to be removed.
+_OF_A_WORKER, _OF_THEIR_READER = 4, 2
+
+_ADVICE = "give it more (docker run --shm-size=1g; in Kubernetes an emptyDir of medium Memory that is mounted there)"
+
+
+def free_bytes() -> int | None:
+    """What is free of the shared memory, or None where it is no file system."""
+    try:
+        status = os.statvfs(FOLDER)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def check_room(batch_bytes: int, workers: int, free: Callable[[], int | None] = free_bytes) -> None:
+    """Refuses workers whose batches have no room: the kernel would kill one of them, at every start again.
+
+    Args:
+      batch_bytes: of this host's part of a batch.
+      workers: processes that decode; 0 needs no room.
+      free: bytes of shared memory.
+
+    Raises:
+      InputError: says how many workers have room.
+    """
+    needed, there = batch_bytes * (_OF_A_WORKER * workers + _OF_THEIR_READER), free()
+    if not workers or there is None or needed <= there:
+        return
+    fit = max(there // batch_bytes - _OF_THEIR_READER, 0) // _OF_A_WORKER
+    fewer = f"config.stream.workers={fit}, for which there is room, or " if fit else ""
+    raise InputError(
+        f"{FOLDER} has {_mebibytes(there)} MiB free, but {workers} workers keep up to {_mebibytes(needed)} MiB of "
+        f"batches there: {_ADVICE}, or use {fewer}config.stream.workers=0, which decodes in threads"
+    )
+
+
+def ran_out(death: str, free: Callable[[], int | None] = free_bytes) -> str | None:
+    """What to say of a worker's death, as Grain tells of it, where the kernel killed it for want of shared memory."""
+    code = re.search(r"exit code (-?\d+)", death)
+    if code is None or int(code[1]) != -signal.SIGBUS:
+        return None
+    there = free()
+    left = "" if there is None else f" ({_mebibytes(there)} MiB are free now)"
+    return (
+        f"a worker that decoded photographs found no room in {FOLDER}{left}: {_ADVICE}, or use fewer "
+        "config.stream.workers, or 0, which decodes in threads"
+    )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.0f}"
