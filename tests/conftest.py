@@ -83,8 +83,8 @@ def pytest_testnodedown(node, error):
 def pytest_terminal_summary(terminalreporter, config):
     counts = config.stash[left_out]
     if counts:
-        parts = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        terminalreporter.write_line(f"Not run here: {counts.total()} tests ({parts}). `make test-all` runs them.")
+        parts = ", ".join(f"{count} that {reason}" for reason, count in counts.items())
+        terminalreporter.write_line(f"Tests left to `make test-all`: {parts}.")
     missing = collections.Counter(
         report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")
     )
