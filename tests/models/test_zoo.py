@@ -20,10 +20,10 @@ def parameters(name, **fields):
     ("depth", "a", "b", "c"),
     [
         (18, 11_515_688, 11_689_512, 12_043_816),
-        (34, 21_623_848, 21_797_672, 22_716_840),
+        pytest.param(34, 21_623_848, 21_797_672, 22_716_840, marks=pytest.mark.slow),
         (50, 22_780_456, 25_557_032, 40_128_552),
-        (101, 41_772_584, 44_549_160, 76_981_288),
-        (152, 57_416_232, 60_192_808, 107_335_720),
+        pytest.param(101, 41_772_584, 44_549_160, 76_981_288, marks=pytest.mark.slow),
+        pytest.param(152, 57_416_232, 60_192_808, 107_335_720, marks=pytest.mark.slow),
     ],
 )
 def test_parameters_on_imagenet(depth, a, b, c):
@@ -38,10 +38,10 @@ def test_parameters_on_imagenet(depth, a, b, c):
     ("depth", "a", "b", "c"),
     [
         (20, 269_722, 272_474, 283_962),
-        (32, 464_154, 466_906, 489_594),
-        (44, 658_586, 661_338, 695_226),
-        (56, 853_018, 855_770, 900_858),
-        (110, 1_727_962, 1_730_714, 1_826_202),
+        pytest.param(32, 464_154, 466_906, 489_594, marks=pytest.mark.slow),
+        pytest.param(44, 658_586, 661_338, 695_226, marks=pytest.mark.slow),
+        pytest.param(56, 853_018, 855_770, 900_858, marks=pytest.mark.slow),
+        pytest.param(110, 1_727_962, 1_730_714, 1_826_202, marks=pytest.mark.slow),
         (1202, 19_421_274, 19_424_026, 20_538_714),
     ],
 )
@@ -53,12 +53,12 @@ def test_parameters_on_cifar(depth, a, b, c):
     assert parameters(f"cifar_resnet{depth}", num_classes=100) == a + 5_850
 
 
-@pytest.mark.parametrize("name", [*models.NAMES, "cifar_resnet8", "cifar_plain14"])
-def test_names_say_how_many_weighted_layers_there_are(name):
-    model = models.create(name)
-    layers = 1 + sum(model.stage_sizes) * (3 if model.bottleneck else 2) + 1
-    assert layers == int(re.findall(r"\d+", name)[0])
-    assert (model.shortcut is None) == ("plain" in name)
+def test_names_say_how_many_weighted_layers_there_are():
+    for name in (*models.NAMES, "cifar_resnet8", "cifar_plain14"):
+        model = models.create(name)
+        layers = 1 + sum(model.stage_sizes) * (3 if model.bottleneck else 2) + 1
+        assert layers == int(re.findall(r"\d+", name)[0]), name
+        assert (model.shortcut is None) == ("plain" in name), name
 
 
 def test_names_are_those_of_the_paper():
@@ -77,26 +77,26 @@ def test_fields_and_classes_are_passed_on():
         models.create("resnet50", stride_inn="3x3")
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "message"),
-    [
-        ("resent50", {}, "'resent50': did you mean 'resnet50'"),
-        ("cifar-resnet20", {}, "did you mean 'cifar_resnet20'"),
-        ("ResNet50", {}, "did you mean 'resnet50'"),
-        ("resnet50v2", {}, "did you mean 'resnet50'"),
-        ("inception", {}, "unknown model 'inception': models are resnet18, .*cifar_plain1202"),
-        ("", {}, "unknown model"),
-        ("resnet42", {}, "18, 34, 50, 101, 152 layers, but 'resnet42' asks for 42"),
-        ("plain20", {}, "'plain20' asks for 20"),
-        ("cifar_resnet21", {}, r"6n\+2 .* asks for 21: the nearest depth is 20"),
-        ("cifar_plain61", {}, "the nearest depth is 62"),
-        ("cifar_resnet2", {}, "the nearest depth is 8"),
-        ("resnet50", {"shortcut": "D"}, "unknown shortcut 'D': it is A .* B .* C"),
-        ("cifar_resnet20", {"shortcut": "b"}, "unknown shortcut 'b'"),
-        ("plain34", {"shortcut": "B"}, "'plain34' is a plain network .* shortcut 'B'"),
-        ("cifar_plain20", {"shortcut": "A"}, "has no shortcuts"),
-    ],
-)
-def test_mistakes_are_explained(name, fields, message):
-    with pytest.raises(ValueError, match=message):
-        models.create(name, **fields)
+MISTAKES = [
+    ("resent50", {}, "'resent50': did you mean 'resnet50'"),
+    ("cifar-resnet20", {}, "did you mean 'cifar_resnet20'"),
+    ("ResNet50", {}, "did you mean 'resnet50'"),
+    ("resnet50v2", {}, "did you mean 'resnet50'"),
+    ("inception", {}, "unknown model 'inception': models are resnet18, .*cifar_plain1202"),
+    ("", {}, "unknown model"),
+    ("resnet42", {}, "18, 34, 50, 101, 152 layers, but 'resnet42' asks for 42"),
+    ("plain20", {}, "'plain20' asks for 20"),
+    ("cifar_resnet21", {}, r"6n\+2 .* asks for 21: the nearest depth is 20"),
+    ("cifar_plain61", {}, "the nearest depth is 62"),
+    ("cifar_resnet2", {}, "the nearest depth is 8"),
+    ("resnet50", {"shortcut": "D"}, "unknown shortcut 'D': it is A .* B .* C"),
+    ("cifar_resnet20", {"shortcut": "b"}, "unknown shortcut 'b'"),
+    ("plain34", {"shortcut": "B"}, "'plain34' is a plain network .* shortcut 'B'"),
+    ("cifar_plain20", {"shortcut": "A"}, "has no shortcuts"),
+]
+
+
+def test_mistakes_are_explained():
+    for name, fields, message in MISTAKES:
+        with pytest.raises(ValueError, match=message):
+            models.create(name, **fields)
