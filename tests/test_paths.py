@@ -107,6 +107,12 @@ def test_bytes_that_are_no_text_can_be_written_into_one(tmp_path):
     assert (tmp_path / "predictions.csv").read_text(encoding="utf-8") == "caf\\udce9.png,1\n"
 
 
+def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
+    Path("-x.png").touch()
+    assert cli.main(["predict", "--workdir=run", "-x.png"]) == 2
+    assert capsys.readouterr().err.endswith("the file of that name is ./-x.png\n")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

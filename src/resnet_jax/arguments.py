@@ -38,6 +38,9 @@ def parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValu
         said = str(error).strip().splitlines()[-1].removeprefix("resnet_jax.errors.InputError: ")
         if "get_config() takes 0 positional arguments" in said:
             said = "this config has no variants: leave the colon and what follows it away"
+        if isinstance(error, flags.UnrecognizedFlagError):
+            files = [each for each in arguments if each.startswith("-") and os.path.lexists(each)]
+            said += f": the file of that name is ./{files[0]}" if files else ""
         raise InputError(said) from error
     except (AttributeError, KeyError) as error:  # ml_collections says which field there is instead, on a second line
         said = " ".join(str(error.args[0]).replace("\\n", "\n").split("\n")[1:]).strip("\"' ")

@@ -316,6 +316,11 @@ class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)
                     f"the disk is full: no checkpoint could be written to {self.directory}; the older ones are whole: "
                     "free some space and run the same command again"
                 ) from error
+            if "Too many open files" in str(causes):
+                raise InputError(
+                    f"too many files are open: no checkpoint could be written to {self.directory}; the older ones are "
+                    "whole: allow more of them (ulimit -n 4096) and run the same command again"
+                ) from error
             causes = causes.__cause__ or causes.__context__
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from resnet_jax.errors import InputError
@@ -73,3 +75,10 @@ def test_other_axes_are_refused(tmp_path):
     run_all(Search(AXES, 1, tmp_path))
     with pytest.raises(InputError, match="holds a search over other axes"):
         Search(parse_axes(["model.depth=8,20"]), 1, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%2Fb", "[x]", "日本 $x$"])
+def test_a_study_lies_in_a_folder_of_any_name(name, tmp_path):
+    (tmp_path / name).mkdir()
+    Search({"seed": ["0"]}, 1, tmp_path / name)
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")] == [Path(name, "study.db")]

@@ -1,8 +1,10 @@
 """Points that Optuna proposes. This file alone knows it."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from resnet_jax.errors import InputError
 from resnet_jax.sweeping.points import Axes, Point, Range, point_name
@@ -33,7 +35,10 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._states = optuna.trial.TrialState
         self._study = optuna.create_study(
-            storage=f"sqlite:///{directory.absolute() / 'study.db'}", study_name="sweep", load_if_exists=True
+            # An address: of a folder called a?b it would write into a.
+            storage=f"sqlite:///{quote(os.fsencode(directory.absolute() / 'study.db'))}",
+            study_name="sweep",
+            load_if_exists=True,
         )
         self._distributions = {field: _distribution(axis) for field, axis in axes.items()}
         described = {field: repr(axis) for field, axis in axes.items()}
