@@ -1,6 +1,7 @@
 """What a walk through folders finds, of what people leave in them, and what it says of the rest."""
 
 import os
+import sys
 import unicodedata
 
 import numpy as np
@@ -8,11 +9,24 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import folders
+from resnet_jax.data import image_files as image_files_module
 from resnet_jax.data.decode import decode
 from resnet_jax.data.folders import image_files
 from resnet_jax.data.image_files import UprightFile
 from resnet_jax.data.photographs import open_photographs
 from resnet_jax.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _without_pillow_heif(monkeypatch):
+    """As where it is not installed, so that .heic files are passed over."""
+    found = (image_files_module._heif, image_files_module.suffixes)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for each in found:
+        each.cache_clear()
+    yield
+    for each in found:
+        each.cache_clear()
 
 
 def make(root, *names):
