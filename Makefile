@@ -1,6 +1,6 @@
 # make train    trains a ResNet-20 on real images, from a bare clone, in about a minute
 # make test     lint, types and the tests that take milliseconds; says at its end what it has left to test-all
-# make test-all lint, types and every test, compiled with all optimisations, as users compile
+# make test-all everything else: processes, whole runs, PyTorch, real images; and the numbers compiled as users compile
 # make lock     writes constraints.txt anew, from the newest versions that PYTHONS can install
 # make install  what the other targets do first: an environment in .venv, made with PYTHON
 PYTHON ?= python3
@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # The longest files hold few tests and would come last in another order than that of their names.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+QUICK := not slow and not torch and not test_data
+# What computes is tested once more as users compile it, which takes twice as long.
+NUMERICS := $(addprefix tests/,analysis evaluation interop models training)
 
 .PHONY: install train test test-all lint format lock clean
 
@@ -31,10 +34,11 @@ train: install
 	$(BIN)/resnet-jax train --config=digits --workdir=runs/digits
 
 test: lint
-	$(PYTEST) -m 'not slow and not torch and not test_data'
+	$(PYTEST) -m '$(QUICK)'
 
 test-all: $(VENV)/.installed-all lint
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST)
+	$(PYTEST) -m 'not ($(QUICK))'
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '$(QUICK)' $(NUMERICS)
 
 lint: install
 	$(BIN)/ruff check .
