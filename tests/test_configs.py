@@ -254,3 +254,18 @@ def test_unknown_variants(name):
     variants = {"imagenet_90ep": "it has ':large_batch'", "folder": "this config has no variants"}
     with pytest.raises(InputError, match=variants.get(name, "no variant 'wide' of this config: it has ':plain'")):
         arguments.parse_config(f"{name}:wide")
+
+
+def test_none_is_a_value_as_others_are():
+    given = ["--config=cifar10", "--config.model.group_size=none", "--config.train.iterations=20"]
+    values, _ = arguments.parse(given, arguments.config_flag)
+    assert values.config.model.group_size is None
+    # What a sweep gives its points.
+    assert arguments.overrides(values, given) == {"model.group_size": "none", "train.iterations": "20"}
+    for texts, expected in [(["none", "32"], 32), (["32", "none"], None)]:
+        assert (
+            arguments.parse_config("cifar10", [f"model.group_size={each}" for each in texts]).model.group_size
+            == expected
+        )
+    values, _ = arguments.parse(["--config=cifar10", "--config.model.group_size", "None"], arguments.config_flag)
+    assert values.config.model.group_size is None

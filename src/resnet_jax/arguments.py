@@ -67,12 +67,27 @@ def _without_none(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]
         for name, value in fields.items()
         if value is None and fields.get_type(name) is not str
     }
-    unset = {}
-    for argument in arguments:
+    joined = list(arguments)
+    for i in reversed(range(len(joined) - 1)):
+        if joined[i] in optional:  # --config.model.group_size none
+            joined[i : i + 2] = [f"{joined[i]}={joined[i + 1]}"]
+    kept, unset = [], {}
+    for argument in joined:
         flag, _, value = argument.partition("=")
         if flag in optional and value.lower() == "none":
-            unset[argument] = optional[flag]
-    return [argument for argument in arguments if argument not in unset], list(unset.values())
+            unset[flag] = optional[flag]
+        else:
+            unset.pop(flag, None)  # of two values the later one counts
+            kept.append(argument)
+    return kept, list(unset.values())
+
+
+def overrides(values: flags.FlagValues, arguments: Sequence[str]) -> dict[str, str]:
+    """The config fields that arguments set, such as {"train.iterations": "20"}, once `parse` has read them."""
+    given = config_flags.get_override_values(values["config"])
+    texts = {field: repr(value) if isinstance(value, tuple) else str(value) for field, value in given.items()}
+    unset = _without_none(with_config_paths(arguments))[1]
+    return texts | {f"{section}.{name}": "none" for section, name in unset}
 
 
 def with_config_paths(arguments: Sequence[str]) -> list[str]:

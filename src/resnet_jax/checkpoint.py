@@ -62,41 +62,42 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, write: bool, keep_last: int = 3, keep_every: int | None = None):
         self.directory = workdir.absolute() / "checkpoints"
-        self._alias = contextlib.ExitStack()
-        folder = _without_patterns(workdir.absolute(), self._alias)
-        self._lock = _lock(workdir) if write and is_lead() else None
-        policies = ocp.training.preservation_policies
-        kept: Any = policies.LatestN(keep_last)
-        if keep_every is not None:
-            kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(keep_every)])
-        # Small arrays are written by one device: for each to write its part, Orbax compiles a program for every shape.
-        context = ocp.Context()
-        context.array.saving.min_slice_bytes_for_replica_parallel = 2**24
-        self._checkpointer = ocp.training.Checkpointer(
-            str(folder / "checkpoints"),
-            context=context,
-            # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
-            preservation_policy=kept,
-            # What a killed run was writing; a reader must leave alone what a live run is writing.
-            cleanup_tmp_directories=write,
-        )
-        # Orbax would ask JAX for a notice to stop at its steps; JAX remembers the last number that it was asked with,
-        # and those of the places where the loop can stop are others: a notice would pass unseen.
-        self._checkpointer._manager.reached_preemption = lambda step: False
-        self._agree()
+        with contextlib.ExitStack() as held:
+            folder = _without_patterns(workdir.absolute(), held)
+            if write and is_lead():
+                held.enter_context(_lock(workdir))
+            policies = ocp.training.preservation_policies
+            kept: Any = policies.LatestN(keep_last)
+            if keep_every is not None:
+                kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(keep_every)])
+            # Small arrays are written by one device: for each to write its part, Orbax compiles a program for every
+            # shape.
+            context = ocp.Context()
+            context.array.saving.min_slice_bytes_for_replica_parallel = 2**24
+            self._checkpointer = ocp.training.Checkpointer(
+                str(folder / "checkpoints"),
+                context=context,
+                # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
+                preservation_policy=kept,
+                # What a killed run was writing; a reader must leave alone what a live run is writing.
+                cleanup_tmp_directories=write,
+            )
+            # Orbax would ask JAX for a notice to stop at its steps; JAX remembers the last number that it was asked
+            # with, and those of the places where the loop can stop are others: a notice would pass unseen.
+            self._checkpointer._manager.reached_preemption = lambda step: False
+            self._agree()
+            self._held = held.pop_all()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
         # Closing waits for the other processes, which do not come where an error ends this one alone.
-        if kind is None or issubclass(kind, Stopped) or jax.process_count() == 1:
-            with _clear_errors(self.directory):
-                self._checkpointer.close()
-        self._alias.close()
-        if self._lock is not None:
-            self._lock.close()
+        with self._held:
+            if kind is None or issubclass(kind, Stopped) or jax.process_count() == 1:
+                with _clear_errors(self.directory):
+                    self._checkpointer.close()
 
     def save(self, state: TrainState, preprocessing: Preprocessing, card: Card, step: int) -> None:
         """Starts saving; returns as soon as the arrays have been copied from the devices.

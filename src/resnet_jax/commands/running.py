@@ -3,8 +3,6 @@
 import os
 from collections.abc import Sequence
 
-from ml_collections import config_flags
-
 from resnet_jax.arguments import (
     DISTRIBUTED,
     FORMAT,
@@ -13,6 +11,7 @@ from resnet_jax.arguments import (
     integer,
     listed,
     no_more,
+    overrides,
     parse,
     path,
     string,
@@ -49,8 +48,8 @@ def train(arguments: Sequence[str]) -> None:
     events.import_without_torch()
     with sharding.processes(values.distributed, values.num_processes, values.process_id):
         environment.check_devices()
+        hosts.check_shared(directory)  # all processes, whatever their environments say
         if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-            hosts.check_shared(directory)
             # Where every host finds it, also one that takes another's place.
             environment.keep_programs(directory / "compilation_cache")
         loop.train(config, directory)
@@ -96,10 +95,9 @@ def sweep(arguments: Sequence[str]) -> None:
     from resnet_jax.sweeping.sweep import sweep as run
 
     source = next(arg for arg in with_config_paths(arguments) if arg.startswith("--config=")).partition("=")[2]
-    overrides = config_flags.get_override_values(values["config"])
     run(
         source,
-        {field: repr(value) if isinstance(value, tuple) else str(value) for field, value in overrides.items()},
+        overrides(values, arguments),
         values.axis or [],
         given(path(values.workdir, "workdir"), "workdir"),
         combine=values.combine,

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax import build, hosts, terminal, workdir
+from resnet_jax import build, config_file, hosts, terminal, workdir
 from resnet_jax.analysis.complexity import complexity
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
@@ -50,6 +50,7 @@ def train(config: Config, directory: str | os.PathLike[str], make_task: TaskMake
     check_devices()
     console = terminal.console(quiet=not hosts.is_lead())
     build.check(config)
+    config_file.write_text(config)  # refuses fields that no config has, before anything is read
     hosts.check_same_config(config)
     hosts.check_shared(directory)
     # As process 0 sees them: all go the same way, whenever they look.
@@ -146,6 +147,7 @@ def _train(
     scored = watched if watched and task.final == task.watched else None
     if scored is None:
         scored = jax.device_get(task.score(state, task.final, lambda: False))
+        _check_score(scored, task.final, step, checkpoints)
     result = {
         "step": step,
         **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error") if key in line},
@@ -178,12 +180,16 @@ def _score(
     found = jax.device_get(task.score(state, task.watched, interruption.reached))
     if interruption.requested:
         return None
+    _check_score(found, task.watched, step, checkpoints)
+    return found
+
+
+def _check_score(found: Metrics, split: str, step: int, checkpoints: Checkpoints) -> None:
     if not math.isfinite(found.loss):
         raise InputError(
-            f"the loss on the {task.watched} images is {found.loss} after iteration {step}; {_last_whole(checkpoints)}"
+            f"the loss on the {split} images is {found.loss} after iteration {step}; {_last_whole(checkpoints)}"
             f". {_ADVICE}"
         )
-    return found
 
 
 def _last_whole(checkpoints: Checkpoints) -> str:
