@@ -216,3 +216,22 @@ def test_orientation_of_imagenets_own_files_is_ignored(tmp_path, names, upright)
     for split in (data.train, data.validation):
         assert isinstance(split[0].data, UprightFile) == upright
         assert decode(split[0].data).shape == ((7, 5, 3) if upright else (5, 7, 3))
+
+
+def test_a_folder_is_named_through_a_link(tmp_path):
+    make(tmp_path, "real/inner/photos/x.jpg", "real/inner/sub/a.jpg")
+    (tmp_path / "link").symlink_to("real/inner/photos")
+    assert image_files(tmp_path / "link" / ".." / "sub") == (["a.jpg"], [])
+
+
+def test_a_closed_folder_is_passed_over_by_name(tmp_path, monkeypatch):
+    make(tmp_path, "a.jpg", "lost+found/b.jpg")
+    scandir = os.scandir
+
+    def closed(folder):
+        if os.path.basename(folder) == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)  # the one who runs the tests may open all of them
+    assert image_files(tmp_path) == (["a.jpg"], [("without permission to read it", "lost+found")])

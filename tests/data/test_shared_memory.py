@@ -32,7 +32,7 @@ def test_batches_without_room_are_refused_and_what_would_do_is_said():
         check_room(BATCH, 8, lambda: CONTAINER)
     said = str(caught.value)
     assert said.startswith("/dev/shm has 64 MiB free, but 8 workers keep up to 1,250 MiB of batches there")
-    assert "docker run --shm-size" in said
+    assert "docker run --shm-size=1250m" in said
     assert "config.stream.workers=0" in said
     assert "workers=0, for which" not in said
     with pytest.raises(InputError, match=r"config\.stream\.workers=5, for which there is room"):
@@ -56,10 +56,10 @@ def test_the_free_bytes_are_those_of_the_file_system():
 
 def test_which_death_is_want_of_room():
     said = "Worker process was terminated unexpectedly with exit code {}. Search the logs above"
-    assert "found no room in /dev/shm (3 MiB are free now)" in ran_out(said.format(-signal.SIGBUS), lambda: 3 * 2**20)
+    assert "found no room in /dev/shm (3 MiB are free now)" in ran_out(said.format(-signal.SIGBUS), 3 * 2**20)
     for code in (-signal.SIGKILL, -signal.SIGSEGV, 1):
-        assert ran_out(said.format(code)) is None
-    assert ran_out("something else") is None
+        assert ran_out(said.format(code), 0) is None
+    assert ran_out("something else", 0) is None
 
 
 def test_training_asks_before_it_begins(photographs, monkeypatch):

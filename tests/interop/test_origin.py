@@ -371,7 +371,8 @@ def test_layouts_by_name_and_unknown_ones(resnet18):
 
 
 def test_what_is_written_comes_back_as_it_was(tmp_path, resnet50):
-    """A network that is nothing like torchvision's, with a mean image: by the metadata, to the bit."""
+    """A network that is nothing like torchvision's, with a mean image: to the bit, whatever the file is called."""
+    name = "my_resnetv2.safetensors"
     rng = np.random.default_rng(3)
     stated = {"stride_in": "1x1", "pool_alignment": "caffe", "batch_norm_epsilon": 2e-5}
     view = {
@@ -384,9 +385,9 @@ def test_what_is_written_comes_back_as_it_was(tmp_path, resnet50):
     }
     model = {"family": "resnet", "depth": 50, "shortcut": "B", "zero_channels": "end", **stated}
     metadata = origin.own_metadata(model, view, ("één", "two", "three"), "folder")
-    write_tensors(tmp_path / "a.safetensors", resnet50, metadata)
+    write_tensors(tmp_path / name, resnet50, metadata)
     said = []
-    network = convert.read_network(tmp_path / "a.safetensors", said.append)
+    network = convert.read_network(tmp_path / name, said.append)
     assert (network.model.stride_in, network.model.pool_alignment, network.model.epsilon) == ("1x1", "caffe", 2e-5)
     np.testing.assert_array_equal(network.preprocessing.mean, view["mean"])
     np.testing.assert_array_equal(network.preprocessing.std, view["std"])
@@ -397,7 +398,7 @@ def test_what_is_written_comes_back_as_it_was(tmp_path, resnet50):
     assert network.config.dataset.name == "folder"
     assert "stride_in=1x1 (the file's metadata)" in said
     # Others are told that the file is torch's.
-    assert read_weights(tmp_path / "a.safetensors").metadata["format"] == "pt"
+    assert read_weights(tmp_path / name).metadata["format"] == "pt"
 
 
 @pytest.mark.parametrize("damage", ["{", '{"version": 1}', '{"version": 1, "model": 3}', "[]"])

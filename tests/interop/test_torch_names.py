@@ -5,6 +5,7 @@ import pytest
 
 from resnet_jax.errors import InputError
 from resnet_jax.interop.torch_names import below_prefix, with_fc
+from resnet_jax.interop.views import pixel_statistics
 
 
 def backbone():
@@ -101,3 +102,20 @@ def test_a_classifier_of_several_layers_is_refused_with_its_layers(more):
 def test_a_headless_backbone_is_called_one():
     with pytest.raises(InputError, match=r"fc\.weight of shape \(classes, 64\).*headless.*there are head\.2\.weight"):
         below_prefix(behind("backbone.", backbone()) | {"head.2.weight": np.zeros((3, 64))})
+
+
+def test_a_network_without_a_prefix_beside_its_average():
+    tensors = network() | behind("ema.", {name: tensor + 1 for name, tensor in network().items()})
+    for prefix, value in (("", 0), ("ema", 1), (None, 1)):
+        found, notes = below_prefix(tensors, prefix)
+        assert found.keys() == network().keys()
+        assert all((tensor == value).all() for tensor in found.values())
+        assert not any("left out" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "scale"), [((0, 0, 0), (255, 255, 255), 1), ((0.5,), (0.5,), 255), ((120,), (1,), 1)]
+)
+def test_either_statistic_tells_what_pixels_it_is_of(mean, std, scale):
+    found = pixel_statistics(mean, std, "--")
+    assert [each.tolist() for each in found] == [[scale * value for value in each] for each in (mean, std)]

@@ -117,9 +117,9 @@ def convert(arguments: Sequence[str]) -> None:
     .th, .bin, .ckpt or .pth.tar, which need torch. Tensors show neither strides nor pooling nor pixels: what the flags
     leave out is read from the file's metadata, from timm's config.json beside the file, or from a name that its
     publisher gave it, and else assumed; every setting is printed with where it is from. --mean and --std are of pixels
-    from 0 to 1, or with a mean above 1 from 0 to 255. --resize is what the shorter side of a photograph becomes before
-    --image_size x --image_size pixels are cut out. --prefix says which network is meant where a file holds several,
-    such as "model" and "model_ema".
+    from 0 to 1, or where one of them is above 1 from 0 to 255. --resize is what the shorter side of a photograph
+    becomes before --image_size x --image_size pixels are cut out. --prefix says which network is meant where a file
+    holds several, such as "model" and "model_ema".
     """
     values, rest = parse(
         arguments,

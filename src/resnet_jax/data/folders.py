@@ -15,6 +15,7 @@ NO_IMAGES = "holds no images (.jpg, .png and whatever else Pillow reads)"
 
 # Why a folder is passed over to which several ways lead.
 _AGAIN = "entered already"
+_CLOSED = "without permission to read it"
 
 
 class Found(NamedTuple):
@@ -57,25 +58,35 @@ def image_files(folder: str | Path) -> Found:
 def folders(folder: str | Path) -> Iterator[str]:
     """The folder and all that are below it, as `image_files` enters them."""
     for below, _, passed in _walk(str(folder)):
-        if (_AGAIN, below) not in passed:
+        if (_AGAIN, below) not in passed and (_CLOSED, below) not in passed:
             yield os.path.join(folder, below) if below else str(folder)
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]], list[tuple[str, str]]]]:
     """(path below the folder, files, what is passed over) of the folder and of all below it."""
     # A link to a folder that holds this one would bring in all that lies beside it.
-    entered = {_identity(path) for made in (os.path.abspath, os.path.realpath) for path in Path(made(folder)).parents}
+    # Names alone can lie: `link/..` need not be where the link is.
+    above = {path for made in (os.path.abspath, os.path.realpath) for path in Path(made(folder)).parents}
+    entered = {_identity(path) for path in above if path.exists()}
     # Links wait for the folders, of which they are then found to lead to one that was entered.
     waiting, links = [""], []
     while waiting or links:
         below = waiting.pop() if waiting else links.pop(0)
         path = os.path.join(folder, below) if below else folder
-        if (identity := _identity(path)) in entered:
+        try:
+            identity = _identity(path)
+            entries = listed(path) if identity not in entered else []
+        except (OSError, InputError):
+            if not below:
+                raise
+            yield below, [], [(_CLOSED, below)]
+            continue
+        if identity in entered:
             yield below, [], [(_AGAIN, below)]
             continue
         entered.add(identity)
         files, inside, problems = [], [], []
-        for entry in listed(path):
+        for entry in entries:
             name = os.path.join(below, entry.name)
             if entry.name.startswith("."):
                 problems.append(("hidden", name))
@@ -120,7 +131,7 @@ def _problem(entry: os.DirEntry[str]) -> str:
             return "no regular file" if os.path.exists(entry.path) else "linked to nothing"
     except OSError:  # links in a circle
         return "linked to nothing"
-    return "" if os.access(entry.path, os.R_OK) else "without permission to read it"
+    return "" if os.access(entry.path, os.R_OK) else _CLOSED
 
 
 def describe(passed: Mapping[str, Sequence[tuple[str, str]]], most: int = 20) -> str:
@@ -147,4 +158,4 @@ def reasons(passed: Sequence[tuple[str, str]]) -> str:
 
 
 # Reasons of which a name is given.
-_BROKEN = ("no regular file", "linked to nothing", "without permission to read it", _AGAIN)
+_BROKEN = ("no regular file", "linked to nothing", _CLOSED, _AGAIN)

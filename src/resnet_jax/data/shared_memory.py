@@ -13,7 +13,7 @@ FOLDER = "/dev/shm"
 # in the queue; of the process that they decode for one that it reads and one that is about to be removed.
 _OF_A_WORKER, _OF_THEIR_READER = 4, 2
 
-_ADVICE = "give it more (docker run --shm-size=1g; in Kubernetes an emptyDir of medium Memory that is mounted there)"
+_ADVICE = "give it more (docker run --shm-size={}; in Kubernetes an emptyDir of medium Memory that is mounted there)"
 
 
 def free_bytes() -> int | None:
@@ -41,22 +41,27 @@ def check_room(batch_bytes: int, workers: int, free: Callable[[], int | None] = 
         return
     fit = max(there // batch_bytes - _OF_THEIR_READER, 0) // _OF_A_WORKER
     fewer = f"config.stream.workers={fit}, for which there is room, or " if fit else ""
+    advice = _ADVICE.format(f"{-(-needed // 2**20)}m")
     raise InputError(
         f"{FOLDER} has {_mebibytes(there)} MiB free, but {workers} workers keep up to {_mebibytes(needed)} MiB of "
-        f"batches there: {_ADVICE}, or use {fewer}config.stream.workers=0, which decodes in threads"
+        f"batches there: {advice}, or use {fewer}config.stream.workers=0, which decodes in threads"
     )
 
 
-def ran_out(death: str, free: Callable[[], int | None] = free_bytes) -> str | None:
-    """What to say of a worker's death, as Grain tells of it, where the kernel killed it for want of shared memory."""
+def ran_out(death: str, there: int | None) -> str | None:
+    """What to say of a worker's death, as Grain tells of it, where the kernel killed it for want of shared memory.
+
+    Args:
+      death: says how it died.
+      there: bytes of shared memory that were free then, before anything was put away.
+    """
     code = re.search(r"exit code (-?\d+)", death)
     if code is None or int(code[1]) != -signal.SIGBUS:
         return None
-    there = free()
     left = "" if there is None else f" ({_mebibytes(there)} MiB are free now)"
     return (
-        f"a worker that decoded photographs found no room in {FOLDER}{left}: {_ADVICE}, or use fewer "
-        "config.stream.workers, or 0, which decodes in threads"
+        f"a worker that decoded photographs found no room in {FOLDER}{left}, or a file of a cache ended under it: "
+        f"{_ADVICE.format('1g')}, or use fewer config.stream.workers, or 0, which decodes in threads"
     )
 
 

@@ -56,7 +56,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
     if name == "digits":
         return _load(name, None, validation_images, ())
     folder = prepared_folder(name, data_dir).absolute()
-    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
     seen = tuple((name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in files)
     # The folder's data_dir, and not the given one: another folder may have come to be meant by that.
     return _load(name, str(folder.parents[1]), validation_images, seen)

@@ -23,7 +23,7 @@ from resnet_jax.data.decode import UnreadableImageError, area_window, read_windo
 from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs
-from resnet_jax.data.shared_memory import check_room, ran_out
+from resnet_jax.data.shared_memory import check_room, free_bytes, ran_out
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.errors import InputError, LostError
 
@@ -166,10 +166,11 @@ class TrainBatches(Iterator[HostBatch]):
         try:
             batch = self._begin() if self._iterator is None else next(self._iterator)
         except BaseException as error:
+            room = free_bytes()
             self.close()  # asked once more, it begins with the same batch
             if not isinstance(error, RuntimeError) or "terminated unexpectedly" not in str(error):
                 raise
-            if why := ran_out(str(error)):
+            if why := ran_out(str(error), room):
                 raise InputError(why) from error
             raise LostError(
                 "it decoded photographs and was killed, perhaps for want of memory (fewer of them want less: "

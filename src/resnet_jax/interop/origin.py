@@ -205,9 +205,12 @@ def _config_json(path: Path, say: Callable[[str], None]) -> Statement | None:
     refusal = ""
     if model is None:
         refusal = f"its architecture is {architecture!r}, which {f'has {what}' if what else 'is none of the paper'}"
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise InputError(f"{path} is not as timm writes it: model_args is no table. Mend it, or move the weights away")
     changed = {
         name: value
-        for name, value in (config.get("model_args") or {}).items()
+        for name, value in arguments.items()
         if name
         not in ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
         and not (name == "output_stride" and value == 32)
@@ -225,13 +228,14 @@ def _config_json(path: Path, say: Callable[[str], None]) -> Statement | None:
         if names:
             named = [names[str(i)] for i in range(len(names))] if isinstance(names, dict) else names
             fields["class_names"] = tuple(map(str, named))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        views = test_view(cfg)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"{path} is not as timm writes it: {error!r}. Mend it, or move the weights away from it"
         ) from error
-    for view in test_view(cfg):
+    for view in views:
         say(view)
     if cfg.get("crop_mode", "center") != "center":
         say(f"config.json wants crop_mode={cfg['crop_mode']!r}; the centre is cut out instead")

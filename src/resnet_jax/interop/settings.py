@@ -74,11 +74,15 @@ def refusals(
     Raises:
       InputError: the user does not.
     """
+    trusted = dict(given)
     for each in found:
         if not each.refusal:
+            # What this package wrote into a file counts more than how the file is called.
+            trusted = {**(each.fields if each.source == origin.OWN else {}), **trusted}
             continue
-        if each.answer in given:
-            yield f"--{each.answer}={given[each.answer]} is used, although by {each.source}: {each.refusal}"
+        if each.answer in trusted:
+            stated = "--" if each.answer in given else ""
+            yield f"{stated}{each.answer}={trusted[each.answer]} is used, although by {each.source}: {each.refusal}"
             continue
         own = f"{facts['family']}{facts['depth']}"
         advice = f". If the weights are those of a {own} all the same, say so: --model={own}"

@@ -53,9 +53,10 @@ def below_prefix(tensors: Tensors, prefix: str | None = None) -> tuple[dict[str,
             raise InputError(f"there are {len(prefixes)} networks: choose the prefix of one of them: {shown}")
         notes.append(f"of {shown} the average was taken, {chosen[0].rstrip('.')}: another is taken by its prefix")
     (chosen,) = chosen
-    found = {name.removeprefix(chosen): tensor for name, tensor in tensors.items() if name.startswith(chosen)}
-    others = [each for each in prefixes if each != chosen]
-    beside = [name for name in tensors if not name.startswith((chosen, *filter(None, others)))]
+    # Of each tensor the network with the longest prefix: "" and "ema." stand in one file.
+    owner = {name: max((each for each in prefixes if name.startswith(each)), key=len, default=None) for name in tensors}
+    found = {name.removeprefix(chosen): tensors[name] for name in tensors if owner[name] == chosen}
+    beside = [name for name in tensors if owner[name] is None]
     if beside and any(_linear_layers(found)):
         notes.append(f"left out, as no part of the network: {_few(sorted(beside))}")
     elif beside:

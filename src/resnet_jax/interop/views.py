@@ -22,13 +22,15 @@ def pixel_statistics(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """A mean and a standard deviation as people write them -> of pixels from 0 to 255, float32 (channels,).
 
-    They are written of pixels from 0 to 1, as by torchvision and timm; a mean above 1 says that both are of pixels from
+    They are written of pixels from 0 to 1, as by torchvision and timm; one above 1 says that both are of pixels from
     0 to 255, as Caffe's. One number stands for all channels.
 
     Raises:
       InputError: not one or three finite numbers, or a standard deviation that is not above 0.
     """
-    scale = 1 if mean is not None and any(value > 1 for value in mean) else 255
+    # Of pixels from 0 to 1 neither is above 1.
+    given = [value for values in (mean, std) if values is not None for value in values]
+    scale = 1 if any(isinstance(value, (int, float)) and value > 1 for value in given) else 255
     found = []
     for name, values in (("mean", mean), ("std", std)):
         if values is None:
