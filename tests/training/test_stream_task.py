@@ -263,8 +263,9 @@ def test_the_90_epochs_follow_the_batch_size(batch_size, variant):
     np.testing.assert_allclose(rates, rate * np.array([1, 0.1, 0.1, 0.01, 0.01, 0.001 if variant else 0.01]), rtol=1e-5)
     if variant:
         first, half = jax.device_get(build.schedule(config)(jnp.array([0, round(2.5 * epoch) - 1])))
-        assert first == pytest.approx(rate / config.optimizer.ramp_iterations)
-        assert half == pytest.approx(rate / 2, rel=0.01)
+        # Linearly from 0.1.
+        assert first == pytest.approx(0.1)
+        assert half == pytest.approx((0.1 + rate) / 2, rel=0.01)
 
 
 def test_what_is_given_outright_does_not_follow():

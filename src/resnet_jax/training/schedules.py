@@ -160,7 +160,12 @@ def ramped(schedule: optax.Schedule, iterations: int, start: float | None = None
     """
     if start is None:
         return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / iterations)
-    return lambda step: start + (schedule(step) - start) * jnp.minimum(1.0, step / iterations)
+
+    def rate(step):
+        whole = schedule(step)
+        return jnp.where(step < iterations, start + (whole - start) * (step / iterations), whole)
+
+    return rate
 
 
 def learning_rate(opt_state: Any) -> jax.Array:
