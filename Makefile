@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := not slow and not torch and not test_data
 # What computes is tested once more as users compile it, which takes twice as long.
-NUMERICS := $(addprefix tests/,analysis evaluation interop models training)
+NUMERICS := $(addprefix tests/,evaluation models training)
 
 .PHONY: install train test test-all lint format lock clean
 
