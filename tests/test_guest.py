@@ -135,7 +135,6 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("use", ["", USE], ids=["imported", "used"])
 def test_the_process_of_who_uses_this_package_stays_as_it_was(use, tmp_path):
-    pytest.importorskip("optuna")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM + use.replace("ROOT", repr(str(tmp_path))))
     run = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)

@@ -250,7 +250,8 @@ def test_momentum_correction_makes_caffes_form_the_other():
 
 @pytest.mark.torch
 def test_torchs_own_momentum():
-    torch = pytest.importorskip("torch")
+    import torch
+
     start, pulls, path = quadratic_run("torch", RATES, 0.05)
     weight = torch.nn.Parameter(torch.tensor(start))
     optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9, weight_decay=0.05)
