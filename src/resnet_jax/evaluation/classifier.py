@@ -1,0 +1,54 @@
+"""A trained network with all that its predictions need; it knows no config, no folder and no mesh."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import numpy as np
+
+from resnet_jax.data.augment import Preprocessing
+
+
+@flax.struct.dataclass
+class Classifier:
+    """A network, its weights, the pre-processing that they were trained with, and the names of its classes.
+
+    It is immutable, `replace(field=value)` makes another one. It is a pytree too, whose leaves are the variables and
+    the arrays of the pre-processing: `jax.device_put(classifier, sharding)` and `jax.jit` take it.
+
+    Attributes:
+      model: a Linen module that is called with (images, train), such as a `models.ResNet`.
+      variables: {"params": …, "batch_stats": …}.
+      preprocessing: from uint8 pixels to what the model is given; it also says how a photograph is resized.
+      class_names: in the order of the logits.
+      image_shape: (height, width, channels) that the network was trained on.
+
+    Example:
+      >>> import jax, numpy as np, resnet_jax.models
+      >>> from resnet_jax.data.augment import Preprocessing
+      >>> model = resnet_jax.models.create("cifar_resnet8", num_classes=2)
+      >>> images = np.zeros((4, 32, 32, 3), np.uint8)
+      >>> variables = model.init(jax.random.key(0), np.float32(images), train=False)
+      >>> classifier = Classifier(model, variables, Preprocessing(np.zeros((1, 1, 3))), ("cat", "dog"), (32, 32, 3))
+      >>> classifier(images).shape
+      (4, 2)
+    """
+
+    model: nn.Module = flax.struct.field(pytree_node=False)
+    variables: Any
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    image_shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
+        """Logits: RGB or grey images (batch, height, width, channels), 0 to 255, uint8 or float -> (batch, classes)
+        float32.
+        """
+        return _logits(self.model, self.variables, self.preprocessing, images)
+
+
+@partial(jax.jit, static_argnames="model")
+def _logits(model: nn.Module, variables: Any, preprocessing: Preprocessing, images: jax.Array) -> Any:
+    return model.apply(variables, preprocessing(images), train=False)
