@@ -10,6 +10,7 @@ from pictures import encoded, noise
 from PIL import Image
 
 from resnet_jax.data import passes
+from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.decode import decode
 from resnet_jax.data.photographs import open_photographs
 from resnet_jax.data.stream import DamageReport
@@ -34,6 +35,10 @@ def noisy(index, height=43, width=60):
     return noise(height, width, seed=index)
 
 
+def seen_at(shorter_side):
+    return Preprocessing(np.zeros((1, 1, 3)), shorter_side=shorter_side)
+
+
 def central(pixels, shorter_side, side):
     """Pillow's whole resizing, then the centre."""
     height, width, _ = pixels.shape
@@ -48,7 +53,7 @@ def test_evaluation_shows_each_photograph_once(batch_size):
     photographs = Listed(tuple(DAMAGED if i in (2, 6) else encoded(noisy(i), "PNG") for i in range(15)))
     said = []
     damaged = DamageReport(photographs, 1.0, said.append, "it is left out")
-    found = list(passes.central_batches(photographs, 29, 24, "bicubic", batch_size, damaged))
+    found = list(passes.central_batches(photographs, (24, 24, 3), seen_at(29), batch_size, damaged))
     assert len(found) == -(-15 // batch_size)
     for images, labels, weights in found:
         assert images.shape == (batch_size, 24, 24, 3)
@@ -66,7 +71,7 @@ def test_evaluation_shows_each_photograph_once(batch_size):
 def test_evaluation_stops_where_too_many_are_damaged():
     photographs = spoiled(2, 6)
     with pytest.raises(InputError, match=r"2 of 20 photographs are damaged, photograph 6 the last so far"):
-        list(passes.central_batches(photographs, 34, 32, "bilinear", 4, DamageReport(photographs, 0.05, print)))
+        list(passes.central_batches(photographs, (32, 32, 3), seen_at(34), 4, DamageReport(photographs, 0.05, print)))
 
 
 def test_the_mean_image_is_numpys():

@@ -1,5 +1,7 @@
 """Pre-processing and augmentation on the device, as pure functions of (key, images)."""
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,10 @@ class Preprocessing:
         ordered = images[..., ::-1] if self.channel_order == "bgr" else images
         mean = self.mean if self.mean.shape[:2] == images.shape[1:3] else self.mean.mean((0, 1), keepdims=True)
         return (ordered.astype(jnp.float32) - mean[None]) / self.std[None]
+
+    def resized_to(self, image_shape: Sequence[int]) -> int:
+        """What the shorter side of a photograph becomes, in pixels, for a network of images (height, width, …)."""
+        return self.shorter_side or max(image_shape[:2])
 
 
 def per_pixel_mean(images: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.decode import UnreadableImageError, center_window, decode, read_window, resample
 from resnet_jax.data.photographs import Photographs
 from resnet_jax.data.tiles import ImageData
@@ -68,35 +69,35 @@ def center_view(pixels: np.ndarray, shorter_side: int, size: tuple[int, int], in
 
 def central_batches(
     photographs: Photographs,
-    shorter_side: int,
-    side: int,
-    interpolation: str,
+    image_shape: tuple[int, ...],
+    preprocessing: Preprocessing,
     batch_size: int,
     damaged: Callable[[np.ndarray], None],
     host: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The central views of all photographs, each once, in batches of which this host has its part: images (count, side,
-    side, 3) uint8, labels int32, weights float32.
+    """The central views of all photographs, each once, in batches of which this host has its part: images (count,
+    *image_shape) uint8, labels int32, weights float32.
 
     Places past the last photograph, and those of damaged ones, have weight 0. Every host has as many batches.
 
     Args:
       photographs: of a split.
-      shorter_side, side, interpolation: see `center_view`.
+      image_shape: (height, width, 3) of the network's images.
+      preprocessing: of the network, which says how photographs are resized.
       batch_size: of every batch over all hosts, the last one too.
       damaged: is told the indices of damaged photographs.
       host: this host's index, and how many there are; they hold consecutive parts.
     """
-    count = batch_size // host[1]
+    count, size, shorter_side = batch_size // host[1], image_shape[:2], preprocessing.resized_to(image_shape)
     firsts = range(host[0] * count, len(photographs) + host[0] * count, batch_size)
     mine = [range(first, min(first + count, len(photographs))) for first in firsts]
     views = in_order(
         photographs,
-        lambda data: center_view(decode(data), shorter_side, (side, side), interpolation),
+        lambda data: center_view(decode(data), shorter_side, (size[0], size[1]), preprocessing.interpolation),
         itertools.chain.from_iterable(mine),
     )
     for indices in mine:
-        images = np.zeros((count, side, side, 3), np.uint8)
+        images = np.zeros((count, *image_shape), np.uint8)
         labels, weights = np.zeros(count, np.int32), np.zeros(count, np.float32)
         for place, (index, label, view) in enumerate(itertools.islice(views, len(indices))):
             if view is None:

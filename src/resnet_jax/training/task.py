@@ -248,11 +248,9 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
     def score(state: TrainState, split: str, stop: Callable[[], bool]) -> Metrics:
         totals: Any = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
         size = config.eval.batch_size + -config.eval.batch_size % mesh.size
-        photos, fields = getattr(dataset, split), config.stream
+        photos = getattr(dataset, split)
         damaged: list[int] = []
-        views = passes.central_batches(
-            photos, fields.shorter_side, fields.side, fields.interpolation, size, damaged.extend, host
-        )
+        views = passes.central_batches(photos, card.image_shape, preprocessing, size, damaged.extend, host)
         for batch in views:
             found = evaluate(state.variables, Batch(*sharding.put_batch(mesh, batch)), preprocessing)
             # One batch at a time: the devices would hold all that the host is ahead of them.
