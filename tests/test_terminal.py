@@ -4,7 +4,6 @@ import os
 import pytest
 
 from resnet_jax import errors, terminal
-from resnet_jax.evaluation.predict import print_table
 from resnet_jax.sweeping.display import results_table
 
 # What Rich would read as markup or an emoji, and what a name may hold on the disk.
@@ -28,37 +27,45 @@ def test_names_are_shown_as_they_are_on_one_line(name):
     console.print(f"{name} is damaged")
     assert file.getvalue() == f"{shown} is damaged\n"
 
-    table = terminal.Table("name", "n", title=name)
-    table.add_row(name, "1")
-    lines = terminal.render(table).splitlines()
+    lines = terminal.table(("name", "n"), [(name, "1")], title=name).splitlines()
     assert lines[0] == shown
     assert [line for line in lines if line.strip().startswith(shown)][1].rstrip().endswith(" 1")
 
 
 @pytest.mark.parametrize("name", ["a[copy]" * 30, "日本語" * 40, "x" * 300])
-def test_what_is_too_long_for_a_terminal_is_folded_and_not_cut(name):
-    table = terminal.Table("name", "n")
-    table.add_row(name, "1")
-    lines = terminal.render(table, width=60).splitlines()
+def test_what_is_too_long_for_a_terminal_is_folded_and_not_cut(name, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = terminal.table(("name", "n"), [(name, "1")]).splitlines()
     assert "…" not in "".join(lines)
-    assert "".join(line.split(" 1")[0].strip() for line in lines[3:]) == name
+    assert "".join(line.split(" 1")[0].strip() for line in lines[2:]) == name
+
+
+def test_an_empty_row_leaves_a_gap_and_numbers_stand_at_the_right():
+    table = terminal.table(("name", "n"), [("a", "1"), ("b", "100"), (), ("total", "101")])
+    assert [line.split() for line in table.splitlines()[2:]] == [["a", "1"], ["b", "100"], [], ["total", "101"]]
+    assert len({len(line) for line in table.splitlines()[2:] if line}) == 1
 
 
 def test_a_bar_shows_its_name_as_it_is():
     file = io.StringIO()
-    with terminal.progress(terminal.console(file, force_terminal=True, width=100), speed=True) as bar:
-        bar.add_task("[red]:boom:[/b]", total=2, speed="[3] images/s")
+    with terminal.bar(terminal.console(file, force_terminal=True, width=100), "[red]:boom:[/b]", 2) as update:
+        update(1, "[3] images/s")
     assert "[red]:boom:[/b]" in file.getvalue()
     assert "[3] images/s" in file.getvalue()
 
 
-def test_tables_of_commands_show_names_as_they_are(capsys):
-    print_table([{"file": "a[copy].png", "classes": [{"name": "[/b]:boom:", "probability": 0.5}]}])
-    said = capsys.readouterr().out
-    assert "a[copy].png" in said
-    assert "[/b]:boom:" in said
+def test_progress_passes_everything_on_and_is_shown_on_terminals_only(capsys, monkeypatch):
+    assert list(terminal.progress(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert list(terminal.progress(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert "letters" in capsys.readouterr().err
+
+
+def test_tables_of_sweeps_show_names_as_they_are():
     row = {"point": {"dataset.data_dir": "/[red]/" + "x" * 200}, "errors": [0.5], "mean": 0.5, "std": None}
-    assert row["point"]["dataset.data_dir"] in terminal.render(results_table([row], "[b]"))
+    assert row["point"]["dataset.data_dir"] in results_table([row], "[b]")
 
 
 class Broken(io.StringIO):
@@ -72,8 +79,8 @@ def test_a_console_that_cannot_write_stops_nothing(capsys, monkeypatch):
     for file in (Broken(), closed):
         console = terminal.console(file)
         console.print("a line")
-        with terminal.progress(console) as bar:
-            bar.advance(bar.add_task("train", total=1))
+        with terminal.bar(console, "train", 1) as update:
+            update(1)
         monkeypatch.setattr("sys.stderr", file)
         errors.complain("a line")
     with open(os.devnull) as unwritable:

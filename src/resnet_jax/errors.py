@@ -4,7 +4,10 @@ import contextlib
 import errno
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -58,6 +61,17 @@ def complain(line: str) -> None:
     # Where nobody reads it, nothing is lost that a command needs.
     with contextlib.suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr)
+
+
+class Progress(Protocol):
+    """Shows how far long work is: passes `total` items on, with a bar under a label, as `terminal.progress` does."""
+
+    def __call__(self, iterable: Iterable[T], total: int, label: str) -> Iterable[T]: ...
+
+
+def no_progress(iterable: Iterable[T], total: int, label: str) -> Iterable[T]:
+    """A `Progress` that shows nothing."""
+    return iterable
 
 
 @contextlib.contextmanager

@@ -8,17 +8,19 @@ the run goes on.
 import contextlib
 import io
 import sys
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, TypeVar
 
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
 from rich.live import Live
-from rich.progress import Progress
 from rich.text import Text
 
 from resnet_jax.errors import printable
+
+T = TypeVar("T")
 
 # Where no terminal ends a line, a table is as wide as what is in it.
 _UNLIMITED = 10_000
@@ -102,24 +104,60 @@ def console(file: IO[str] | None = None, *, stderr: bool = False, **settings: An
     return made
 
 
-def progress(console: Console, *, speed: bool = False, transient: bool = False) -> Progress:
-    """A progress bar.
+@contextlib.contextmanager
+def bar(console: Console, label: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
+    """A progress bar, on terminals only, which its end wipes away; yields `update(completed, note="")`.
 
     Args:
-      console: where.
-      speed: whether its tasks have a field of this name, a text that is shown.
-      transient: shown on terminals only, and wiped away at the end.
+      console: where it stands; lines that are printed there meanwhile stand above it.
+      label: before it.
+      total: how much there is to do.
+      completed: how much of it is done already.
     """
-    columns: list[rich.progress.ProgressColumn] = [
+    columns = (
         _Column("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        *([_Column("{task.fields[speed]}")] if speed else []),
+        _Column("{task.fields[note]}"),
         rich.progress.TimeRemainingColumn(),
         _Column("left"),
-    ]
-    hidden = console.is_jupyter or (transient and not console.is_terminal)
-    return Progress(*columns, console=console, transient=transient, disable=hidden)
+    )
+    hidden = console.is_jupyter or not console.is_terminal
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as shown:
+        task = shown.add_task(label, total=total, completed=completed, note="")
+        yield lambda completed, note="": shown.update(task, completed=completed, note=note)
+
+
+def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """An `errors.Progress` that shows a `bar` on standard error."""
+    with bar(console(stderr=True), label, total) as update:
+        for i, item in enumerate(iterable, start=1):
+            yield item
+            update(i)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", text_columns: int = 1) -> str:
+    """A table as text, as wide as the terminal at most; where there is none, as wide as what is in it.
+
+    Args:
+      headings: of the columns.
+      rows: texts; an empty row leaves a gap.
+      title: above it.
+      text_columns: so many columns, the first ones, hold words and begin at the left; numbers end at the right.
+    """
+    made = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE)
+    for i, heading in enumerate(headings):
+        # Rich would cut a long word.
+        made.add_column(heading, justify="left" if i < text_columns else "right", overflow="fold")
+    for row in rows:
+        if row:
+            made.add_row(*row)
+        else:
+            made.add_section()
+    out = console(color_system=None)
+    with out.capture() as capture:
+        out.print(made, soft_wrap=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
 
 
 def live(console: Console) -> Live:

@@ -4,7 +4,6 @@ Nothing is compiled or computed, and XLA's cost analysis is not asked: it counts
 """
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax import terminal
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.resnet import ResNet
@@ -189,12 +187,11 @@ def _totals(layers: Sequence[Layer]) -> dict[str, int]:
     return {cost: sum(getattr(layer, cost) for layer in layers) for cost in costs}
 
 
-def render(costs: dict[str, Any], title: str = "") -> str:
-    """Writes a `summary` as a table: stages, the total, and the figures under "paper" if any."""
-    table = terminal.Table(title=title)
-    table.add_column("stage")
-    for heading in ("output", "blocks", "parameters", "multiply-adds (M)", "activations (MiB/image)"):
-        table.add_column(heading, justify="right")
+def table_rows(costs: dict[str, Any]) -> list[Sequence[str]]:
+    """A `summary` for people: the headings, the stages, the total, and the figures under "paper" if any.
+
+    An empty row is a gap.
+    """
 
     def numbers(row):
         return (
@@ -203,41 +200,39 @@ def render(costs: dict[str, Any], title: str = "") -> str:
             f"{row['activation_bytes'] / 2**20:,.2f}",
         )
 
+    headings = ("stage", "output", "blocks", "parameters", "multiply-adds (M)", "activations (MiB/image)")
+    rows: list[Sequence[str]] = [headings]
     for stage in costs["stages"]:
         output = "×".join(map(str, stage["output"]))
-        table.add_row(stage["name"], output, str(stage["blocks"] or ""), *numbers(stage))
-    table.add_section()
-    table.add_row("total", "", "", *numbers(costs))
+        rows.append((stage["name"], output, str(stage["blocks"] or ""), *numbers(stage)))
+    rows += [(), ("total", "", "", *numbers(costs))]
     paper = costs.get("paper", {})
     if any(paper.values()):
         parameters = f"{paper['parameters'] / 1e6:g}M" if paper["parameters"] else ""
         multiply_adds = f"{paper['multiply_adds'] / 1e6:,.0f}" if paper["multiply_adds"] else ""
-        table.add_row("paper", "", "", parameters, multiply_adds, "")
+        rows.append(("paper", "", "", parameters, multiply_adds, ""))
+    return rows
 
-    return terminal.render(table, width=120).strip("\n")
 
-
-def run_summary(
-    model_name: str, shortcut: str | None = None, image_size: int | None = None, format: str = "table"
-) -> str:
-    """Describes a network of `models.create` by what it costs: the command `resnet-jax summary`.
+def run_summary(model_name: str, shortcut: str | None = None, image_size: int | None = None) -> dict[str, Any]:
+    """What a network of `models.create` costs, beside what the paper states: the command `resnet-jax summary`.
 
     Args:
       model_name: such as "resnet50" or "cifar_resnet110".
       shortcut: "A", "B" or "C"; by default the network's own.
       image_size: height and width in pixels, by default 224, or 32 for CIFAR.
-      format: "table", or "json" for the dict of `summary` with "model" and "paper", what tables 1 and 6 state.
+
+    Returns:
+      the dict of `summary` with "model" and "paper", what tables 1 and 6 state.
 
     Raises:
-      ValueError: the model, the shortcut, the image size or the format does not exist.
+      ValueError: the model, the shortcut or the image size does not exist.
     """
-    if format not in ("table", "json"):
-        raise ValueError(f"unknown format {format!r}: it is table or json")
     model = create(model_name, shortcut=shortcut)
     usual_size = 224 if model.stem == "imagenet" else 32
     size = usual_size if image_size is None else image_size
     network = (model_name, model.shortcut)
-    costs = {
+    return {
         "model": model_name,
         **summary(model, size),
         "paper": {
@@ -245,7 +240,3 @@ def run_summary(
             "multiply_adds": TABLE_1_MULTIPLY_ADDS.get(network) if size == usual_size else None,
         },
     }
-    if format == "json":
-        return json.dumps(costs, indent=2)
-    shortcuts = f"shortcut {model.shortcut}" if model.shortcut else "no shortcuts"
-    return render(costs, f"{model_name}, {shortcuts}, {size}×{size} images")

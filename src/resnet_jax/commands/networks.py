@@ -40,6 +40,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     scales = None if values.scales is None else listed(values.scales)
     if scales is not None and not all(scale.isdecimal() for scale in scales):
         raise InputError(f"--scales={','.join(scales)} is wrong: it must be whole numbers of pixels, such as 224,256")
+    from resnet_jax import terminal
     from resnet_jax.evaluation.evaluate import evaluate as run
 
     score = run(
@@ -54,6 +55,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         recalibrate=values.recalibrate,
         output=path(values.output, "output"),
         say=complain,
+        progress=terminal.progress,
     )
     if values.format == "json":
         print(json.dumps(score))
@@ -79,14 +81,20 @@ def predict(arguments: Sequence[str]) -> None:
     directory = given(path(values.workdir, "workdir"), "workdir")
     if not rest:
         raise InputError("no image file was given: see --help")
-    from resnet_jax.evaluation import predict as prediction
+    from resnet_jax import terminal
+    from resnet_jax.evaluation.predict import predict_files
     from resnet_jax.evaluation.trained import load_trained
 
-    results = prediction.predict_files(load_trained(directory), rest)
+    results = predict_files(load_trained(directory), rest)
     if values.format == "json":
         print(json.dumps(results))
-    else:
-        prediction.print_table(results)
+        return
+    rows: list[Sequence[str]] = []
+    for result in results:
+        for i, entry in enumerate(result["classes"]):
+            rows.append(("" if i else result["file"], entry["name"], f"{entry['probability']:.1%}"))
+        rows.append(())
+    print(terminal.table(("file", "class", "probability"), rows, text_columns=2))
 
 
 def summary(arguments: Sequence[str]) -> None:
@@ -96,12 +104,20 @@ def summary(arguments: Sequence[str]) -> None:
     """
     values, rest = parse(arguments, string("model"), string("shortcut"), integer("image_size"), FORMAT)
     no_more(rest)
-    from resnet_jax.analysis.complexity import run_summary
+    from resnet_jax import terminal
+    from resnet_jax.analysis.complexity import run_summary, table_rows
 
     try:
-        print(run_summary(given(values.model, "model"), values.shortcut, values.image_size, values.format))
+        costs = run_summary(given(values.model, "model"), values.shortcut, values.image_size)
     except ValueError as error:
         raise InputError(str(error)) from error
+    if values.format == "json":
+        print(json.dumps(costs, indent=2))
+        return
+    headings, *rows = table_rows(costs)
+    shortcuts = f"shortcut {costs['shortcut']}" if costs["shortcut"] else "no shortcuts"
+    size = costs["image_size"]
+    print(terminal.table(headings, rows, f"{values.model}, {shortcuts}, {size}×{size} images"))
 
 
 def convert(arguments: Sequence[str]) -> None:

@@ -40,6 +40,7 @@ def _prepare_cache(arguments: Sequence[str]) -> None:
         integer("quality", 95),
     )
     no_more(rest)
+    from resnet_jax import terminal
     from resnet_jax.data.cache import write_cache
 
     write_cache(
@@ -50,4 +51,5 @@ def _prepare_cache(arguments: Sequence[str]) -> None:
         shorter_side=values.shorter_side,
         quality=values.quality,
         say=complain,
+        progress=terminal.progress,
     )

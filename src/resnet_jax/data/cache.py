@@ -9,6 +9,7 @@ Reading it is `data.photographs`. A cache is a folder of
     validation-…                likewise
 """
 
+import itertools
 import json
 import os
 import shlex
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax import terminal
 from resnet_jax.data.decode import Box, UnreadableImageError, decode, resample, resized_size
 from resnet_jax.data.image_files import UprightFile, orientation
 from resnet_jax.data.passes import in_threads
@@ -34,9 +34,8 @@ from resnet_jax.data.photographs import (
     open_photographs,
 )
 from resnet_jax.data.tiles import ImageData, TiledJpeg, encode_tiles
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Progress, no_progress
 from resnet_jax.files import expanded, whole_file, write_whole
-from resnet_jax.terminal import Progress
 
 FORMS = ("raw", "jpeg")
 
@@ -59,6 +58,7 @@ def write_cache(
     shorter_side: int | None = None,
     quality: int = 95,
     say: Callable[[str], None],
+    progress: Progress = no_progress,
 ) -> None:
     """Writes both splits of a data set as a cache, on all cores; the same call goes on where an earlier one was killed.
 
@@ -77,6 +77,7 @@ def write_cache(
         ImageNet's then change by 0.06 grey levels on average (measured).
       say: is given a line about the space needed, about files of a folder that are passed over, and about each damaged
         photograph.
+      progress: shows how far each split is.
 
     Raises:
       InputError: the arguments cannot be, the source is not there, the folder holds something else, or the disk has not
@@ -104,9 +105,8 @@ def write_cache(
         return
     encode = partial(_encode, form=form, shorter_side=shorter_side, quality=quality)
     _check_space(folder, source, encode, say)
-    with terminal.progress(terminal.console(stderr=True)) as progress:
-        for split in SPLITS:
-            _write_split(folder, split, getattr(source, split), encode, progress, say)
+    for split in SPLITS:
+        _write_split(folder, split, getattr(source, split), encode, say, progress)
     _finish(folder, source, card, say)
 
 
@@ -206,13 +206,12 @@ def _write_split(
     split: str,
     photographs: Photographs,
     encode: Callable[[ImageData], np.ndarray | TiledJpeg],
-    progress: Progress,
     say: Callable[[str], None],
+    progress: Progress,
 ) -> None:
     shards = _shards(photographs)
     missing = [shard for shard in range(len(shards)) if not _rows_file(folder, split, shard).exists()]
-    done = len(photographs) - sum(len(shards[shard]) for shard in missing)
-    task = progress.add_task(split, total=len(photographs), completed=done)
+    indices = [index for shard in missing for index in shards[shard]]
 
     def read(index: int) -> tuple[str, int, np.ndarray | TiledJpeg | None]:
         photograph = photographs[index]
@@ -222,10 +221,11 @@ def _write_split(
             say(f"{photograph.name} is damaged ({error}): it is left out")
             return photograph.name, photograph.label, None
 
+    read_ahead = iter(progress(in_threads(read, indices), len(indices), split))
     for shard in missing:
         rows = []
         with whole_file(folder / cache_file(split, shard)) as file:
-            for name, label, kept in in_threads(read, shards[shard]):
+            for name, label, kept in itertools.islice(read_ahead, len(shards[shard])):
                 row = (-1, 0, 0, 0, 0, 0)
                 if kept is not None:
                     tiled = isinstance(kept, TiledJpeg)
@@ -233,7 +233,6 @@ def _write_split(
                     row = (shard, file.tell(), len(data), *((len(kept.tiles), 0, 0) if tiled else (0, *kept.shape[:2])))
                     file.write(data)
                 rows.append((*row, label, os.fsencode(name)))
-                progress.advance(task)
         longest = max(len(row[-1]) for row in rows)
         with whole_file(_rows_file(folder, split, shard)) as file:
             np.save(file, np.array(rows, [*CACHE_ROW, ("name", f"S{longest}")]))

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_jax import terminal
 from resnet_jax.configs import Config
 from resnet_jax.data import cache, photographs, sources
 from resnet_jax.data.photographs import Photograph, Photographs
-from resnet_jax.errors import InputError, complain
+from resnet_jax.errors import InputError, Progress, complain, no_progress
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.outcomes import Outcomes, prepare_folder, write_tables
 from resnet_jax.evaluation.recalibrate import recalibrate as recalibrated
@@ -31,6 +30,7 @@ def evaluate(
     recalibrate: int | None = None,
     output: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = complain,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """The errors and the loss of runs' newest checkpoints; several runs are an ensemble, whose probabilities are
     averaged.
@@ -51,6 +51,7 @@ def evaluate(
         `confusion.png`.
       say: is given a line about each damaged checkpoint, about each damaged image, which is left out, about files of a
         folder that are passed over, and about a cache that keeps images smaller than they are shown.
+      progress: shows how many images are scored.
 
     Returns:
       "workdirs", "steps", "split", "protocol", "scales", "averaging" and "recalibrated" where they apply, "images"
@@ -91,13 +92,10 @@ def evaluate(
     if recalibrate is not None:
         members = [recalibrated(member, recalibrate, dataset, data_dir) for member in members]
     found = Outcomes(len(data.images))
-    with terminal.progress(terminal.console(stderr=True), transient=True) as progress:
-        task = progress.add_task(data.split, total=len(data.images))
-        for scored in score_images(members, data.images, chosen, size):
-            if scored.scores is None:
-                say(f"{scored.name} is damaged and left out: {scored.damage}")
-            found.note(scored)
-            progress.advance(task)
+    for scored in progress(score_images(members, data.images, chosen, size), len(data.images), data.split):
+        if scored.scores is None:
+            say(f"{scored.name} is damaged and left out: {scored.damage}")
+        found.note(scored)
     if not found.done.any():
         raise InputError(f"all of the {len(data.images)} images are damaged: is the data set whole?")
     result = {

@@ -19,7 +19,6 @@ from resnet_jax.evaluation.protocols import Protocol
 from resnet_jax.evaluation.scoring import score_images
 from resnet_jax.evaluation.trained import Trained
 from resnet_jax.files import expanded
-from resnet_jax.terminal import Table, render
 
 # Images at a time.
 _BATCH = 64
@@ -74,18 +73,6 @@ def predict_files(
     if not results:
         raise InputError(f"none of the {len(files)} files in {', '.join(map(str, paths))} can be read as an image")
     return [results[index] for index in sorted(results)]
-
-
-def print_table(results: Sequence[dict[str, Any]]) -> None:
-    """Prints what `predict_files` found."""
-    table = Table("file", "class")
-    table.add_column("probability", justify="right")
-    for result in results:
-        for i, entry in enumerate(result["classes"]):
-            last = i + 1 == len(result["classes"])
-            file = "" if i else result["file"]
-            table.add_row(file, entry["name"], f"{entry['probability']:.1%}", end_section=last)
-    print(render(table))
 
 
 @dataclass(frozen=True)

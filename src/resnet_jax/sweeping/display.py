@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from resnet_jax import terminal
 from resnet_jax.sweeping.runs import Run
 from resnet_jax.terminal import Console, Table, live
 
@@ -111,11 +112,11 @@ def describe(run: Run) -> str:
     return run.state
 
 
-def results_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+def results_table(rows: Sequence[dict[str, Any]], title: str) -> str:
     """The rows of `runs.summarise` as a table, errors in percent."""
     fields = list(rows[0]["point"])
-    result = Table(*fields, "runs", "error, mean ± std (%)", title=title)
+    cells = []
     for row in rows:
         spread = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
-        result.add_row(*row["point"].values(), str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}")
-    return result
+        cells.append((*row["point"].values(), str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}"))
+    return terminal.table((*fields, "runs", "error, mean ± std (%)"), cells, title, text_columns=len(fields))

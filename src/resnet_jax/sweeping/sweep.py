@@ -185,7 +185,7 @@ def _finish(plan: Plan, runs: Sequence[Run], console: Console) -> list[dict[str,
     write_whole(path, json.dumps({"rows": rows, "points": [run.as_json() for run in runs]}, indent=2) + "\n")
     if rows:
         title = "validation, the least error first" if plan.validation else "final iteration, never the best one"
-        print(terminal.render(results_table(rows, title)))
+        print(results_table(rows, title))
     failed = [run for run in runs if run.state == "failed"]
     if failed:
         for run in failed:

@@ -109,7 +109,8 @@ def _train(
 ) -> dict[str, Any]:
     fields, total, step, watched, bad = config.train, config.train.iterations, int(state.step), None, int(state.skipped)
     log = workdir.MetricsLog(directory, step, console.print) if hosts.is_lead() else contextlib.nullcontext()
-    with log, terminal.progress(console, speed=True) as progress, Interruptible() as interruption:
+    label = f"{config.model.family}{config.model.depth}"
+    with log, terminal.bar(console, label, total, step) as update, Interruptible() as interruption:
         if step < total:
             console.print(_describe_program(config, task, task.program(_steps(config, step))))
         if hosts.exchange(_lacks_score(config, task, directory, step))[0]:
@@ -119,7 +120,6 @@ def _train(
                 raise Stopped(f"the state of iteration {step} is saved")
             if isinstance(log, workdir.MetricsLog):
                 log.amend(step, _means(watched, task.watched))
-        bar = progress.add_task(f"{config.model.family}{config.model.depth}", total=total, completed=step, speed="")
         while step < total:
             started, before = time.perf_counter(), step
             state, metrics, rates = task.advance(state, _steps(config, step), interruption.reached)
@@ -141,7 +141,7 @@ def _train(
                 checkpoints.wait()
                 raise Stopped(f"the state of iteration {step} is saved")
             speed = fields.batch_size * len(rates) / line["seconds"]
-            progress.update(bar, completed=step, speed=f"{speed:,.0f} images/s")
+            update(step, f"{speed:,.0f} images/s")
     lines = workdir.read_metrics(directory)
     # A run that ended between its last iteration and its result has not scored anything yet.
     scored = watched if watched and task.final == task.watched else None
