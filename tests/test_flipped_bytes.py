@@ -17,7 +17,7 @@ from resnet_jax import build, workdir
 from resnet_jax.card import VERSION, Card, seal, unseal
 from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import base
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.fingerprints import fingerprint
 from resnet_jax.sharding import make_mesh, replicated

@@ -14,9 +14,10 @@ import optax
 from resnet_jax import models
 from resnet_jax.configs import Config
 from resnet_jax.data import passes, photographs, sources, stream
-from resnet_jax.data.augment import Preprocessing
-from resnet_jax.data.decode import INTERPOLATIONS, LEAST_AREA
+from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.pipeline import Augmentation
+from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnet_jax.data.windows import LEAST_AREA
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.models.layers import batch_norm_maps
@@ -148,11 +149,6 @@ def workers(config: Config) -> int:
     return cores - 1 if cores >= 4 else 0
 
 
-# Of ImageNet's RGB pixels in [0, 1], as torchvision, timm and akamaster's CIFAR networks use them.
-CHANNEL_MEAN = 255 * np.array((0.485, 0.456, 0.406), np.float32)
-CHANNEL_STD = 255 * np.array((0.229, 0.224, 0.225), np.float32)
-
-
 def photograph_preprocessing(
     config: Config, train: photographs.Photographs, say: Callable[[str], None]
 ) -> Preprocessing:
@@ -164,7 +160,7 @@ def photograph_preprocessing(
         "interpolation": fields.interpolation,
     }
     if fields.normalization == "channels":
-        mean, std = CHANNEL_MEAN[None, None], CHANNEL_STD[None, None]
+        mean, std = (255 * np.array(each, np.float32)[None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
     else:
         count = min(fields.mean_images, len(train))
         say(f"computing the mean image of {count} photographs")

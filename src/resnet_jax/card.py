@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Sharding
 
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 
 # Of checkpoints. Those of the version before had no number, no fingerprint of the pre-processing and no checksum of

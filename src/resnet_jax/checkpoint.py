@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.card import Card, abstract_preprocessing, seal, unseal
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError, Stopped, complain, is_passing
 from resnet_jax.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
 from resnet_jax.hosts import SEEN_WITHIN, exchange, is_lead

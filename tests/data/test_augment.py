@@ -5,7 +5,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax.data.augment import Preprocessing, pad_crop_mirror, per_pixel_mean
+from resnet_jax.data.augment import pad_crop_mirror
+from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 
 
 def numbered(batch, height=5, width=6, channels=2):

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax.data.augment import Preprocessing, augment_photographs, color_noise
+from resnet_jax.data.augment import augment_photographs, color_noise
+from resnet_jax.data.preprocessing import Preprocessing
 
 # Section 3.1 of the notes on the paper: rows are R, G, B, columns are components; of RGB in [0, 1].
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])

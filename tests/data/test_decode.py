@@ -11,7 +11,8 @@ from pictures import encoded, noise, pillows, smooth
 from PIL import Image
 
 from resnet_jax.data import decode
-from resnet_jax.data.decode import Box, UnreadableImageError
+from resnet_jax.data.decode import UnreadableImageError
+from resnet_jax.data.windows import Box
 
 
 @pytest.mark.test_data

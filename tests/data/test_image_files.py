@@ -9,9 +9,10 @@ import pytest
 from pictures import encoded, noise, pillows, smooth
 from PIL import Image, ImageOps
 
-from resnet_jax.data import decode, image_files
-from resnet_jax.data.decode import Box, UnreadableImageError
+from resnet_jax.data import decode, image_files, windows
+from resnet_jax.data.decode import UnreadableImageError
 from resnet_jax.data.image_files import UprightFile
+from resnet_jax.data.windows import Box
 
 IMAGE = smooth(40, 64)
 
@@ -194,7 +195,7 @@ def test_a_photograph_of_200_megapixels_is_decoded_at_a_half(monkeypatch):
     monkeypatch.setattr(decode.simplejpeg, "decode_jpeg", note)
     assert decode.decode(data).shape == (6_120, 8_160, 3)
     random = np.random.default_rng(0)
-    decode.read_window(data, lambda *size: decode.scale_window(*size, random, (256, 480), 224), 224)
+    decode.read_window(data, lambda *size: windows.scale_window(*size, random, (256, 480), 224), 224)
     decode.read_window(data, lambda *size: Box(0, 0, 16_320, 12_240), 10_000)
     assert asked == [(6_120, 8_160), (1_530, 2_040), (6_120, 8_160)]
 
@@ -204,11 +205,11 @@ def test_a_reduced_whole_is_shown_as_the_whole_is(monkeypatch):
     data = encoded(smooth(123, 165), "JPEG", quality=95)
     box = Box(20, 30, 150, 120)
     whole, window = decode.decode(data), decode.read_window(data, lambda *_: box, 60)
-    view = decode.resample(whole, decode.center_window(123, 165, 40, (32, 32)), (32, 32), "bilinear")
+    view = decode.resample(whole, windows.center_window(123, 165, 40, (32, 32)), (32, 32), "bilinear")
     monkeypatch.setattr(decode, "_MOST_DECODED", 123 * 165 // 2)
     half = decode.decode(data)
     assert half.shape == (62, 83, 3)
-    reduced = decode.resample(half, decode.center_window(62, 83, 40, (32, 32)), (32, 32), "bilinear")
+    reduced = decode.resample(half, windows.center_window(62, 83, 40, (32, 32)), (32, 32), "bilinear")
     assert np.abs(view - reduced.astype(int)).mean() < 1.5
     assert np.abs(window - decode.read_window(data, lambda *_: box, 60).astype(int)).mean() < 1.5
 
@@ -219,7 +220,7 @@ def test_a_real_photograph_of_200_megapixels():
     data = decode.simplejpeg.encode_jpeg(plain, 90)
     del plain
     assert decode.image_size(data) == (12_240, 16_320)
-    window = decode.read_window(data, lambda *size: decode.center_window(*size, 256, (224, 224)), 224)
+    window = decode.read_window(data, lambda *size: windows.center_window(*size, 256, (224, 224)), 224)
     for image in (window, decode.decode(data)):
         assert np.abs(image[::50, ::50] - np.array((40, 90, 200))).max() <= 3
 

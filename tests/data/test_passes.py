@@ -10,9 +10,9 @@ from pictures import encoded, noise
 from PIL import Image
 
 from resnet_jax.data import passes
-from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.decode import decode
 from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.stream import DamageReport
 from resnet_jax.errors import InputError
 

@@ -8,10 +8,11 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from resnet_jax.data.decode import Box, decode, image_size, read_window
+from resnet_jax.data.decode import decode, image_size, read_window
 from resnet_jax.data.photographs import open_photographs
 from resnet_jax.data.stream import Cropping
 from resnet_jax.data.tiles import TiledJpeg, cut_tiles, encode_tiles, find_tiles
+from resnet_jax.data.windows import Box
 
 # By name: OpenCV's constant, and the height and width of a block of JPEG's (MCU).
 SAMPLINGS = {

@@ -8,8 +8,8 @@ import pytest
 from pictures import encoded, noise, pillows, smooth
 from PIL import Image
 
-from resnet_jax.data import decode
-from resnet_jax.data.decode import Box
+from resnet_jax.data import decode, windows
+from resnet_jax.data.windows import Box
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -100,7 +100,7 @@ def test_training_windows_of_photographs_are_close_to_antialiased_ones(photograp
     spy, differences, factors = Spy(monkeypatch), [], []
     for data in photograph_files:
         height, width = decode.image_size(data)
-        box = decode.center_window(height, width, 64, (48, 48))
+        box = windows.center_window(height, width, 64, (48, 48))
         window = decode.read_window(data, lambda *_: box, 48).astype(int)  # noqa: B023 (called at once)
         factors.append(height / spy.decoded[0])
         differences.append(window - decode.resample(pillows(data), box, (48, 48), "bilinear"))
@@ -116,12 +116,12 @@ def test_narrow_images(height_width, file_format):
     height, width = height_width
     data = encoded(np.full((height, width, 3), (40, 90, 200), np.uint8), file_format, quality=100)
     random = np.random.default_rng(0)
-    windows = [
-        lambda height, width: decode.scale_window(height, width, random, (16, 20), 12),
-        lambda height, width: decode.area_window(height, width, random),
-        lambda height, width: decode.center_window(height, width, 14, (12, 12)),
+    choices = [
+        lambda height, width: windows.scale_window(height, width, random, (16, 20), 12),
+        lambda height, width: windows.area_window(height, width, random),
+        lambda height, width: windows.center_window(height, width, 14, (12, 12)),
     ]
-    for choose in windows * 5:
+    for choose in choices * 5:
         exact = decode.resample(decode.decode(data), choose(height, width), (12, 12), "bicubic")
         for window in (decode.read_window(data, choose, 12), exact):
             assert window.shape == (12, 12, 3)
@@ -166,11 +166,11 @@ def test_resampling_a_box_is_resizing_everything_and_cutting(height_width, inter
         resized = whole_size(*height_width, scale)
         side = random.integers(5, 20)
         top, left = (int(random.integers(0, length - side + 1)) for length in resized)
-        drawn = decode.scale_window(*height_width, Scripted(scale, top, left), (16, 200), side)
+        drawn = windows.scale_window(*height_width, Scripted(scale, top, left), (16, 200), side)
         boxes = [(drawn, top, left)]
         low, far = resized[0] - side, resized[1] - side
         for box, at in zip(
-            decode.corner_windows(*height_width, scale, (side, side)),
+            windows.corner_windows(*height_width, scale, (side, side)),
             [(0, 0), (0, far), (low, 0), (low, far), (round(low / 2), round(far / 2))],
             strict=True,
         ):
@@ -191,7 +191,7 @@ def test_scale_windows_are_those_of_every_scale_and_position(height_width):
         low, far = resized[0] - 224, resized[1] - 224
         for top, left in ((0, 0), (low, far), (low // 3, far // 2)):
             random = Scripted(scale, top, left)
-            box = decode.scale_window(height, width, random, (256, 480), 224)
+            box = windows.scale_window(height, width, random, (256, 480), 224)
             assert random.ranges == [(256, 480), (0, low), (0, far)]
             down, across = Fraction(height, resized[0]), Fraction(width, resized[1])
             expected = [left * across, top * down, (left + 224) * across, (top + 224) * down]
@@ -205,7 +205,7 @@ def test_scale_windows_are_those_of_every_scale_and_position(height_width):
 
 def test_every_scale_is_as_frequent_as_another():
     random, draws = np.random.default_rng(0), 45_000
-    boxes = [decode.scale_window(500, 375, random, (256, 480), 224) for _ in range(draws)]
+    boxes = [windows.scale_window(500, 375, random, (256, 480), 224) for _ in range(draws)]
     scales = np.array([224 * 375 / (box.right - box.left) for box in boxes])
     assert np.abs(scales - np.rint(scales)).max() < 1e-6
     counts = np.bincount(np.rint(scales).astype(int), minlength=481)
@@ -217,7 +217,7 @@ def test_every_scale_is_as_frequent_as_another():
 
 def test_every_position_is_as_frequent_as_another():
     random, draws = np.random.default_rng(1), 6_000
-    boxes = [decode.scale_window(34, 36, random, (34, 34), 32) for _ in range(draws)]
+    boxes = [windows.scale_window(34, 36, random, (34, 34), 32) for _ in range(draws)]
     counts = np.zeros((3, 5))
     for box in boxes:
         counts[round(box.top), round(box.left)] += 1
@@ -256,7 +256,7 @@ def test_area_windows_are_the_documented_algorithms(height_width):
     fell_back = 0
     for _ in range(300):
         i, j, h, w = documented_area_window(height, width, theirs)
-        box = decode.area_window(height, width, ours)
+        box = windows.area_window(height, width, ours)
         assert box == (j, i, j + w, i + h)
         assert 0 <= box.left < box.right <= width
         assert 0 <= box.top < box.bottom <= height
@@ -267,16 +267,16 @@ def test_area_windows_are_the_documented_algorithms(height_width):
 def test_area_windows_where_nothing_fits():
     random = np.random.default_rng(0)
     # 8 % of the area are 800 pixels, and no window of ten rows has as many at 4:3; the largest such one is centred.
-    assert decode.area_window(10, 1000, random) == (493, 0, 506, 10)
-    assert decode.area_window(1000, 10, random) == (0, 493, 10, 506)
+    assert windows.area_window(10, 1000, random) == (493, 0, 506, 10)
+    assert windows.area_window(1000, 10, random) == (0, 493, 10, 506)
     too_wide = Scripted(*[1.0, math.log(4 / 3)] * 10)
-    assert decode.area_window(100, 110, too_wide) == (0, 0, 110, 100)
+    assert windows.area_window(100, 110, too_wide) == (0, 0, 110, 100)
     assert too_wide.ranges == [(0.08, 1), (math.log(3 / 4), math.log(4 / 3))] * 10
 
 
 def test_areas_and_aspects_are_spread_evenly():
     random, draws = np.random.default_rng(0), 12_000
-    boxes = np.array([decode.area_window(2000, 2000, random) for _ in range(draws)])
+    boxes = np.array([windows.area_window(2000, 2000, random) for _ in range(draws)])
     wide, tall = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     share, aspect = wide * tall / 2000**2, wide / tall
     assert 0.0795 < share.min() < 0.1
@@ -306,21 +306,21 @@ def test_centre_and_corner_windows(size):
     for height_width in [(500, 375), (375, 500), (256, 256), (333, 501), (100, 977), (1201, 300), (257, 256)]:
         for shorter_side in (256, 257, 259, 480):
             resized = whole_size(*height_width, shorter_side)
-            assert decode.resized_size(*height_width, shorter_side) == resized
+            assert windows.resized_size(*height_width, shorter_side) == resized
             low, far = resized[0] - tall, resized[1] - wide
             # Python rounds halves to even numbers, as torchvision's centre crop does.
             top, left = round(low / 2), round(far / 2)
             starts = [(0, 0), (0, far), (low, 0), (low, far), (top, left)]
-            boxes = decode.corner_windows(*height_width, shorter_side, size)
+            boxes = windows.corner_windows(*height_width, shorter_side, size)
             expected = [(top, left, top + tall, left + wide) for top, left in starts]
             assert [in_resized(box, height_width, resized) for box in boxes] == expected
-            assert decode.center_window(*height_width, shorter_side, size) == boxes[4]
+            assert windows.center_window(*height_width, shorter_side, size) == boxes[4]
             for box in boxes:
                 assert 0 <= box.left < box.right <= height_width[1]
                 assert 0 <= box.top < box.bottom <= height_width[0]
 
 
 def test_odd_differences_are_rounded_to_even():
-    assert decode.center_window(257, 257, 257, (224, 224))[:2] == (16, 16)  # 16.5
-    assert decode.center_window(259, 259, 259, (224, 224))[:2] == (18, 18)  # 17.5
-    assert decode.center_window(257, 259, 257, (224, 224))[:2] == (18, 16)
+    assert windows.center_window(257, 257, 257, (224, 224))[:2] == (16, 16)  # 16.5
+    assert windows.center_window(259, 259, 259, (224, 224))[:2] == (18, 18)  # 17.5
+    assert windows.center_window(257, 259, 257, (224, 224))[:2] == (18, 16)

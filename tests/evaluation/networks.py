@@ -9,7 +9,7 @@ import numpy as np
 from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.evaluation.trained import Trained
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import TrainState

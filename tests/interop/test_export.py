@@ -18,7 +18,7 @@ from PIL import Image
 from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.predict import predict, predict_files
 from resnet_jax.evaluation.trained import Trained, load_trained

@@ -20,7 +20,7 @@ from small_run import KilledError
 from resnet_jax import build, sharding
 from resnet_jax.checkpoint import Card
 from resnet_jax.data import photographs
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.training.state import abstract_state
 from resnet_jax.training.step import Metrics, compile_stream_step
 from resnet_jax.training.task import Task

@@ -25,8 +25,8 @@ from resnet_jax import build, cli, workdir
 from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.data import passes, sources, stream
 from resnet_jax.data import photographs as photographs_module
-from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.pipeline import Augmentation, DeviceSplit, train_batch
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError, Stopped
 from resnet_jax.training import loop
 from resnet_jax.training.loop import train

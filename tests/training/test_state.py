@@ -9,7 +9,7 @@ import pytest
 from resnet_jax import build
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.fingerprints import all_finite
 from resnet_jax.sharding import make_mesh, replicated

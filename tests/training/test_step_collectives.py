@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from resnet_jax import models, sharding
 from resnet_jax.benchmark.collectives import compile_step
 from resnet_jax.benchmark.hlo import Collective, read_collectives
-from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.training import schedules
 from resnet_jax.training.state import abstract_state
 from resnet_jax.training.step import compile_evaluate, compile_stream_eval, compile_train_steps

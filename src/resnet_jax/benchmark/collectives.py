@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from resnet_jax import models, sharding, terminal
 from resnet_jax.benchmark.hlo import read_collectives
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.environment import describe_environment, environment_lines
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet

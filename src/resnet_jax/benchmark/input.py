@@ -16,12 +16,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from resnet_jax import terminal
-from resnet_jax.data.decode import UnreadableImageError, area_window, resized_size
+from resnet_jax.data.decode import UnreadableImageError
 from resnet_jax.data.image_files import UprightFile
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs, open_photographs
 from resnet_jax.data.stream import Cropping, train_batches
 from resnet_jax.data.tiles import ImageData, TiledJpeg
+from resnet_jax.data.windows import area_window, resized_size
 from resnet_jax.environment import describe_environment, environment_lines
 from resnet_jax.errors import InputError
 

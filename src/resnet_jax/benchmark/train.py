@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from resnet_jax import models, rng, sharding, terminal
 from resnet_jax.analysis import complexity
 from resnet_jax.benchmark.linen import linen_twin
-from resnet_jax.data.augment import Preprocessing, per_pixel_mean
 from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
+from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 from resnet_jax.environment import describe_environment, environment_lines
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet

@@ -1,49 +1,10 @@
-"""Pre-processing and augmentation on the device, as pure functions of (key, images)."""
+"""Augmentation on the device, as pure functions of (key, images)."""
 
-from collections.abc import Sequence
-
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-@flax.struct.dataclass
-class Preprocessing:
-    """What a network's input has had done to it; it is kept in the checkpoint beside the weights.
-
-    Attributes:
-      mean: subtracted from the 0 to 255 pixels; (height, width, channels) or (1, 1, channels), float32.
-      std: divides what is left; (1, 1, channels), float32. Ones in the paper, whose release does not scale its input.
-      channel_order: "rgb" or "bgr" (the paper's release); images are RGB, `mean` and `std` are in the network's order.
-      shorter_side: what a photograph is resized to, in pixels, before its centre is cut out (256 in the paper); None is
-        the side of the network's images.
-      interpolation: of that resizing, "bilinear" or "bicubic".
-    """
-
-    mean: jax.Array
-    std: jax.Array = flax.struct.field(default_factory=lambda: jnp.ones((1, 1, 1)))
-    channel_order: str = flax.struct.field(default="rgb", pytree_node=False)
-    shorter_side: int | None = flax.struct.field(default=None, pytree_node=False)
-    interpolation: str = flax.struct.field(default="bicubic", pytree_node=False)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """RGB images (batch, height, width, channels), 0 to 255, uint8 or float -> float32.
-
-        Where the images are not as large as a mean image, its mean for each channel is subtracted.
-        """
-        ordered = images[..., ::-1] if self.channel_order == "bgr" else images
-        mean = self.mean if self.mean.shape[:2] == images.shape[1:3] else self.mean.mean((0, 1), keepdims=True)
-        return (ordered.astype(jnp.float32) - mean[None]) / self.std[None]
-
-    def resized_to(self, image_shape: Sequence[int]) -> int:
-        """What the shorter side of a photograph becomes, in pixels, for a network of images (height, width, …)."""
-        return self.shorter_side or max(image_shape[:2])
-
-
-def per_pixel_mean(images: np.ndarray) -> np.ndarray:
-    """The mean image of a training set (paper section 4.2): (count, height, width, channels) uint8 -> float32."""
-    return images.mean(0, dtype=np.float64).astype(np.float32)
+from resnet_jax.data.preprocessing import Preprocessing
 
 
 def mirror(key: jax.Array, images: jax.Array) -> jax.Array:

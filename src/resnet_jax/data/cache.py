@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.decode import Box, UnreadableImageError, decode, resample, resized_size
+from resnet_jax.data.decode import UnreadableImageError, decode, resample
 from resnet_jax.data.image_files import UprightFile, orientation
 from resnet_jax.data.passes import in_threads
 from resnet_jax.data.photographs import (
@@ -34,6 +34,7 @@ from resnet_jax.data.photographs import (
     open_photographs,
 )
 from resnet_jax.data.tiles import ImageData, TiledJpeg, encode_tiles
+from resnet_jax.data.windows import Box, resized_size
 from resnet_jax.errors import InputError, Progress, no_progress
 from resnet_jax.files import expanded, whole_file, write_whole
 

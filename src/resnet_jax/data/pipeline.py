@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from resnet_jax import rng
-from resnet_jax.data.augment import Preprocessing, pad_crop_mirror
+from resnet_jax.data.augment import pad_crop_mirror
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.sources import Split
 from resnet_jax.sharding import put_everywhere
 

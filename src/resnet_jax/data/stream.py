@@ -19,12 +19,13 @@ import grain
 import numpy as np
 from absl import flags
 
-from resnet_jax.data.decode import UnreadableImageError, area_window, read_window, scale_window, use_one_thread
+from resnet_jax.data.decode import UnreadableImageError, read_window, use_one_thread
 from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import Photographs
 from resnet_jax.data.shared_memory import check_room, free_bytes, ran_out
 from resnet_jax.data.tiles import ImageData
+from resnet_jax.data.windows import area_window, scale_window
 from resnet_jax.errors import InputError, LostError
 
 

@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 
 
 @flax.struct.dataclass
@@ -27,7 +27,7 @@ class Classifier:
 
     Example:
       >>> import jax, numpy as np, resnet_jax.models
-      >>> from resnet_jax.data.augment import Preprocessing
+      >>> from resnet_jax.data.preprocessing import Preprocessing
       >>> model = resnet_jax.models.create("cifar_resnet8", num_classes=2)
       >>> images = np.zeros((4, 32, 32, 3), np.uint8)
       >>> variables = model.init(jax.random.key(0), np.float32(images), train=False)

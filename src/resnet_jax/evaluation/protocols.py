@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from resnet_jax.data.augment import Preprocessing
-from resnet_jax.data.decode import Box, corner_windows, resample
+from resnet_jax.data.decode import resample
 from resnet_jax.data.passes import center_view
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.windows import Box, corner_windows
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.trained import Trained
 from resnet_jax.models import ResNet

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import Config
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError, complain
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import abstract_state

@@ -11,7 +11,7 @@ import numpy as np
 from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import Config
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.trained import Trained, load_trained
 from resnet_jax.files import expanded

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from resnet_jax.errors import InputError
 from resnet_jax.interop.views import (
     CIFAR_STATISTICS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     pixel_statistics,
     resized,
     test_view,

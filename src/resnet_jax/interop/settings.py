@@ -12,13 +12,13 @@ import numpy as np
 from resnet_jax import models
 from resnet_jax.checkpoint import Card
 from resnet_jax.configs import Config, base
-from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.prepared import imagenet_class_names
+from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.interop import origin, torch_weights
 from resnet_jax.interop.origin import Statement
-from resnet_jax.interop.views import IMAGENET_MEAN, IMAGENET_STD, pixel_statistics
+from resnet_jax.interop.views import pixel_statistics
 from resnet_jax.models import ResNet
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

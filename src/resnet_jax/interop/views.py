@@ -9,8 +9,7 @@ import numpy as np
 from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.errors import InputError
 
-# ImageNet's, which torchvision, timm and akamaster use, and the CIFAR sets' own, as chenyaofo rounds them.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The CIFAR sets' own, as chenyaofo rounds them.
 CIFAR_STATISTICS = {
     "10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "100": ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)),
