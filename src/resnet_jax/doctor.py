@@ -269,35 +269,36 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
 
 def render(result: dict[str, Any]) -> str:
     """Writes the dict of `examine` for people: the environment, the processes, the all-reduces and the findings."""
-    processes, reduces = (terminal.Table(title=title) for title in ("processes", "all-reduce"))
-    for column in ("process", "host", "devices"):
-        processes.add_column(column)
-    for column in ("memory of each (GiB)", "to device (GB/s)", "to host (GB/s)", "cores", "memory (GiB)"):
-        processes.add_column(column, justify="right")
+    processes, reduces = [], []
     for each in result["processes"]:
         devices = each["devices"]
         kinds = Counter(device["kind"] for device in devices)
-        processes.add_row(
-            str(each["process"]),
-            each["host"],
-            ", ".join(f"{count} × {kind}" for kind, count in kinds.items()),
-            _gibibytes(devices[0]["memory_bytes"]),
-            *(_span([device.get(way) for device in devices]) for way in ("host_to_device", "device_to_host")),
-            str(each["cores"]),
-            _gibibytes(each["memory_bytes"]),
+        processes.append(
+            (
+                str(each["process"]),
+                each["host"],
+                ", ".join(f"{count} × {kind}" for kind, count in kinds.items()),
+                _gibibytes(devices[0]["memory_bytes"]),
+                *(_span([device.get(way) for device in devices]) for way in ("host_to_device", "device_to_host")),
+                str(each["cores"]),
+                _gibibytes(each["memory_bytes"]),
+            )
         )
-    for column in ("float32 values", "time (ms)", "algorithm (GB/s)", "bus (GB/s)", "sum"):
-        reduces.add_column(column, justify="right")
     for each in result["all_reduces"]:
         speeds = (_giga(each[f"{name}_bandwidth"]) for name in ("algorithm", "bus"))
         right = "right" if each["right"] else "WRONG"
-        reduces.add_row(f"{each['bytes'] // 4:,}", f"{each['seconds'] * 1e3:,.3f}", *speeds, right)
+        reduces.append((f"{each['bytes'] // 4:,}", f"{each['seconds'] * 1e3:,.3f}", *speeds, right))
 
     lines = [*environment_lines(result["environment"])]
     if result["environment"]["fake_devices"]:
         lines.append("fake devices: one CPU poses as several, which share its cores; no figure here is one of a pod")
-    tables = [table for table in (processes, reduces) if table.row_count]
-    lines += ["", terminal.render(*tables, width=120)] if tables else [""]
+    machine = ("memory of each (GiB)", "to device (GB/s)", "to host (GB/s)", "cores", "memory (GiB)")
+    reduction = ("float32 values", "time (ms)", "algorithm (GB/s)", "bus (GB/s)", "sum")
+    lines.append("")
+    if processes:
+        lines += [terminal.table(("process", "host", "devices", *machine), processes, "processes", 3), ""]
+    if reduces:
+        lines += [terminal.table(reduction, reduces, "all-reduce", 0), ""]
     for each in result["findings"]:
         lines.append(f"{each['grade']:10}  {each['check']}: {each['says']}")
         if each["advice"]:

@@ -163,18 +163,3 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
 def live(console: Console) -> Live:
     """A place on a terminal that shows a table, and another one after it."""
     return Live(console=console, auto_refresh=False)
-
-
-def render(*tables: Table, width: int | None = None) -> str:
-    """Tables as text, one below the other.
-
-    Args:
-      tables: in their order.
-      width: of the text, by default that of the terminal, and without an end where there is none.
-    """
-    wide: dict[str, Any] = {} if width is None else {"width": width}
-    out = console(color_system=None, **wide)
-    with out.capture() as capture:
-        for table in tables:
-            out.print(table, soft_wrap=False)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -269,34 +269,25 @@ def render(result: dict[str, Any]) -> str:
         f"network   {result['parameters']:,} parameters and {result['statistics']:,} running statistics, float32",
         "compiled for CPU devices and not run; times are bytes / published bandwidth, without latency or overlap",
     ]
-    sent = terminal.Table(title="a step, each device")
-    for column in (
-        "devices",
-        "images",
-        "collective",
-        "among",
-        "count",
-        "largest (MB)",
-        "all (MB)",
-        "sent in a ring (MB)",
-    ):
-        sent.add_column(column, justify="left" if column == "collective" else "right")
-    times = terminal.Table(title="milliseconds to send it")
-    times.add_column("link")
-    times.add_column("GB/s", justify="right")
+    sent, times = [], []
     for plan in result["plans"]:
-        times.add_column(f"{plan['devices']:,} devices", justify="right")
         first = (f"{plan['devices']:,}", f"{plan['batch_size']:,}")
         if not plan["collectives"]:
-            sent.add_row(*first, "none")
+            sent.append((*first, "none"))
         for row in plan["collectives"]:
             sizes = (_megabytes(row[size]) for size in ("largest_bytes", "bytes", "sent_bytes"))
-            sent.add_row(*first, row["kind"], f"{row['devices']:,}", f"{row['count']:,}", *sizes)
+            sent.append((*first, row["kind"], f"{row['devices']:,}", f"{row['count']:,}", *sizes))
             first = ("", "")
     for i, link in enumerate(result["links"]):
         cells = [_cell(plan["times"][i]) for plan in result["plans"]]
-        times.add_row(link["name"], f"{link['bandwidth'] / 1e9:g}", *cells)
-    return "\n".join([*heading, "", terminal.render(sent, times, width=120)]).rstrip("\n")
+        times.append((link["name"], f"{link['bandwidth'] / 1e9:g}", *cells))
+    counts = ("devices", "images", "collective", "among", "count", "largest (MB)", "all (MB)", "sent in a ring (MB)")
+    links = ("link", "GB/s", *(f"{plan['devices']:,} devices" for plan in result["plans"]))
+    tables = (
+        terminal.table(counts, sent, "a step, each device", 0),
+        terminal.table(links, times, "milliseconds to send it"),
+    )
+    return "\n".join([*heading, "", tables[0], "", tables[1]])
 
 
 def _megabytes(count: float) -> str:

@@ -243,12 +243,8 @@ def render(result: dict[str, Any]) -> str:
 
 def render_loaders(rows: Sequence[dict[str, Any]]) -> str:
     """Writes what `measure` returns as a table."""
-    table = terminal.Table()
-    table.add_column("loader", no_wrap=True)
-    for column in ("cores", "images/s", "/core", "images/CPU s", "relative", "relative, CPU"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             row["name"],
             str(row["cores"]),
             _written(row["images_per_second"], 0),
@@ -257,7 +253,10 @@ def render_loaders(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['relative_speed']['median']:.2f}",
             _written(row["relative_cpu_speed"], 2),
         )
-    return terminal.render(table, width=160).strip("\n")
+        for row in rows
+    ]
+    headings = ("loader", "cores", "images/s", "/core", "images/CPU s", "relative", "relative, CPU")
+    return terminal.table(headings, cells)
 
 
 def _written(spread: dict[str, float] | None, digits: int) -> str:

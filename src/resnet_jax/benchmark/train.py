@@ -279,29 +279,26 @@ def render(result: dict[str, Any]) -> str:
     if result["peak_bytes_in_use"] is not None:
         heading.append(f"memory    {_mebibytes(result['peak_bytes_in_use'])} MiB at the peak, first device")
 
-    speed = terminal.Table(title="speed")
-    once = terminal.Table(title="once")
-    speed.add_column("variant")
-    once.add_column("variant")
-    for column in ("images/s", "step (ms)", "min", "max", "rounds", "multiply-adds/s (G)", "relative speed"):
-        speed.add_column(column, justify="right")
-    for column in ("init (s)", "trace (s)", "compile (s)", "first dispatch (s)", "steps in it", "program (MiB)"):
-        once.add_column(column, justify="right")
+    speed, once = [], []
     for row in result["variants"]:
         step, relative = row["step_time"], row["relative_speed"]
-        speed.add_row(
-            row["name"],
-            f"{row['images_per_second']:,.1f}",
-            *(f"{step[key] * 1e3:,.2f}" for key in ("median", "min", "max")),
-            str(step["n"]),
-            f"{row['multiply_adds_per_second'] / 1e9:,.1f}",
-            f"{relative['median']:.2f} ({relative['min']:.2f} – {relative['max']:.2f})",
+        speed.append(
+            (
+                row["name"],
+                f"{row['images_per_second']:,.1f}",
+                *(f"{step[key] * 1e3:,.2f}" for key in ("median", "min", "max")),
+                str(step["n"]),
+                f"{row['multiply_adds_per_second'] / 1e9:,.1f}",
+                f"{relative['median']:.2f} ({relative['min']:.2f} – {relative['max']:.2f})",
+            )
         )
         times = (row[f"{part}_time"] for part in ("init", "trace", "compile", "first_dispatch"))
         program = "" if row["program_bytes"] is None else _mebibytes(row["program_bytes"])
-        once.add_row(row["name"], *(f"{time:.2f}" for time in times), str(row["steps_per_dispatch"]), program)
-
-    return "\n".join([*heading, "", terminal.render(speed, once, width=120)]).rstrip("\n")
+        once.append((row["name"], *(f"{time:.2f}" for time in times), str(row["steps_per_dispatch"]), program))
+    speeds = ("variant", "images/s", "step (ms)", "min", "max", "rounds", "multiply-adds/s (G)", "relative speed")
+    costs = ("variant", "init (s)", "trace (s)", "compile (s)", "first dispatch (s)", "steps in it", "program (MiB)")
+    tables = terminal.table(speeds, speed, "speed"), terminal.table(costs, once, "once")
+    return "\n".join([*heading, "", tables[0], "", tables[1]])
 
 
 def _plain(value: Any) -> str:
