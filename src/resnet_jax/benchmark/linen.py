@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from resnet_jax.models import ResNet
+from resnet_jax.models.stacking import unstack
 
 
 def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
@@ -114,16 +115,10 @@ def linen_twin(model: ResNet) -> LinenResNet:
 def to_linen(variables: Any) -> Any:
     """Variables, or gradients, of a `ResNet` in the layout of its `linen_twin`: stacked blocks become single ones."""
     copied = {}
-    flat: dict[Any, Any] = traverse_util.flatten_dict(variables)
+    flat: dict[Any, Any] = traverse_util.flatten_dict(unstack(variables))
     for (collection, module, *path), value in flat.items():
-        if not module.startswith("stage"):
-            copied[collection, module, *path] = value
-            continue
-        part, *layer, leaf = path
-        name = "_".join(layer)
-        if part == "first":
-            copied[collection, f"{module}_block1", name, leaf] = value
-        else:
-            for i in range(len(value)):
-                copied[collection, f"{module}_block{i + 2}", name, leaf] = value[i]
+        if module.startswith("stage"):
+            block, *layer, leaf = path
+            module, path = f"{module}_{block}", ["_".join(layer), leaf]
+        copied[collection, module, *path] = value
     return traverse_util.unflatten_dict(copied)

@@ -20,13 +20,13 @@ weights are of and refuses a network of ours that would compute something else w
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from resnet_jax import models
 from resnet_jax.errors import InputError
 from resnet_jax.interop.torch_names import with_fc
 from resnet_jax.models import ResNet
@@ -95,29 +95,14 @@ def conventions(model: ResNet) -> dict[str, Any]:
     return found
 
 
-class Place(NamedTuple):
-    """Where a tensor of a torch network lies in ours.
-
-    Attributes:
-      path: of the leaf among our variables.
-      block: its place on the leaf's leading axis, if that stacks blocks.
-      shape: of our array, without that axis.
-    """
-
-    path: tuple[str, ...]
-    block: int | None
-    shape: tuple[int, ...]
-
-
 def _abstract(model: ResNet, channels: int = 3) -> dict[Any, Any]:
-    """The shape and dtype of every variable, by its path."""
-    images = jnp.zeros((1, 32, 32, channels))  # the parameters depend on the number of input channels alone
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return traverse_util.flatten_dict(variables)
+    """The shape and dtype of every variable of every single block, by its path."""
+    # The parameters depend on the number of input channels alone.
+    return traverse_util.flatten_dict(models.unstack(models.abstract_variables(model, (32, 32, channels))))
 
 
-def places(model: ResNet, classifier: str = "fc", channels: int = 3) -> dict[str, Place]:
-    """The torch name of every parameter and running statistic of a network, and its place in our variables.
+def places(model: ResNet, classifier: str = "fc", channels: int = 3) -> dict[str, tuple[str, ...]]:
+    """The torch name of every parameter and running statistic of a network, and its path in `models.unstack`.
 
     Args:
       model: the network.
@@ -125,19 +110,18 @@ def places(model: ResNet, classifier: str = "fc", channels: int = 3) -> dict[str
       channels: of the images.
     """
     found, projection = {}, _PROJECTIONS[classifier]
-    for path, leaf in _abstract(model, channels).items():
+    for path in _abstract(model, channels):
         collection, module, *inner, name = path
-        end = _LEAVES[collection, name]
-        if not module.startswith("stage"):
-            found[f"{classifier if module == 'fc' else module}.{end}"] = Place(path, None, leaf.shape)
-            continue
-        stage, part, layer = module.removeprefix("stage"), inner[0], ".".join(inner[1:])
-        layer = layer.replace("shortcut.conv", f"{projection}.0").replace("shortcut.bn", f"{projection}.1")
-        if part == "first":
-            found[f"layer{stage}.0.{layer}.{end}"] = Place(path, None, leaf.shape)
-        else:
-            for i in range(leaf.shape[0]):
-                found[f"layer{stage}.{i + 1}.{layer}.{end}"] = Place(path, i, leaf.shape[1:])
+        if module.startswith("stage"):
+            block, *layers = inner
+            layer = (
+                ".".join(layers).replace("shortcut.conv", f"{projection}.0").replace("shortcut.bn", f"{projection}.1")
+            )
+            number = int(block.removeprefix("block")) - 1
+            module = f"layer{module.removeprefix('stage')}.{number}.{layer}"
+        elif module == "fc":
+            module = classifier
+        found[f"{module}.{_LEAVES[collection, name]}"] = path
     return found
 
 
@@ -168,10 +152,10 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | Mapping[str, Any] 
     """
     tensors, _ = with_fc(tensors)
     channels = input_channels(tensors)
-    named = places(model, channels=channels)
+    shapes, named = _abstract(model, channels), places(model, channels=channels)
     missing = [name for name in named if name not in tensors]
-    for name, place in named.items():
-        expected = _torch_shape(place.shape)
+    for name, path in named.items():
+        expected = _torch_shape(shapes[path].shape)
         if name not in tensors:
             raise InputError(
                 f"the weights lack {name}, of shape {expected}{_and_others(missing)}: are they of another network?"
@@ -184,10 +168,11 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | Mapping[str, Any] 
             f"{_and_others(sorted(tensors.keys() - named.keys()))}, which this network does not have{_reason(name)}"
         )
     _check_conventions(model, layout)
-    flat = {path: np.empty(leaf.shape, np.float32) for path, leaf in _abstract(model, channels).items()}
-    for name, (path, block, shape) in named.items():
-        flat[path][... if block is None else block] = tensors[name].transpose(_FROM_TORCH[len(shape)])
-    return traverse_util.unflatten_dict(flat)
+    flat = {
+        path: np.array(tensors[name].transpose(_FROM_TORCH[tensors[name].ndim]), np.float32, order="C")
+        for name, path in named.items()
+    }
+    return models.stack(traverse_util.unflatten_dict(flat))
 
 
 def input_channels(tensors: Tensors) -> int:
@@ -248,11 +233,11 @@ def to_torch(variables: Mapping[str, Any], model: ResNet, classifier: str = "fc"
       classifier: see `places`.
     """
     # Channels have no part in names and axes.
-    flat: dict[Any, Any] = traverse_util.flatten_dict(jax.device_get(dict(variables)))
+    flat: dict[Any, Any] = traverse_util.flatten_dict(models.unstack(jax.device_get(dict(variables))))
     tensors = {}
-    for name, (path, block, shape) in places(model, classifier).items():
-        value = np.asarray(flat[path] if block is None else flat[path][block])
-        tensors[name] = np.ascontiguousarray(value.transpose(_TO_TORCH[len(shape)]))
+    for name, path in places(model, classifier).items():
+        value = np.asarray(flat[path])
+        tensors[name] = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
         if name.endswith("running_var"):
             tensors[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return tensors

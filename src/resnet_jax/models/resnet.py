@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.models import stacking
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm, max_pool
@@ -23,8 +24,8 @@ _CHOICES = {
 class Stage(nn.Module):
     """Blocks on maps of one size: the first one changes the dimensions, the others are identical and therefore scanned.
 
-    The parameters of the others are stacked on a leading axis under `rest`, whether the scan is rolled or unrolled, so
-    that compile time and program size do not grow with depth (ResNet-1202 has 199 identical blocks in each stage).
+    Their variables are stacked (see `stacking`), whether the scan is rolled or unrolled. Rolled, it keeps compile time
+    and program size from growing with depth (ResNet-1202 has 199 identical blocks in each stage).
     """
 
     block: Any
@@ -34,7 +35,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = self.block(stride=self.stride, name="first")(x, train)
+        x = self.block(stride=self.stride, name=stacking.FIRST)(x, train)
         if self.blocks > 1:
             scan = nn.scan(
                 lambda block, x: (block(x, train), None),
@@ -44,7 +45,7 @@ class Stage(nn.Module):
                 # One more than the length: with just the length JAX leaves a loop of a single turn.
                 unroll=self.blocks if self.unroll else 1,
             )
-            x, _ = scan(self.block(stride=1, name="rest"), x)
+            x, _ = scan(self.block(stride=1, name=stacking.REST), x)
         return x
 
 

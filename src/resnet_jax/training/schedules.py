@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from resnet_jax.models import stacking
+
 # The paper ends the warm-up when "the training error is below 80 %", which took about 400 iterations; the error is
 # measured over windows of this many iterations (12,800 images at batch 128: a standard error below half a percent).
 WARMUP_WINDOW = 100
@@ -129,7 +131,7 @@ def layerwise_trust(coefficient: float) -> optax.GradientTransformation:
     def scaled(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
         if path[-1] != "kernel":
             return update
-        axes = tuple(range(1 if "rest" in path else 0, param.ndim))
+        axes = tuple(range(1 if stacking.is_stacked(path) else 0, param.ndim))
         norm, size = (jnp.sqrt(jnp.square(each).sum(axes, keepdims=True)) for each in (param, update))
         return update * jnp.where((norm > 0) & (size > 0), coefficient * norm / jnp.where(size > 0, size, 1.0), 1.0)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from resnet_jax import rng
+from resnet_jax import models, rng
 from resnet_jax.sharding import fsdp_shardings, replicated
 
 
@@ -101,12 +101,6 @@ def must_be_finite(state: TrainState) -> list[jax.Array]:
 def _init(
     model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], key: jax.Array
 ) -> TrainState:
-    variables = _draw_variables(model, image_shape, key)
+    variables = models.init(model, image_shape, key)
     params = variables["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
-
-
-# Compiled as a part of what calls it, and traced once for all of those.
-@partial(jax.jit, static_argnums=(0, 1))
-def _draw_variables(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> Any:
-    return model.init(key, jnp.zeros((1, *image_shape)), train=False)
