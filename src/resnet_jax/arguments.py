@@ -172,7 +172,7 @@ def number(name: str, default: float | None = None) -> Definition:
     return lambda values, _: flags.DEFINE_float(name, default, "", flag_values=values)
 
 
-# Of commands that several processes run together; see `sharding.start_processes`.
+# Of commands that several processes run together; see `launch.start_processes`.
 DISTRIBUTED = (string("distributed"), integer("num_processes"), integer("process_id"))
 
 

@@ -19,7 +19,6 @@ from absl import logging
 from resnet_jax.commands import COMMANDS
 from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, LostError, Stopped, complain, is_passing
 from resnet_jax.files import expanded
-from resnet_jax.supervisor import supervise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +66,6 @@ def run() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the locale's encoding lacks a letter of a name
-    if any(argument.startswith("--distributed") for argument in sys.argv):
-        supervise()
     try:
         status = main()
     except Exception:

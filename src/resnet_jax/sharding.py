@@ -1,138 +1,17 @@
-"""Devices and processes: the mesh, the shardings, and the start of a run on several hosts. This file alone knows
-devices.
-"""
+"""The mesh of devices, and how arrays lie on it. This file alone knows devices."""
 
-import importlib.util
-import os
-import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax.environment import check_devices
-from resnet_jax.errors import InputError, LostError, Stopped
-from resnet_jax.supervisor import joined
+from resnet_jax.errors import InputError
 
 # A batch is cut over both axes; parameters and the optimiser's state over "fsdp" only.
 AXES = ("data", "fsdp")
-
-# A process that has not been heard of for so many seconds is lost.
-HEARTBEAT_SECONDS = 30
-
-# What is wrong is often wrong for all of them, and each says so.
-_SECONDS_TO_SAY_WHY = 5
-
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_GKE = ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES")
-
-
-def start_processes(distributed: str | None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins this process to the others of a run; call it before anything else of JAX.
-
-    Args:
-      distributed: how they find each other. "slurm": processes that srun started. "tpu": the hosts of a Cloud TPU
-        slice. "gke": the pods of a TPU slice on GKE. "HOST:PORT": the address of process 0, anywhere. None: this
-        process is alone.
-      num_processes, process_id: with "HOST:PORT", how many there are and which one this is, from 0 on.
-
-    Raises:
-      InputError: says what is missing. Where the others do not come within five minutes JAX ends this process (see
-        `supervisor`).
-    """
-    explicit = distributed is not None and ":" in distributed
-    if not explicit and (num_processes is not None or process_id is not None):
-        raise InputError("--num_processes and --process_id go with --distributed=HOST:PORT, the address of process 0")
-    if distributed is None:
-        return
-    if explicit:
-        _check_address(distributed, num_processes, process_id)
-        where: dict[str, Any] = {
-            "coordinator_address": distributed,
-            "num_processes": num_processes,
-            "process_id": process_id,
-            "cluster_detection_method": "deactivate",
-        }
-    elif distributed == "slurm":
-        _check_environment("slurm", _SLURM, "start the command with srun, inside a job")
-        where = {"cluster_detection_method": "slurm"}
-    elif distributed in ("tpu", "gke"):
-        if importlib.util.find_spec("libtpu") is None:
-            raise InputError(f"--distributed={distributed} needs libtpu: install the extra, .[tpu]")
-        if distributed == "gke":
-            _check_environment("gke", _GKE, "start the command in a pod that GKE gave TPUs, or pass HOST:PORT")
-        where = {"cluster_detection_method": {"tpu": "gcetpu", "gke": "gketpu"}[distributed]}
-    else:
-        raise InputError(f"--distributed is {distributed!r}, but it must be slurm, tpu, gke or HOST:PORT")
-    try:
-        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
-    except Exception as error:  # of gRPC, the metadata server, or JAX's own detection
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"--distributed={distributed}: the processes of the run did not find each other: {said}"
-        ) from error
-
-
-@contextmanager
-def processes(
-    distributed: str | None, num_processes: int | None = None, process_id: int | None = None
-) -> Iterator[None]:
-    """`start_processes`, and leaves the others in a way that each of them can end as it has to.
-
-    When process 0 is gone, so is what JAX's processes meet at, and every other one is ended.
-
-    Raises:
-      LostError: a collective failed, because the process at its other end is gone. Where none is under way nothing is
-        raised: JAX ends this process when it has not heard of another one for HEARTBEAT_SECONDS (see `supervisor`).
-    """
-    start_processes(distributed, num_processes, process_id)
-    joined()
-    try:
-        yield
-    except Exception as error:
-        # JAX raises the one or the other, by where it waits for the collective.
-        failed = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and re.search("Gloo|NCCL", str(error))
-        if failed and not isinstance(error, InputError):
-            raise LostError(str(error).strip().splitlines()[0]) from error
-        # `jax.process_index` would start the devices, which may be what is wrong.
-        if jax.distributed.is_initialized() and global_state.process_id == 0:
-            time.sleep(_SECONDS_TO_SAY_WHY)
-        raise
-    except Stopped:
-        _leave()
-        raise
-    else:
-        _leave()
-
-
-def _leave() -> None:
-    if jax.distributed.is_initialized():
-        jax.distributed.shutdown()
-
-
-def _check_address(address: str, num_processes: int | None, process_id: int | None) -> None:
-    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d+", address):
-        raise InputError(
-            f"--distributed={address} is no address: it must be HOST:PORT of process 0, such as node1:9876"
-        )
-    if num_processes is None or process_id is None:
-        given = {"--num_processes": num_processes, "--process_id": process_id}
-        wanted = " and ".join(name for name, value in given.items() if value is None)
-        raise InputError(f"--distributed={address} needs {wanted}: how many processes there are, and which one this is")
-    if not 0 <= process_id < num_processes:
-        raise InputError(f"--process_id is {process_id}, but it must be from 0 to {num_processes - 1}")
-
-
-def _check_environment(name: str, variables: tuple[str, ...], advice: str) -> None:
-    missing = [variable for variable in variables if variable not in os.environ]
-    if missing:
-        raise InputError(f"--distributed={name} needs {', '.join(missing)} in the environment: {advice}")
 
 
 def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:

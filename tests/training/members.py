@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small_run import lines_of, small_config, train_until
 
-from resnet_jax import checkpoint, hosts, sharding
+from resnet_jax import checkpoint, hosts, launch
 from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import folder as folder_config
 from resnet_jax.data import sources
@@ -270,7 +270,7 @@ def main():
     signal.alarm(2 * PATIENCE)
     task, root, photographs, *names, address, count, process = sys.argv[1:]
     count, process = (int(each.partition("=")[2]) for each in (count, process))
-    with sharding.processes(address.partition("=")[2], count, process):
+    with launch.processes(address.partition("=")[2], count, process):
         tasks = {"curves": train_curves, "refused": refused, "unlike": unlike}
         tasks[task](process, Path(root), Path(photographs), *names)
 

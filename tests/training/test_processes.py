@@ -201,11 +201,11 @@ def test_what_processes_cannot_train_is_refused_by_each_of_them(tmp_path):
 ENDLESS = """
 import sys
 import jax, numpy as np
-from resnet_jax import cli, commands, hosts, sharding
+from resnet_jax import cli, commands, hosts, launch, sharding
 
 def train(arguments):
     address, count, process = (each.partition("=")[2] for each in arguments)
-    with sharding.processes(address, int(count), int(process)):
+    with launch.processes(address, int(count), int(process)):
         mesh = sharding.make_mesh()
         add = jax.jit(lambda ones: ones.sum(), out_shardings=sharding.replicated(mesh))
         for step in range(10_000_000):

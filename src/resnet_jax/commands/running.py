@@ -42,11 +42,11 @@ def train(arguments: Sequence[str]) -> None:
     config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
     import jax
 
-    from resnet_jax import environment, events, hosts, sharding
+    from resnet_jax import environment, events, hosts, launch
     from resnet_jax.training import loop
 
     events.import_without_torch()
-    with sharding.processes(values.distributed, values.num_processes, values.process_id):
+    with launch.processes(values.distributed, values.num_processes, values.process_id):
         environment.check_devices()
         hosts.check_shared(directory)  # all processes, whatever their environments say
         if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -119,8 +119,8 @@ def doctor(arguments: Sequence[str]) -> None:
     values, rest = parse(arguments, string("workdir"), FORMAT, *DISTRIBUTED)
     no_more(rest)
     from resnet_jax import doctor as examination
-    from resnet_jax import sharding
+    from resnet_jax import launch
 
-    with sharding.processes(values.distributed, values.num_processes, values.process_id):
+    with launch.processes(values.distributed, values.num_processes, values.process_id):
         result = examination.examine(path(values.workdir, "workdir"))
         examination.report(result, as_json=values.format == "json")

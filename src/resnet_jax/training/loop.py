@@ -30,7 +30,7 @@ _ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in anot
 def train(config: Config, directory: str | os.PathLike[str], make_task: TaskMaker = make_task) -> dict[str, Any]:
     """Trains what the config describes, or goes on with what the directory holds of it.
 
-    Of several processes (see `sharding.start_processes`) all call this alike, and the first one writes.
+    Of several processes (see `launch.start_processes`) all call this alike, and the first one writes.
 
     Args:
       config: see `configs.base`.
