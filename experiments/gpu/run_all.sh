@@ -71,8 +71,8 @@ variants() {
   [[ -n $TINY ]] && { networks=(cifar_resnet8:8); size=(--steps=1 --rounds=1); }
   for network in "${networks[@]}"; do
     batch=${network#*:} network=${network%:*}
-    result "variants_${network}" resnet_jax benchmark train --model="$network" --dtype=bfloat16 --batch_size="$batch" \
-      --variants=scanned,unrolled_scanned,rolled,unrolled,linen "${size[@]}" --format=json
+    result "variants_${network}" "$PYTHON" "$here/../benchmarks/linen.py" --model="$network" --dtype=bfloat16 \
+      --batch_size="$batch" --variants=scanned,unrolled_scanned,rolled,unrolled,linen "${size[@]}" --format=json
   done
 }
 

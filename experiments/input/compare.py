@@ -13,7 +13,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from resnet_jax.benchmark.input import Loader, Round, make_loaders, measure, render_loaders
+from resnet_jax.benchmark.input import Loader, Round, loader_table, make_loaders, measure
 from resnet_jax.data.cache import FORMS, write_cache
 from resnet_jax.data.photographs import open_photographs
 from resnet_jax.environment import describe_environment
@@ -69,7 +69,7 @@ def main():
         with process:
             tables[crop] = measure(loaders, arguments.rounds, arguments.seconds)
             process.stdin.close()
-        print(f"{crop}\n{render_loaders(tables[crop])}\n", flush=True)
+        print(f"{crop}\n{loader_table(tables[crop])}\n", flush=True)
     environment = describe_environment()
     result = {
         "command": "python experiments/input/compare.py FOLDER CACHES --tensorflow=PYTHON --output=… "

@@ -1,6 +1,7 @@
 """Command-line arguments: flags, and configs with their overrides. Everything that parses is here."""
 
 import difflib
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -122,6 +123,14 @@ def config_flag(values: flags.FlagValues, argv: list[str]) -> None:
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
 
 
+def flags_of(arguments: Sequence[str], *define: Definition) -> flags.FlagValues:
+    """The values of flags as `parse` reads them, of a command that takes no other arguments."""
+    values, rest = parse(arguments, *define)
+    if rest:
+        raise InputError(f"unexpected argument {rest[0]!r}: see --help")
+    return values
+
+
 def string(name: str, default: str | None = None, choices: Sequence[str] = ()) -> Definition:
     """A flag that holds text, one of `choices` if there are any."""
     if choices:
@@ -183,13 +192,19 @@ def given(value: Any, flag: str) -> Any:
     return value
 
 
-def no_more(rest: Sequence[str]) -> None:
-    """Refuses arguments that are no flags."""
-    if rest:
-        raise InputError(f"unexpected argument {rest[0]!r}: see --help")
+def whole_numbers(text: str, flag: str, wanted: str) -> list[int]:
+    """The numbers of a flag, which commas separate; `wanted` says what they are, with an example."""
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise InputError(f"--{flag}={text} is wrong: it must be {wanted}")
+    return [int(part) for part in text.split(",")]
 
 
 FORMAT = string("format", "table", ("table", "json"))
+
+
+def show(values: flags.FlagValues, result: Any, text: Callable[[], str]) -> None:
+    """Prints a command's result as its flag `FORMAT` says."""
+    print(json.dumps(result, indent=2) if values.format == "json" else text(), flush=True)
 
 
 def parse_config(source: str, overrides: Sequence[str] = ()) -> Config:
@@ -206,14 +221,19 @@ def parse_config(source: str, overrides: Sequence[str] = ()) -> Config:
     return values.config
 
 
+def config_source(arguments: Sequence[str]) -> str:
+    """What --config names, a file and perhaps a variant, once `parse` has read it: "…/configs/digits.py:plain"."""
+    flag = next(argument for argument in with_config_paths(arguments) if argument.startswith("--config="))
+    return flag.removeprefix("--config=")
+
+
 def train_workdir(given: str | None, arguments: Sequence[str]) -> Path:
     """The workdir that was given, or runs/NAME after the config's name and variant.
 
     Raises:
       InputError: see `files.expanded`.
     """
-    if given is None:
-        path = next(argument for argument in with_config_paths(arguments) if argument.startswith("--config="))
-        file, _, variant = path.removeprefix("--config=").partition(":")
-        return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
-    return expanded(given, "--workdir")
+    if given is not None:
+        return expanded(given, "--workdir")
+    file, _, variant = config_source(arguments).partition(":")
+    return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))

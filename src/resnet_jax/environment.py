@@ -53,11 +53,15 @@ def environment_lines(environment: dict[str, Any]) -> list[str]:
     devices = "no device"
     if "device" in environment:
         devices = f"{environment['devices']} × {environment['device']} ({environment['platform']})"
-    return [
+    lines = [
         f"date      {environment['date']}",
         f"hardware  {devices}, {environment['cpu']}, {environment['cores']} cores",
         "versions  " + ", ".join(f"{name} {environment[name]}" for name in ("python", "jax", "jaxlib", "flax")),
+        f"cache     compilation cache {environment['compilation_cache'] or 'off'}",
     ]
+    if environment.get("fake_devices"):
+        lines.append("fake devices: one CPU poses as several, which share its cores: no figure says how devices scale")
+    return lines
 
 
 def keep_programs(folder: Path) -> None:

@@ -3,8 +3,7 @@
 import types
 
 import pytest
-
-from resnet_jax.benchmark.hlo import Collective, collectives_of_text, read_collectives
+from hlo import Collective, collectives_of_text, read_collectives
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.benchmark import input_benchmark, render_input
-from resnet_jax.benchmark.input import Loader, Round, measure, pillow_window, render_loaders
+from resnet_jax import cli
+from resnet_jax.benchmark import input_benchmark
+from resnet_jax.benchmark.input import Loader, Round, loader_table, measure, pillow_window
 from resnet_jax.data.passes import available_cores
 from resnet_jax.data.photographs import open_photographs
 from resnet_jax.data.stream import Cropping
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_result(folder):
+def test_the_result(folder, capsys):
     result = input_benchmark("folder", folder, crop="area", batch_size=2, workers=(0, 1), rounds=2, seconds=0.05)
     cores = available_cores()
     names = ["Pillow", "windows", f"stream, {cores} threads", "stream, 1 workers"]
@@ -51,10 +52,13 @@ def test_the_result(folder):
         "seconds": 0.05,
     }
     assert json.loads(json.dumps(result)) == result
-    text = render_input(result)
+
+    flags = ["--dataset=folder", f"--data_dir={folder}", "--batch_size=2", "--rounds=1", "--seconds=0.05"]
+    assert cli.main(["benchmark", "input", *flags, "--workers=0,1"]) == 0
+    text = capsys.readouterr().out
     assert "workers=0,1" in text
     assert all(f"\n  {name} " in text for name in names)
-    assert result["environment"]["date"] in text
+    assert "3 photographs; medians and quartiles of 1 rounds" in text
 
 
 def test_medians_quartiles_and_ratios_of_rounds_in_turn():
@@ -86,7 +90,7 @@ def test_medians_quartiles_and_ratios_of_rounds_in_turn():
     assert rows[1]["relative_cpu_speed"] == {"median": 2, "q1": 1.5, "q3": 3, "n": 3}
     assert rows[2]["images_per_cpu_second"] is rows[2]["relative_cpu_speed"] is None
     assert rows[2]["relative_speed"]["median"] == 1
-    fields = render_loaders(rows).splitlines()[-1].split()
+    fields = loader_table(rows).splitlines()[-1].split()
     assert fields == ["unknown", "4", "60", "(50–70)", "15", "?", "1.00", "?"]
 
 

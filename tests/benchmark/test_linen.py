@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from linen import linen_twin, to_linen
 
-from resnet_jax.benchmark.linen import linen_twin, to_linen
 from resnet_jax.models import ResNet, create
 
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from collectives import compile_step
+from hlo import Collective, read_collectives
 from jax import ShapeDtypeStruct
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax import models, sharding
-from resnet_jax.benchmark.collectives import compile_step
-from resnet_jax.benchmark.hlo import Collective, read_collectives
 from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.training import schedules

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnet_jax import terminal
+from resnet_jax.benchmark.rounds import in_turn, spread, written
 from resnet_jax.data.decode import UnreadableImageError
 from resnet_jax.data.image_files import UprightFile
 from resnet_jax.data.passes import available_cores
@@ -23,8 +23,9 @@ from resnet_jax.data.photographs import Photographs, open_photographs
 from resnet_jax.data.stream import Cropping, train_batches
 from resnet_jax.data.tiles import ImageData, TiledJpeg
 from resnet_jax.data.windows import area_window, resized_size
-from resnet_jax.environment import describe_environment, environment_lines
+from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError
+from resnet_jax.terminal import table
 
 CROPS = ("scale", "area")
 
@@ -62,7 +63,7 @@ def input_benchmark(
     seconds: float = 5.0,
 ) -> dict[str, Any]:
     """Measures the input of training on photographs: 224 x 224 windows, uint8, on the host. Rounds of the loaders of
-    `make_loaders` alternate (A B C A B C …), so that a drift of the machine's speed meets all alike.
+    `make_loaders` alternate.
 
     Args:
       dataset, data_dir: see `open_photographs`; the training split is read, in random order, again and again.
@@ -200,12 +201,7 @@ def measure(loaders: Sequence[Loader], rounds: int, seconds: float) -> list[dict
         relative_speed, relative_cpu_speed: images_per_second_per_core and images_per_cpu_second / the first loader's.
       The last five are {"median", "q1", "q3", "n"} over the rounds.
     """
-    done: list[list[Round]] = [[] for _ in loaders]
-    for turn in range(rounds + 1):
-        for loader, measured in zip(loaders, done, strict=True):
-            one = loader.round(seconds)
-            if turn > 0:
-                measured.append(one)
+    done = in_turn([partial(loader.round, seconds) for loader in loaders], rounds)
     speeds = [np.array([one.images / one.seconds for one in measured]) for measured in done]
     per_core = [speed / loader.cores for speed, loader in zip(speeds, loaders, strict=True)]
     per_cpu = [np.array([one.images / (one.cpu_seconds or np.nan) for one in measured]) for measured in done]
@@ -213,53 +209,28 @@ def measure(loaders: Sequence[Loader], rounds: int, seconds: float) -> list[dict
         {
             "name": loader.name,
             "cores": loader.cores,
-            "images_per_second": _quartiles(speeds[i]),
-            "images_per_second_per_core": _quartiles(per_core[i]),
-            "images_per_cpu_second": _quartiles(per_cpu[i]),
-            "relative_speed": _quartiles(per_core[i] / per_core[0]),
-            "relative_cpu_speed": _quartiles(per_cpu[i] / per_cpu[0]),
+            "images_per_second": spread(speeds[i]),
+            "images_per_second_per_core": spread(per_core[i]),
+            "images_per_cpu_second": spread(per_cpu[i]),
+            "relative_speed": spread(per_core[i] / per_core[0]),
+            "relative_cpu_speed": spread(per_cpu[i] / per_cpu[0]),
         }
         for i, loader in enumerate(loaders)
     ]
 
 
-def _quartiles(values: np.ndarray) -> dict[str, float] | None:
-    if np.isnan(values).any():
-        return None
-    q1, median, q3 = np.percentile(values, (25, 50, 75)).tolist()
-    return {"median": median, "q1": q1, "q3": q3, "n": len(values)}
-
-
-def render(result: dict[str, Any]) -> str:
-    """Writes the dict of `input_benchmark` as a table, the environment first."""
-    arguments = {**result["arguments"], "workers": ",".join(map(str, result["arguments"]["workers"]))}
-    heading = environment_lines(result["environment"])
-    heading += [
-        "arguments " + " ".join(f"{name}={value}" for name, value in arguments.items()),
-        f"data      {result['photographs']} photographs; medians and quartiles of {arguments['rounds']} rounds",
-    ]
-    return "\n".join([*heading, "", render_loaders(result["loaders"])])
-
-
-def render_loaders(rows: Sequence[dict[str, Any]]) -> str:
+def loader_table(loaders: Sequence[dict[str, Any]]) -> str:
     """Writes what `measure` returns as a table."""
-    cells = [
+    rows = [
         (
             row["name"],
             str(row["cores"]),
-            _written(row["images_per_second"], 0),
+            written(row["images_per_second"], 0),
             f"{row['images_per_second_per_core']['median']:,.0f}",
-            _written(row["images_per_cpu_second"], 0),
+            written(row["images_per_cpu_second"], 0),
             f"{row['relative_speed']['median']:.2f}",
-            _written(row["relative_cpu_speed"], 2),
+            written(row["relative_cpu_speed"], 2),
         )
-        for row in rows
+        for row in loaders
     ]
-    headings = ("loader", "cores", "images/s", "/core", "images/CPU s", "relative", "relative, CPU")
-    return terminal.table(headings, cells)
-
-
-def _written(spread: dict[str, float] | None, digits: int) -> str:
-    if spread is None:
-        return "?"
-    return "{median:,.{n}f} ({q1:,.{n}f}–{q3:,.{n}f})".format(**{**spread, "n": digits})
+    return table(("loader", "cores", "images/s", "/core", "images/CPU s", "relative", "relative, CPU"), rows)

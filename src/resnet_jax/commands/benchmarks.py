@@ -1,41 +1,35 @@
-"""The command that measures, with its three subjects."""
+"""The command that measures, with its two subjects."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from resnet_jax.arguments import FORMAT, given, integer, no_more, number, parse, path, string
+from resnet_jax.arguments import FORMAT, flags_of, given, integer, number, path, show, string, whole_numbers
 from resnet_jax.errors import InputError
 
 
 def benchmark(arguments: Sequence[str]) -> None:
-    """Measures how fast a network trains or photographs are read, or reads what devices send each other.
+    """Measures how fast a network trains, or photographs are read.
 
     resnet-jax benchmark train [--model=NAME] [--shortcut=A|B|C] [--batch_size=N] [--image_size=N]
                                [--dtype=float32|bfloat16] [--input=device|synthetic] [--variants=NAME,NAME,…]
                                [--steps=N] [--rounds=N] [--format=table|json]
     resnet-jax benchmark input --dataset=imagenet2012|folder|cache --data_dir=DIR [--crop=scale|area]
                                [--batch_size=256] [--workers=0,…] [--rounds=5] [--seconds=5] [--format=table|json]
-    resnet-jax benchmark collectives [--model=resnet50] [--shortcut=A|B|C] [--batch_size=N] [--image_size=N]
-                                     [--group_size=N] [--fsdp=N] [--accumulate=N] [--devices=8,64,1024]
-                                     [--step_time=SECONDS] [--format=table|json]
 
-    The variants are scanned (several steps to a dispatch, the default), rolled, unrolled, unrolled_scanned, and linen:
-    the same network in plain nn.Conv and nn.BatchNorm. Their rounds alternate. So do those of the input: training's
-    batches with each number of workers, single windows, and a plain Pillow loader.
-
-    collectives compiles the training step for so many devices, runs nothing, and prints what each of them sends in it
-    and how long published bandwidths take for that. --batch_size is that of all devices, by default 32 for each one;
-    --step_time is what a device computes in a step, for the share of the step that communication takes.
+    The variants are scanned (several steps to a dispatch, the default), rolled, unrolled and unrolled_scanned. Their
+    rounds alternate. So do those of the input: training's batches with each number of workers, single windows, and a
+    plain Pillow loader.
     """
-    of = {"train": _benchmark_train, "input": _benchmark_input, "collectives": _benchmark_collectives}
+    of = {"train": benchmark_train, "input": _benchmark_input}
     what, *rest = arguments or [""]
     if what not in of:
-        raise InputError(f"what to measure is {what or 'missing'}, but it must be {', '.join(of)}: see --help")
+        raise InputError(f"what to measure is {what or 'missing'}, but it must be {' or '.join(of)}: see --help")
     of[what](rest)
 
 
-def _benchmark_train(arguments: Sequence[str]) -> None:
-    values, rest = parse(
+def benchmark_train(arguments: Sequence[str], further: Mapping[str, Any] | None = None) -> None:
+    """The command `resnet-jax benchmark train`, with `further` variants beside its own."""
+    values = flags_of(
         arguments,
         string("model", "cifar_resnet20"),
         string("shortcut"),
@@ -48,18 +42,22 @@ def _benchmark_train(arguments: Sequence[str]) -> None:
         integer("rounds", 5),
         FORMAT,
     )
-    no_more(rest)
-    from resnet_jax import benchmark as benchmarks
+    from resnet_jax.benchmark.train import VARIANTS, tables, train_benchmark
 
-    fields = values.flag_values_dict()
-    for name in ("format", "variants"):
-        fields.pop(name)
-    result = benchmarks.train_benchmark(**fields, variants=values.variants.split(","))
-    print(json.dumps(result, indent=2) if values.format == "json" else benchmarks.render(result))
+    fields, variants = values.flag_values_dict(), VARIANTS | dict(further or {})
+    del fields["format"]
+    names = fields.pop("variants").split(",")
+    for name in names:
+        if name not in variants:
+            raise InputError(f"--variants has {name!r}, but each must be one of {', '.join(variants)}")
+    result = train_benchmark(**fields, variants={name: variants[name] for name in names})
+    memory = result["peak_bytes_in_use"]
+    peak = [] if memory is None else [f"memory    {memory / 2**20:,.1f} MiB at the peak, first device"]
+    show(values, result, lambda: "\n".join([*_heading(result), *peak, "", tables(result)]))
 
 
 def _benchmark_input(arguments: Sequence[str]) -> None:
-    values, rest = parse(
+    values = flags_of(
         arguments,
         string("dataset"),
         string("data_dir"),
@@ -70,42 +68,26 @@ def _benchmark_input(arguments: Sequence[str]) -> None:
         number("seconds", 5.0),
         FORMAT,
     )
-    no_more(rest)
-    workers = values.workers.split(",")
-    if not all(each.isdecimal() for each in workers):
-        raise InputError(f"--workers={values.workers} is wrong: it must be numbers of processes, such as 0,2")
-    from resnet_jax import benchmark as benchmarks
+    from resnet_jax.benchmark.input import input_benchmark, loader_table
 
-    result = benchmarks.input_benchmark(
+    result = input_benchmark(
         given(values.dataset, "dataset"),
         path(values.data_dir, "data_dir"),
         crop=values.crop,
         batch_size=values.batch_size,
-        workers=[int(each) for each in workers],
+        workers=whole_numbers(values.workers, "workers", "numbers of processes, such as 0,2"),
         rounds=values.rounds,
         seconds=values.seconds,
     )
-    print(json.dumps(result, indent=2) if values.format == "json" else benchmarks.render_input(result))
+    data = f"data      {result['photographs']} photographs; medians and quartiles of {values.rounds} rounds"
+    show(values, result, lambda: "\n".join([*_heading(result), data, "", loader_table(result["loaders"])]))
 
 
-def _benchmark_collectives(arguments: Sequence[str]) -> None:
-    values, rest = parse(
-        arguments,
-        string("model", "resnet50"),
-        string("shortcut"),
-        *map(integer, ("batch_size", "image_size", "group_size")),
-        integer("fsdp", 1),
-        integer("accumulate", 1),
-        string("devices", "8,64,1024"),
-        number("step_time", 0.0),
-        FORMAT,
+def _heading(result: dict[str, Any]) -> list[str]:
+    from resnet_jax.environment import environment_lines
+
+    said = (
+        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in result["arguments"].items()
     )
-    no_more(rest)
-    fields = values.flag_values_dict()
-    as_json, devices = fields.pop("format") == "json", fields.pop("devices")
-    if not all(each.isdecimal() for each in devices.split(",")):
-        raise InputError(f"--devices={devices} is wrong: it must be numbers of devices, such as 8,64")
-    from resnet_jax import benchmark as benchmarks
-
-    result = benchmarks.collectives_benchmark(**fields, devices=[int(each) for each in devices.split(",")])
-    print(json.dumps(result, indent=2) if as_json else benchmarks.render_collectives(result))
+    return [*environment_lines(result["environment"]), "arguments " + " ".join(said)]

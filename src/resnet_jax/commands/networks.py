@@ -1,9 +1,23 @@
 """The commands that use trained networks, or count what a network costs."""
 
-import json
 from collections.abc import Sequence
+from typing import Any
 
-from resnet_jax.arguments import FORMAT, folders, given, integer, listed, no_more, number, parse, path, string, strings
+from resnet_jax.arguments import (
+    FORMAT,
+    flags_of,
+    folders,
+    given,
+    integer,
+    listed,
+    number,
+    parse,
+    path,
+    show,
+    string,
+    strings,
+    whole_numbers,
+)
 from resnet_jax.errors import InputError, complain, printable
 from resnet_jax.files import expanded
 
@@ -22,7 +36,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     are named as ImageNet's are (n01440764), whose orientation is ignored. --output is a folder for result.json,
     predictions.csv, per_class.csv and confusion.csv.
     """
-    values, rest = parse(
+    values = flags_of(
         arguments,
         strings("workdir"),
         string("protocol", "center", ("center", "ten_crop", "dense")),
@@ -36,10 +50,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         string("output"),
         FORMAT,
     )
-    no_more(rest)
-    scales = None if values.scales is None else listed(values.scales)
-    if scales is not None and not all(scale.isdecimal() for scale in scales):
-        raise InputError(f"--scales={','.join(scales)} is wrong: it must be whole numbers of pixels, such as 224,256")
+    scales = values.scales and whole_numbers(
+        ",".join(listed(values.scales)), "scales", "whole numbers of pixels, such as 224,256"
+    )
     from resnet_jax import terminal
     from resnet_jax.evaluation.evaluate import evaluate as run
 
@@ -50,23 +63,21 @@ def evaluate(arguments: Sequence[str]) -> None:
         path(values.data_dir, "data_dir"),
         values.batch_size,
         protocol=values.protocol,
-        scales=None if scales is None else [int(scale) for scale in scales],
+        scales=scales,
         averaging=values.averaging,
         recalibrate=values.recalibrate,
         output=path(values.output, "output"),
         say=complain,
         progress=terminal.progress,
     )
-    if values.format == "json":
-        print(json.dumps(score))
-        return
     top5 = f" (top-5 {score['top5_error']:.2%})" if "top5_error" in score else ""
     damaged = f" ({score['damaged']} damaged)" if score["damaged"] else ""
-    print(
+    line = (
         f"{score['split']} error {score['error']:.2%}{top5}, loss {score['loss']:.4f} "
         f"on {score['images']} images{damaged} by {score['protocol']} "
         f"after {', '.join(map(str, score['steps']))} iterations"
     )
+    show(values, score, lambda: line)
 
 
 def predict(arguments: Sequence[str]) -> None:
@@ -86,15 +97,12 @@ def predict(arguments: Sequence[str]) -> None:
     from resnet_jax.evaluation.trained import load_trained
 
     results = predict_files(load_trained(directory), rest)
-    if values.format == "json":
-        print(json.dumps(results))
-        return
     rows: list[Sequence[str]] = []
     for result in results:
         for i, entry in enumerate(result["classes"]):
             rows.append(("" if i else result["file"], entry["name"], f"{entry['probability']:.1%}"))
         rows.append(())
-    print(terminal.table(("file", "class", "probability"), rows, text_columns=2))
+    show(values, results, lambda: terminal.table(("file", "class", "probability"), rows, text_columns=2))
 
 
 def summary(arguments: Sequence[str]) -> None:
@@ -102,8 +110,7 @@ def summary(arguments: Sequence[str]) -> None:
 
     resnet-jax summary --model=resnet50 [--shortcut=A|B|C] [--image_size=N] [--format=table|json]
     """
-    values, rest = parse(arguments, string("model"), string("shortcut"), integer("image_size"), FORMAT)
-    no_more(rest)
+    values = flags_of(arguments, string("model"), string("shortcut"), integer("image_size"), FORMAT)
     from resnet_jax import terminal
     from resnet_jax.analysis.complexity import run_summary, table_rows
 
@@ -111,13 +118,10 @@ def summary(arguments: Sequence[str]) -> None:
         costs = run_summary(given(values.model, "model"), values.shortcut, values.image_size)
     except ValueError as error:
         raise InputError(str(error)) from error
-    if values.format == "json":
-        print(json.dumps(costs, indent=2))
-        return
     headings, *rows = table_rows(costs)
     shortcuts = f"shortcut {costs['shortcut']}" if costs["shortcut"] else "no shortcuts"
     size = costs["image_size"]
-    print(terminal.table(headings, rows, f"{values.model}, {shortcuts}, {size}×{size} images"))
+    show(values, costs, lambda: terminal.table(headings, rows, f"{values.model}, {shortcuts}, {size}×{size} images"))
 
 
 def convert(arguments: Sequence[str]) -> None:
@@ -152,28 +156,17 @@ def convert(arguments: Sequence[str]) -> None:
     source, destination = expanded(rest[0], "the source"), expanded(rest[1], "the destination")
     from resnet_jax.interop import convert as conversion
 
-    stated: conversion.Stated = {
-        "model": values.model,
-        "zero_channels": values.zero_channels,
-        "stride_in": values.stride_in,
-        "pool_alignment": values.pool_alignment,
-        "batch_norm_epsilon": values.batch_norm_epsilon,
-        "mean": _numbers(values.mean, "mean"),
-        "std": _numbers(values.std, "std"),
-        "channel_order": values.channel_order,
-        "image_size": values.image_size,
-        "resize": values.resize,
-        "interpolation": values.interpolation,
-    }
+    stated: Any = values.flag_values_dict()
+    stated |= {name: _numbers(stated[name], name) for name in ("mean", "std")}
 
     def say(line: str) -> None:
         print(printable(line))
 
     if not source.is_dir():
-        name = conversion.from_torch(source, destination, say, prefix=values.prefix, **stated)
+        name = conversion.from_torch(source, destination, say, **stated)
         print(f"{name} in {destination}")
         return
-    flags = [name for name, value in {**stated, "prefix": values.prefix}.items() if value is not None]
+    flags = [name for name, value in stated.items() if value is not None]
     if flags:
         raise InputError(f"--{flags[0]} says what is in a file of weights, but {source} is a run: leave the flag away")
     conversion.to_torch(source, destination)
@@ -195,8 +188,7 @@ def export(arguments: Sequence[str]) -> None:
     The program holds the weights and the pre-processing, takes batches of any size, and is compiled for CPU, CUDA or
     TPU where it is loaded. FILE.json beside it names the classes and says how to load the file and what to show it.
     """
-    values, rest = parse(arguments, string("workdir"), string("output"))
-    no_more(rest)
+    values = flags_of(arguments, string("workdir"), string("output"))
     directory, output = (given(path(values[flag].value, flag), flag) for flag in ("workdir", "output"))
     from resnet_jax.interop.export import export as write
 

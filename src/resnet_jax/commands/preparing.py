@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from resnet_jax.arguments import given, integer, no_more, parse, path, string
+from resnet_jax.arguments import flags_of, given, integer, path, string
 from resnet_jax.errors import complain
 
 
@@ -22,15 +22,14 @@ def prepare(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["cache"]:
         _prepare_cache(arguments[1:])
         return
-    values, rest = parse(arguments, string("dataset"), string("data_dir"))
-    no_more(rest)
+    values = flags_of(arguments, string("dataset"), string("data_dir"))
     from resnet_jax.data import prepared
 
     print(f"prepared in {prepared.prepare(given(values.dataset, 'dataset'), path(values.data_dir, 'data_dir'))}")
 
 
 def _prepare_cache(arguments: Sequence[str]) -> None:
-    values, rest = parse(
+    values = flags_of(
         arguments,
         string("dataset", None, ("imagenet2012", "folder")),
         string("data_dir"),
@@ -39,7 +38,6 @@ def _prepare_cache(arguments: Sequence[str]) -> None:
         integer("shorter_side"),
         integer("quality", 95),
     )
-    no_more(rest)
     from resnet_jax import terminal
     from resnet_jax.data.cache import write_cache
 

@@ -7,17 +7,16 @@ from resnet_jax.arguments import (
     DISTRIBUTED,
     FORMAT,
     config_flag,
+    config_source,
+    flags_of,
     given,
     integer,
     listed,
-    no_more,
     overrides,
-    parse,
     path,
     string,
     strings,
     train_workdir,
-    with_config_paths,
 )
 
 
@@ -37,8 +36,7 @@ def train(arguments: Sequence[str]) -> None:
     Exit statuses: 0 the run is complete; 2 something is wrong, and would be again; 75 a signal stopped the run and its
     state is saved; 76 another process of the run was lost. After 75 and 76 the same command goes on.
     """
-    values, rest = parse(arguments, config_flag, string("workdir"), *DISTRIBUTED)
-    no_more(rest)
+    values = flags_of(arguments, config_flag, string("workdir"), *DISTRIBUTED)
     config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
     import jax
 
@@ -78,7 +76,7 @@ def sweep(arguments: Sequence[str]) -> None:
     needs --config.dataset.validation_images except for photographs. An axis is then also a range of numbers, such as
     --axis optimizer.learning_rate=0.01..1:log. The study is in DIR/study.db.
     """
-    values, rest = parse(
+    values = flags_of(
         arguments,
         config_flag,
         string("workdir"),
@@ -90,13 +88,11 @@ def sweep(arguments: Sequence[str]) -> None:
         string("searcher", "grid", ("grid", "optuna")),
         integer("trials"),
     )
-    no_more(rest)
     given(values.config, "config")
     from resnet_jax.sweeping.sweep import sweep as run
 
-    source = next(arg for arg in with_config_paths(arguments) if arg.startswith("--config=")).partition("=")[2]
     run(
-        source,
+        config_source(arguments),
         overrides(values, arguments),
         values.axis or [],
         given(path(values.workdir, "workdir"), "workdir"),
@@ -116,8 +112,7 @@ def doctor(arguments: Sequence[str]) -> None:
 
     Start it as training is to be started, on every host. The exit status is 2 where they cannot train together.
     """
-    values, rest = parse(arguments, string("workdir"), FORMAT, *DISTRIBUTED)
-    no_more(rest)
+    values = flags_of(arguments, string("workdir"), FORMAT, *DISTRIBUTED)
     from resnet_jax import doctor as examination
     from resnet_jax import launch
 

@@ -1,9 +1,12 @@
 """The paper's networks as anybody would write them in plain Linen: what ours are compared with.
 
+    python experiments/benchmarks/linen.py --variants=linen,scanned [--model=NAME and other flags of benchmark train]
+
 Every block is written out, `nn.Conv` has the gradients that JAX derives, and `nn.BatchNorm` keeps the biased running
 variance; in training the logits and the gradients are those of `resnet_jax.models`.
 """
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -12,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from resnet_jax.benchmark import Variant
+from resnet_jax.commands.benchmarks import benchmark_train
 from resnet_jax.models import ResNet
 from resnet_jax.models.stacking import unstack
 
@@ -122,3 +127,9 @@ def to_linen(variables: Any) -> Any:
             module, path = f"{module}_{block}", ["_".join(layer), leaf]
         copied[collection, module, *path] = value
     return traverse_util.unflatten_dict(copied)
+
+
+VARIANTS = {"linen": Variant(linen_twin, scan_steps=False)}
+
+if __name__ == "__main__":
+    benchmark_train(sys.argv[1:], VARIANTS)

@@ -1,5 +1,13 @@
-"""How fast bytes move: between the host and a device, and between all devices."""
+"""How fast bytes move: between the host and a device, and between all devices of a run's processes.
 
+    python experiments/benchmarks/transfers.py [--bytes=N] [--values=N] [--rounds=N]
+                                               [--distributed=… --num_processes=N --process_id=I, as for train]
+
+Process 0 prints a JSON document.
+"""
+
+import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -10,7 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax import sharding
+from resnet_jax import hosts, launch, sharding
+from resnet_jax.environment import describe_environment
+
+# A ResNet-50 has so many parameters, and its gradient as many float32 values.
+GRADIENT = 25_557_032
 
 
 def measure_transfers(device: Any, count: int, rounds: int) -> dict[str, float]:
@@ -89,3 +101,28 @@ def measure_all_reduce(count: int, rounds: int) -> dict[str, Any]:
         "bus_bandwidth": size / seconds * 2 * (devices - 1) / devices,
         "right": right,
     }
+
+
+def main():
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bytes", type=int, default=2**26)
+    parser.add_argument("--values", type=int, default=GRADIENT)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--distributed")
+    parser.add_argument("--num_processes", type=int)
+    parser.add_argument("--process_id", type=int)
+    given = parser.parse_args()
+    with launch.processes(given.distributed, given.num_processes, given.process_id):
+        own = [measure_transfers(device, given.bytes, given.rounds) for device in jax.local_devices()]
+        result = {
+            "environment": describe_environment(),
+            "transfers": hosts.exchange(own),
+            "all_reduces": hosts.exchange(measure_all_reduce(given.values, given.rounds)),
+        }
+        if hosts.is_lead():
+            print(json.dumps(result, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
