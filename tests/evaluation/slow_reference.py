@@ -65,7 +65,8 @@ class Network:
         fc = trained.variables["params"]["fc"]
         self.kernel, self.bias = np.asarray(fc["kernel"], np.float64), np.asarray(fc["bias"], np.float64)
         variables = jax.device_get(trained.variables)
-        self.forward = jax.jit(lambda images: trained.model.apply(variables, images, train=False, features=True))
+        self.forward = jax.jit(lambda images: trained.model.apply(variables, images, train=False))
+        self.maps = jax.jit(lambda images: trained.model.apply(variables, images, train=False, method="stages"))
 
     def prepared(self, pixels):
         if self.trained.preprocessing.channel_order == "bgr":
@@ -74,13 +75,13 @@ class Network:
         return ((pixels - mean) / self.std).astype(np.float32)
 
     def center(self, crop):
-        logits, _ = self.forward(self.prepared(crop)[np.newaxis])
+        logits = self.forward(self.prepared(crop)[np.newaxis])
         return softmax(logits[0])
 
     def ten_crop(self, crops):
         total = 0
         prepared = [self.prepared(crop) for crop in crops]
-        logits, _ = self.forward(np.stack([*prepared, *(np.fliplr(each) for each in prepared)]))
+        logits = self.forward(np.stack([*prepared, *(np.fliplr(each) for each in prepared)]))
         for row in np.asarray(logits):
             total = total + softmax(row)
         return total / 10
@@ -92,7 +93,7 @@ class Network:
         of_logits, of_probabilities = [], []
         for pixels in images:
             prepared = self.prepared(pixels)
-            _, maps = self.forward(np.stack([prepared, np.fliplr(prepared)]))
+            maps = self.maps(np.stack([prepared, np.fliplr(prepared)]))
             for features in np.asarray(maps["stage4"], np.float64):
                 tall, wide = min(window, features.shape[0]), min(window, features.shape[1])
                 places = []

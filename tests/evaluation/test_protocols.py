@@ -161,7 +161,7 @@ def test_the_window_is_the_map_that_the_network_was_trained_on(crops, on_one_dev
 
 def self_mirrored(reference, crop):
     prepared = np.fliplr(reference.prepared(crop))
-    return slow.softmax(reference.forward(prepared[np.newaxis])[0][0])
+    return slow.softmax(reference.forward(prepared[np.newaxis])[0])
 
 
 def test_grey_networks_get_grey_views(photographs, trained):

@@ -141,21 +141,45 @@ def test_momentum_and_group_size_reach_the_batch_norms():
 )
 def test_shapes_at_any_input_size(name, fields, size, sides, channels):
     model = models.create(name, num_classes=7, **fields)
-    (logits, maps), _ = jax.eval_shape(
-        lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, 3)), False, features=True)
-    )
-    assert logits.shape == (2, 7)
+    variables = models.abstract_variables(model, (32, 32, 3))
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    maps = jax.eval_shape(lambda v, x: model.apply(v, x, False, method="stages"), variables, images)
+    assert jax.eval_shape(lambda v, x: model.apply(v, x, False), variables, images).shape == (2, 7)
+    assert maps.pop("stem").shape == (2, sides[0], sides[0], model.widths[0])
     expected = {f"stage{i}": (2, s, s, c) for i, (s, c) in enumerate(zip(sides, channels, strict=True), 1)}
     assert {name: leaf.shape for name, leaf in maps.items()} == expected
 
 
 def test_the_logits_are_a_linear_function_of_the_averaged_last_map():
     variables, images = random_variables(BOTTLENECK), pictures(2, 64, 96)
-    logits, maps = evaluate(BOTTLENECK, variables, images, features=True)
+    logits, maps = evaluate(BOTTLENECK, variables, images), evaluate(BOTTLENECK, variables, images, method="stages")
     assert maps["stage4"].shape == (2, 2, 3, 128)
     fc = variables["params"]["fc"]
     assert_close(np.asarray(maps["stage4"]).mean((1, 2)) @ fc["kernel"] + fc["bias"], logits, 1e-5)
-    np.testing.assert_array_equal(logits, evaluate(BOTTLENECK, variables, images))
+    head = jax.jit(lambda v, x: BOTTLENECK.apply(v, x, method="head"))
+    np.testing.assert_allclose(head(variables, maps["stage4"]), logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_stage_runs_alone_on_regions(train):
+    variables, images = random_variables(BOTTLENECK), pictures(2, 64, 96)
+
+    def regions(model, images):
+        maps = model.stages(images, train)
+        return maps, model.stage(4, maps["stage3"][:, :3, 1:4], train), model.stage(4, maps["stage3"], train)
+
+    (maps, cut, whole), _ = jax.jit(lambda v, x: BOTTLENECK.apply(v, x, method=regions, mutable=["batch_stats"]))(
+        variables, images
+    )
+    assert maps["stage3"].shape == (2, 4, 6, 64)
+    assert cut.shape == (2, 2, 2, 128)
+    assert_close(whole, maps["stage4"], 1e-5)
+
+
+@pytest.mark.parametrize("field", ["stem", "shortcut", "zero_channels", "stride_in", "pool_alignment"])
+def test_a_network_that_does_not_exist_cannot_be_made(field):
+    with pytest.raises(ValueError, match=f"{field} is 'D', but it must be one of"):
+        SMALL.clone(**{field: "D"})
 
 
 @pytest.mark.parametrize("model", [SMALL, BOTTLENECK], ids=["basic", "bottleneck"])
@@ -163,7 +187,7 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_state(model):
     model = model.clone(stage_sizes=(1, 3), widths=(4, 8))
     half = model.clone(dtype=jnp.bfloat16)
     variables, images = random_variables(half), pictures(4, 32, 32)
-    logits, maps = evaluate(half, variables, images, features=True)
+    logits, maps = evaluate(half, variables, images), evaluate(half, variables, images, method="stages")
     assert all(leaf.dtype == jnp.bfloat16 for leaf in maps.values())
     assert logits.dtype == jnp.float32
     assert_close(logits, evaluate(model, variables, images), 0.05)

@@ -187,8 +187,8 @@ def dense_scores(
     last = f"stage{len(model.stage_sizes)}"
 
     def last_maps(images: jax.Array) -> jax.Array:
-        found: Any = model.apply(variables, images, train=False, features=True)
-        return found[1][last]
+        maps: Any = model.apply(variables, images, train=False, method="stages")
+        return maps[last]
 
     maps = last_maps(_mirrored(preprocessing, images[:, None]))
     maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))

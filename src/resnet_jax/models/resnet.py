@@ -91,29 +91,16 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
 
     def __post_init__(self):
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
         if self.zero_init_residual and self.shortcut is None:
             raise ValueError(
                 "zero_init_residual is for residual networks: the blocks of a plain one would begin as zero"
             )
         super().__post_init__()
 
-    @nn.compact
-    def __call__(self, images: jax.Array, train: bool, features: bool = False) -> Any:
-        """Classifies images.
-
-        Args:
-          images: (batch, height, width, channels), pre-processed, of any spatial size.
-          train: normalise by the batch's statistics and update the running ones (collection `batch_stats`, which must
-            be mutable).
-          features: also return the maps that each stage ends with.
-
-        Returns:
-          logits, (batch, num_classes), float32; with `features` a pair of them and a dict "stage1", … of (batch,
-          height', width', channels).
-        """
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
+    def setup(self):
         norm = partial(BatchNorm, self.momentum, self.epsilon, self.group_size, self.axis_name, self.dtype)
         kind = BottleneckBlock if self.bottleneck else BasicBlock
         own = {"stride_in": self.stride_in} if self.bottleneck else {}
@@ -126,27 +113,62 @@ class ResNet(nn.Module):
             last_scale=nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones,
             **own,
         )
-
-        large = self.stem == "imagenet"
-        x = images.astype(self.dtype)
-        x = (
-            Conv(self.widths[0], 7, 2, dtype=self.dtype, name="conv1")(x)
-            if large
-            else Conv(self.widths[0], 3, dtype=self.dtype, name="conv1")(x)
-        )
-        x = nn.relu(norm(name="bn1")(x, train))
-        if large:
-            x = max_pool(x, self.pool_alignment)
-
-        maps = {}
-        for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True)):
-            x = Stage(partial(block, width), blocks, 1 if i == 0 else 2, self.unroll, name=f"stage{i + 1}")(x, train)
-            maps[f"stage{i + 1}"] = x
-
-        pooled = x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        self.conv1 = Conv(self.widths[0], size, stride, dtype=self.dtype)
+        self.bn1 = norm()
+        for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
+            setattr(self, f"stage{i}", Stage(partial(block, width), blocks, 1 if i == 1 else 2, self.unroll))
         # The paper does not give the classifier's initialisation; [13] (1502.01852) used 0.01 for its fully-connected
         # layers.
-        logits = nn.Dense(self.num_classes, dtype=pooled.dtype, kernel_init=nn.initializers.normal(0.01), name="fc")(
-            pooled
-        )
-        return (logits, maps) if features else logits
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        self.fc = nn.Dense(self.num_classes, dtype=dtype, kernel_init=nn.initializers.normal(0.01))
+
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        """Classifies images.
+
+        Args:
+          images: (batch, height, width, channels), pre-processed, of any spatial size.
+          train: normalise by the batch's statistics and update the running ones (collection "batch_stats", which must
+            be mutable).
+
+        Returns:
+          logits, (batch, num_classes), float32 or wider.
+        """
+        return self.head(self.stages(images, train)[f"stage{len(self.stage_sizes)}"])
+
+    def stages(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """The feature maps that the stem and each stage end with; arguments as of `__call__`.
+
+        Returns:
+          "stem" (pooled, of ImageNet's), "stage1", …, each (batch, height', width', channels') in the dtype of the
+          computation.
+        """
+        x = nn.relu(self.bn1(self.conv1(images.astype(self.dtype)), train))
+        maps = {"stem": max_pool(x, self.pool_alignment) if self.stem == "imagenet" else x}
+        for i in range(1, len(self.stage_sizes) + 1):
+            maps[f"stage{i}"] = self.stage(i, maps["stem" if i == 1 else f"stage{i - 1}"], train)
+        return maps
+
+    def stage(self, number: int, features: jax.Array, train: bool) -> jax.Array:
+        """One stage alone, such as the fourth on regions of the third one's map, as detection needs it.
+
+        Args:
+          number: from 1.
+          features: (batch, height, width, channels), the channels those of the stage before.
+          train: see `__call__`.
+
+        Returns:
+          (batch, height', width', channels'); all stages but the first halve the map.
+        """
+        return getattr(self, f"stage{number}")(features, train)
+
+    def head(self, features: jax.Array) -> jax.Array:
+        """The classifier on the average of a map.
+
+        Args:
+          features: (batch, height, width, channels), what the last stage ends with.
+
+        Returns:
+          logits, (batch, num_classes), float32 or wider. `fc` alone classifies features that are averaged already.
+        """
+        return self.fc(features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32)))
