@@ -51,9 +51,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
-    sources = {"files": open_photographs("folder", str(arguments.folder)).train}
+    files = open_photographs("folder", arguments.folder)
+    sources = {"files": files.train}
     for form in FORMS[::-1]:
-        write_cache("folder", str(arguments.folder), arguments.caches / form, form=form, say=print)
+        write_cache(files, arguments.caches / form, form=form, say=print)
         sources[f"{form} cache"] = open_photographs("cache", str(arguments.caches / form)).train
     versions = {
         name: metadata.version(name) for name in ("grain", "numpy", "opencv-python-headless", "pillow", "simplejpeg")

@@ -15,6 +15,7 @@ from resnet_jax import models
 from resnet_jax.configs import Config
 from resnet_jax.data import passes, photographs, sources, stream
 from resnet_jax.data.decode import INTERPOLATIONS
+from resnet_jax.data.encoded import Photographs
 from resnet_jax.data.pipeline import Augmentation
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.data.windows import LEAST_AREA
@@ -149,9 +150,7 @@ def workers(config: Config) -> int:
     return cores - 1 if cores >= 4 else 0
 
 
-def photograph_preprocessing(
-    config: Config, train: photographs.Photographs, say: Callable[[str], None]
-) -> Preprocessing:
+def photograph_preprocessing(config: Config, train: Photographs, say: Callable[[str], None]) -> Preprocessing:
     """The pre-processing of a run on photographs; "mean_image" looks at many of them, which `say` announces."""
     fields = config.stream
     view: dict[str, Any] = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnet_jax.data.photographs import Photograph
+from resnet_jax.data.encoded import Photograph
 
 COUNT, HEIGHT, WIDTH = 20, 34, 36
 DAMAGED = b"no image"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import cache, stream
+from resnet_jax.data import cache, passes, stream
 from resnet_jax.data.cache import write_cache
 from resnet_jax.data.decode import decode
 from resnet_jax.data.photographs import open_photographs
@@ -50,7 +50,8 @@ def folder(tmp_path_factory):
 
 
 def write(folder, to, said=None, **options):
-    write_cache("folder", str(folder), to, **options, say=(said if said is not None else []).append)
+    say = (said if said is not None else []).append
+    write_cache(open_photographs("folder", folder, say), to, **options, say=say)
     return open_photographs("cache", str(to))
 
 
@@ -213,14 +214,14 @@ def test_going_on_where_it_was_interrupted(caches, folder, tmp_path, monkeypatch
 
     original = cache._encode
     monkeypatch.setattr(cache, "_encode", encode)
-    monkeypatch.setattr(stream, "available_cores", lambda: 1)
+    monkeypatch.setattr(passes, "available_cores", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         write(folder, to, **options)
     done = {path.name: path.stat().st_ino for path in to.glob("*.photographs")}
     assert len(done) == 3
     with pytest.raises(InputError, match="is not complete: go on with resnet-jax prepare cache") as refused:
         open_photographs("cache", str(to))
-    for option in (f"--data_dir={folder}", f"--output={to}", f"--form={form}", "--shorter_side=64", "--dataset=folder"):
+    for option in (f"--output={to}", f"--form={form}", "--shorter_side=64", "--dataset=folder"):
         assert option in str(refused.value).split()
 
     read.clear()
@@ -296,7 +297,7 @@ def test_what_is_no_cache(caches, folder, tmp_path):
     with pytest.raises(InputError, match="is no cache of photographs"):
         open_photographs("cache", str(folder))
     for spoil, message in (
-        (lambda path: path.unlink(), "does not exist: copy the cache once more"),
+        (lambda path: path.unlink(), r"should have \d+ bytes and has none: copy the cache once more"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"should have \d+ bytes and has \d+: copy"),
     ):
         copy = tmp_path / "copy"
@@ -311,7 +312,7 @@ def test_what_is_no_cache(caches, folder, tmp_path):
 @pytest.mark.test_data
 def test_imagenet(test_data, tmp_path):
     source = open_photographs("imagenet2012", str(test_data / "tfds"))
-    write_cache("imagenet2012", str(test_data / "tfds"), tmp_path, form="raw", shorter_side=96, say=print)
+    write_cache(source, tmp_path, form="raw", shorter_side=96, say=print)
     opened = open_photographs("cache", str(tmp_path))
     assert (len(opened.train), len(opened.validation)) == (len(source.train), len(source.validation))
     assert opened.class_names == source.class_names

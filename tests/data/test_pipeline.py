@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.data.pipeline import Augmentation, DeviceSplit, eval_batch, shuffled, train_batch
+from resnet_jax.data.batch import shuffled
+from resnet_jax.data.pipeline import Augmentation, DeviceSplit, eval_batch, train_batch
 from resnet_jax.data.preprocessing import Preprocessing
 from slow_hash import finalised
 

@@ -9,7 +9,7 @@ import pytest
 from numbered import COUNT, HEIGHT, whole
 
 from resnet_jax.data import stream
-from resnet_jax.data.pipeline import batch_rows, shuffled
+from resnet_jax.data.batch import batch_rows, shuffled
 
 CROPPING = stream.Cropping("scale", (HEIGHT, HEIGHT), 32)
 

@@ -41,7 +41,7 @@ def photos(tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["raw", "jpeg"])
 def test_a_cache_keeps_photographs_upright(photos, tmp_path, form):
-    write_cache("folder", str(photos), tmp_path / "cache", form=form, say=lambda line: None)
+    write_cache(open_photographs("folder", photos), tmp_path / "cache", form=form, say=lambda line: None)
     files, cache = open_photographs("folder", str(photos)), open_photographs("cache", str(tmp_path / "cache"))
     shapes = set()
     for split, kept in ((files.train, cache.train), (files.validation, cache.validation)):
@@ -56,11 +56,11 @@ def test_a_cache_keeps_photographs_upright(photos, tmp_path, form):
 
 
 def test_a_cache_that_ignored_orientation_is_another_cache(photos, tmp_path):
-    write_cache("folder", str(photos), tmp_path / "cache", say=lambda line: None)
+    write_cache(open_photographs("folder", photos), tmp_path / "cache", say=lambda line: None)
     card = tmp_path / "cache" / "cache.json"
     card.write_text(card.read_text().replace('"orientation": "upright"', '"orientation": null'))
     with pytest.raises(InputError, match="another cache, which differs in orientation"):
-        write_cache("folder", str(photos), tmp_path / "cache", say=lambda line: None)
+        write_cache(open_photographs("folder", photos), tmp_path / "cache", say=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def caches(photos, tmp_path_factory):
     """Of a shorter side of 40 and of 64, which is that of the photographs."""
     root = tmp_path_factory.mktemp("caches")
     for side in (40, 64):
-        write_cache("folder", str(photos), root / str(side), shorter_side=side, say=lambda line: None)
+        write_cache(open_photographs("folder", photos), root / str(side), shorter_side=side, say=lambda line: None)
     return root
 
 

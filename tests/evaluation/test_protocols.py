@@ -4,7 +4,7 @@ import slow_reference as slow
 from networks import tiny_network
 
 from resnet_jax.data import decode
-from resnet_jax.data.photographs import Photograph
+from resnet_jax.data.encoded import Photograph
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.scoring import score_images

@@ -10,7 +10,7 @@ from networks import random_variables
 from resnet_jax import arguments, build
 from resnet_jax.data import photographs, sources, stream
 from resnet_jax.data.augment import augment_photographs, pad_crop_mirror
-from resnet_jax.data.pipeline import shuffled
+from resnet_jax.data.batch import shuffled
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.recalibrate import pooled_statistics, recalibrate
 from resnet_jax.evaluation.trained import load_trained

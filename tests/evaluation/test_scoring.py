@@ -8,7 +8,7 @@ from networks import random_preprocessing, random_variables
 from resnet_jax import models, sharding
 from resnet_jax.checkpoint import Card
 from resnet_jax.configs import base
-from resnet_jax.data.photographs import Photograph
+from resnet_jax.data.encoded import Photograph
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols, scoring
 from resnet_jax.evaluation.trained import Trained

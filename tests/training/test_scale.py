@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from resnet_jax import models, sharding
-from resnet_jax.data.pipeline import Batch
+from resnet_jax.data.batch import Batch
 from resnet_jax.training import schedules
 from resnet_jax.training.state import TrainState, abstract_state, create_state, state_shardings
 from resnet_jax.training.step import train_step

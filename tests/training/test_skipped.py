@@ -11,7 +11,7 @@ import optax
 import pytest
 from small_run import lines_of, saved_steps, small_config, train_until
 
-from resnet_jax.data.pipeline import Batch
+from resnet_jax.data.batch import Batch
 from resnet_jax.errors import InputError
 from resnet_jax.sharding import make_mesh
 from resnet_jax.training import schedules

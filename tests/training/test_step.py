@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from resnet_jax import models, sharding
 from resnet_jax.data import sources
-from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
+from resnet_jax.data.batch import Batch
+from resnet_jax.data.pipeline import Augmentation, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 from resnet_jax.training import schedules
 from resnet_jax.training.state import TrainState, create_state

@@ -14,7 +14,8 @@ from jax import ShapeDtypeStruct
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax import models, sharding
-from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
+from resnet_jax.data.batch import Batch
+from resnet_jax.data.pipeline import Augmentation, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.training import schedules
 from resnet_jax.training.state import abstract_state

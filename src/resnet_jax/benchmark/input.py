@@ -17,9 +17,10 @@ from PIL import Image, ImageOps
 
 from resnet_jax.benchmark.rounds import in_turn, spread, written
 from resnet_jax.data.decode import UnreadableImageError
+from resnet_jax.data.encoded import Photographs
 from resnet_jax.data.image_files import UprightFile
 from resnet_jax.data.passes import available_cores
-from resnet_jax.data.photographs import Photographs, open_photographs
+from resnet_jax.data.photographs import open_photographs
 from resnet_jax.data.stream import Cropping, train_batches
 from resnet_jax.data.tiles import ImageData, TiledJpeg
 from resnet_jax.data.windows import area_window, resized_size

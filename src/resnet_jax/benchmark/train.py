@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from resnet_jax import models, rng, sharding
 from resnet_jax.analysis import complexity
 from resnet_jax.benchmark.rounds import in_turn, spread, written
-from resnet_jax.data.pipeline import Augmentation, Batch, DeviceSplit
+from resnet_jax.data.batch import Batch
+from resnet_jax.data.pipeline import Augmentation, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 from resnet_jax.environment import describe_environment
 from resnet_jax.errors import InputError

@@ -40,10 +40,10 @@ def _prepare_cache(arguments: Sequence[str]) -> None:
     )
     from resnet_jax import terminal
     from resnet_jax.data.cache import write_cache
+    from resnet_jax.data.photographs import open_photographs
 
     write_cache(
-        given(values.dataset, "dataset"),
-        path(values.data_dir, "data_dir"),
+        open_photographs(given(values.dataset, "dataset"), path(values.data_dir, "data_dir")),
         given(path(values.output, "output"), "output"),
         form=values.form,
         shorter_side=values.shorter_side,

@@ -1,38 +1,31 @@
-"""A cache of photographs, for machines whose cores cannot feed the accelerator: the command `resnet-jax prepare cache`.
+"""A cache of photographs, for machines whose cores cannot feed the accelerator: a folder of
 
-Reading it is `data.photographs`. A cache is a folder of
-
-    cache.json                  what it was made from and how; "complete" is true when all of it is there
-    train-00000.photographs     5,000 photographs, one behind the other, as `photographs.CACHE_ROW` says
-    train-00000.npy             their rows: this file is there when the other one is complete
-    train.npy                   the rows of the whole split, without damaged photographs
-    validation-…                likewise
+cache.json                  what it was made from and how; "complete" is true when all of it is there
+train-00000.photographs     5,000 photographs, one behind the other, as `_ROW` says
+train-00000.npy             their rows: this file is there when the other one is complete
+train.npy                   the rows of the whole split, without damaged photographs
+validation-…                likewise
 """
 
+import functools
 import itertools
 import json
+import mmap
 import os
-import shlex
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnet_jax.data.decode import UnreadableImageError, decode, resample
+from resnet_jax.data.encoded import SPLITS, Photograph, PhotographDataset, Photographs
+from resnet_jax.data.folders import FolderPhotographs
 from resnet_jax.data.image_files import UprightFile, orientation
 from resnet_jax.data.passes import in_threads
-from resnet_jax.data.photographs import (
-    CACHE_ROW,
-    SPLITS,
-    FolderPhotographs,
-    PhotographDataset,
-    Photographs,
-    cache_file,
-    open_photographs,
-)
 from resnet_jax.data.tiles import ImageData, TiledJpeg, encode_tiles
 from resnet_jax.data.windows import Box, resized_size
 from resnet_jax.errors import InputError, Progress, no_progress
@@ -49,10 +42,108 @@ _SAMPLE = 300
 # What libjpeg writes at most, in a row or a column.
 _LONGEST_JPEG = 65_500
 
+# A photograph: the file that holds it (-1: it is damaged), where it begins there, and how many bytes it has. Where
+# `tiles` is 0 these are pixels; otherwise they are so many int32, the tiles, and then the JPEG. Its name follows.
+_ROW = [
+    ("shard", np.int32),
+    ("begin", np.int64),
+    ("bytes", np.int64),
+    ("tiles", np.int32),
+    ("height", np.int32),
+    ("width", np.int32),
+    ("label", np.int32),
+]
+
+
+# What is kept of a photograph: bytes, and (tiles, height, width) of its row.
+_Kept = tuple[bytes, tuple[int, int, int]]
+_Encode = Callable[[ImageData], _Kept]
+
+
+def _shard_file(folder: str | Path, split: str, shard: int) -> Path:
+    return Path(folder, f"{split}-{shard:05d}.photographs")
+
+
+@dataclass(frozen=True)
+class CachedPhotographs:
+    """A split of a cache.
+
+    Attributes:
+      root: the folder.
+      split: "train" or "validation".
+      count: of its photographs.
+      version: of the folder; another cache that is written there has another one.
+    """
+
+    root: str
+    split: str
+    count: int
+    version: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Photograph:
+        # Workers get two names and two numbers, and map the files themselves.
+        row = _index(Path(self.root, f"{self.split}.npy"), self.version)[index]
+        shard = _mapped(_shard_file(self.root, self.split, int(row["shard"])), self.version)
+        begin, size, tiles = int(row["begin"]), int(row["bytes"]), int(row["tiles"])
+        if tiles:
+            starts = np.frombuffer(shard, np.int32, tiles, begin)
+            data = TiledJpeg(shard[begin + starts.nbytes : begin + size], starts)
+        else:
+            pixels = np.frombuffer(shard, np.uint8, size, begin)
+            data = pixels.reshape(int(row["height"]), int(row["width"]), 3)
+        return Photograph(data, int(row["label"]), os.fsdecode(row["name"]))
+
+
+@functools.cache
+def _index(path: Path, version: int) -> np.ndarray:
+    del version  # of the folder: a file of the same name in another version is another file
+    return np.load(path, mmap_mode="r").view(np.ndarray)
+
+
+@functools.cache
+def _mapped(path: Path, version: int) -> mmap.mmap:
+    del version
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def open_cache(root: Path) -> PhotographDataset:
+    """A cache that `write_cache` wrote.
+
+    Raises:
+      InputError: it is none, or not complete.
+    """
+    try:
+        about = json.loads((root / "cache.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{root} is no cache of photographs (no readable cache.json): write one with resnet-jax prepare cache"
+        ) from error
+    settings = about["settings"]
+    if not about["complete"]:
+        given = ("dataset", "form", "shorter_side", "quality")
+        options = " ".join(f"--{name}={settings[name]}" for name in given if settings.get(name))
+        raise InputError(
+            f"the cache in {root} is not complete: go on with resnet-jax prepare cache {options} --output={root} and "
+            "the --data_dir that it is made from"
+        )
+    for name, size in about["files"].items():
+        path = root / name
+        there = path.stat().st_size if path.exists() else "none"
+        if there != size:
+            raise InputError(f"{path} should have {size} bytes and has {there}: copy the cache once more")
+    # Absolute: the files stay mapped, and another folder may come to be meant by the same words.
+    where, version = str(root.absolute()), (root / "cache.json").stat().st_mtime_ns
+    train, validation = (CachedPhotographs(where, split, about["photographs"][split], version) for split in SPLITS)
+    crc = zlib.crc32(json.dumps([settings, about["photographs"]], sort_keys=True).encode())
+    return PhotographDataset("cache", train, validation, tuple(about["class_names"]), crc, settings["shorter_side"])
+
 
 def write_cache(
-    name: str,
-    data_dir: str | os.PathLike[str] | None,
+    source: PhotographDataset,
     folder: Path,
     *,
     form: str = "raw",
@@ -68,7 +159,7 @@ def write_cache(
     `open_photographs`); the orientation itself is not kept. Damaged photographs are left out, and named.
 
     Args:
-      name, data_dir: of the source, see `open_photographs`.
+      source: the photographs.
       folder: of the cache: new, empty, or that of an earlier call with the same arguments.
       form: "raw": pixels, uint8 RGB. ImageNet at 256 takes about 340 GB, and reading it is hardly more than resizing.
         "jpeg": JPEGs in tiles (see `data.tiles`), 1 % larger than ImageNet's own files.
@@ -76,13 +167,11 @@ def write_cache(
         to 480: what is kept smaller than that is enlarged for them.
       quality: of "jpeg", for photographs that are resized or turned, or were no JPEG. Others keep their quantisation;
         ImageNet's then change by 0.06 grey levels on average (measured).
-      say: is given a line about the space needed, about files of a folder that are passed over, and about each damaged
-        photograph.
+      say: is given a line about the space needed, and about each damaged photograph.
       progress: shows how far each split is.
 
     Raises:
-      InputError: the arguments cannot be, the source is not there, the folder holds something else, or the disk has not
-        enough space.
+      InputError: the arguments cannot be, the folder holds something else, or the disk has not enough space.
     """
     if form not in FORMS:
         raise InputError(f"--form is {form!r}, but it must be one of {', '.join(FORMS)}")
@@ -92,50 +181,48 @@ def write_cache(
         raise InputError(f"--quality is {quality}, but it must be from 1 to 100")
     shorter_side = shorter_side or (256 if form == "raw" else None)
     folder = expanded(folder, "--output")
-    source = open_photographs(name, data_dir, say)
-    settings = {"dataset": name, "source_crc": source.crc, "form": form, "shorter_side": shorter_side}
+    settings: dict[str, Any] = {"dataset": source.name, "source_crc": source.crc, "form": form}
+    settings["shorter_side"] = shorter_side
     if isinstance(source.train, FolderPhotographs) and source.train.upright:
         settings["orientation"] = "upright"
-    options = {"dataset": name, "data_dir": data_dir, "output": folder, "form": form, "shorter_side": shorter_side}
     if form == "jpeg":
-        settings["quality"] = options["quality"] = quality
-    given = (f"--{option}={shlex.quote(str(value))}" for option, value in options.items() if value is not None)
-    card = {"complete": False, "settings": settings, "command": " ".join(["resnet-jax prepare cache", *given])}
-    if _claim(folder, card):
+        settings["quality"] = quality
+    if _claim(folder, settings):
         say(f"the cache in {folder} is complete")
         return
-    encode = partial(_encode, form=form, shorter_side=shorter_side, quality=quality)
-    _check_space(folder, source, encode, say)
-    for split in SPLITS:
-        _write_split(folder, split, getattr(source, split), encode, say, progress)
-    _finish(folder, source, card, say)
+    encode = functools.partial(_encode, form=form, shorter_side=shorter_side, quality=quality)
+    splits = {split: getattr(source, split) for split in SPLITS}
+    _check_space(folder, splits, encode, say)
+    for split, photographs in splits.items():
+        _write_split(folder, split, photographs, encode, say, progress)
+    _finish(folder, splits, {"settings": settings, "class_names": source.class_names}, say)
 
 
-def _claim(folder: Path, card: dict[str, Any]) -> bool:
+def _claim(folder: Path, settings: dict[str, Any]) -> bool:
     """Makes the folder belong to a cache, or checks that it does; whether that is complete already."""
     path = folder / "cache.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise InputError(f"{folder} holds something else than a cache: --output must be a new or an empty folder")
-        write_whole(folder / "cache.json", json.dumps(card, indent=2))
+        write_whole(path, json.dumps({"complete": False, "settings": settings}, indent=2))
         return False
     try:
         present = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged: remove {folder} and write the cache anew") from error
-    theirs, ours = present["settings"], card["settings"]
+    theirs = present["settings"]
     differing = [
-        f"{field} ({theirs.get(field)!r} there, {ours.get(field)!r} asked for)"
-        for field in sorted(theirs | ours)
-        if theirs.get(field) != ours.get(field)
+        f"{field} ({theirs.get(field)!r} there, {settings.get(field)!r} asked for)"
+        for field in sorted(theirs | settings)
+        if theirs.get(field) != settings.get(field)
     ]
     if differing:
         raise InputError(f"{folder} holds another cache, which differs in {', '.join(differing)}: use another --output")
     return present["complete"]
 
 
-def _encode(data: ImageData, form: str, shorter_side: int | None, quality: int) -> np.ndarray | TiledJpeg:
+def _encode(data: ImageData, form: str, shorter_side: int | None, quality: int) -> _Kept:
     """What the cache keeps of a photograph.
 
     Raises:
@@ -150,100 +237,79 @@ def _encode(data: ImageData, form: str, shorter_side: int | None, quality: int) 
     if isinstance(original, UprightFile) and orientation(original) != 1:
         original = None  # its quantisation is of the image as it lay
     if form == "raw":
-        return image
+        return image.tobytes(), (0, *image.shape[:2])
     if max(image.shape) > _LONGEST_JPEG:
         raise UnreadableImageError(f"{width} x {height} pixels do not fit into a JPEG")
-    return encode_tiles(image, quality, original)
+    file, tiles = encode_tiles(image, quality, original)
+    return tiles.tobytes() + file, (len(tiles), 0, 0)
 
 
-def _bytes(kept: np.ndarray | TiledJpeg) -> bytes:
-    return kept.tiles.tobytes() + kept.data if isinstance(kept, TiledJpeg) else kept.tobytes()
-
-
-def _check_space(
-    folder: Path,
-    source: PhotographDataset,
-    encode: Callable[[ImageData], np.ndarray | TiledJpeg],
-    say: Callable[[str], None],
-) -> None:
+def _check_space(folder: Path, splits: Mapping[str, Photographs], encode: _Encode, say: Callable[[str], None]) -> None:
     """Says how much space the photographs need that are not written yet, and refuses when there is less."""
+    train = splits["train"]
 
     def size(index: int) -> int:
         try:
-            return len(_bytes(encode(source.train[index].data)))
+            return len(encode(train[index].data)[0])
         except UnreadableImageError:
             return 0
 
-    missing = sum(
-        len(rows)
-        for split in SPLITS
-        for shard, rows in enumerate(_shards(getattr(source, split)))
-        if not _rows_file(folder, split, shard).exists()
-    )
-    chosen = np.linspace(0, len(source.train) - 1, min(_SAMPLE, len(source.train)), dtype=np.int64)
+    missing = sum(len(rows) for split in splits for rows in _missing(folder, split, splits[split]).values())
+    chosen = np.linspace(0, len(train) - 1, min(_SAMPLE, len(train)), dtype=np.int64)
     needed = missing * float(np.mean(list(in_threads(size, chosen.tolist()))))
     free = shutil.disk_usage(folder).free
-    about = f"{missing} photographs take about {_gigabytes(needed)} in {folder}, where {_gigabytes(free)} are free"
+    about = f"{missing} photographs take about {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free"
     if needed > free:
         raise InputError(f"{about}: use another --output, a smaller --shorter_side or --form=jpeg")
     say(about)
 
 
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.2f} GB" if size < 10e9 else f"{size / 1e9:,.0f} GB"
-
-
-def _shards(photographs: Photographs) -> list[range]:
-    """The indices of each file's photographs."""
-    return [range(len(photographs))[begin : begin + _SHARD] for begin in range(0, len(photographs), _SHARD)]
-
-
 def _rows_file(folder: Path, split: str, shard: int) -> Path:
-    return (folder / cache_file(split, shard)).with_suffix(".npy")
+    return _shard_file(folder, split, shard).with_suffix(".npy")
+
+
+def _missing(folder: Path, split: str, photographs: Photographs) -> dict[int, range]:
+    """The files that are not written yet, with the indices of their photographs."""
+    every = range(len(photographs))
+    shards = range(-(-len(photographs) // _SHARD))
+    missing = [shard for shard in shards if not _rows_file(folder, split, shard).exists()]
+    return {shard: every[shard * _SHARD : (shard + 1) * _SHARD] for shard in missing}
 
 
 def _write_split(
-    folder: Path,
-    split: str,
-    photographs: Photographs,
-    encode: Callable[[ImageData], np.ndarray | TiledJpeg],
-    say: Callable[[str], None],
-    progress: Progress,
+    folder: Path, split: str, photographs: Photographs, encode: _Encode, say: Callable[[str], None], progress: Progress
 ) -> None:
-    shards = _shards(photographs)
-    missing = [shard for shard in range(len(shards)) if not _rows_file(folder, split, shard).exists()]
-    indices = [index for shard in missing for index in shards[shard]]
-
-    def read(index: int) -> tuple[str, int, np.ndarray | TiledJpeg | None]:
+    def read(index: int) -> tuple[Photograph, _Kept | None]:
         photograph = photographs[index]
         try:
-            return photograph.name, photograph.label, encode(photograph.data)
+            return photograph, encode(photograph.data)
         except UnreadableImageError as error:
             say(f"{photograph.name} is damaged ({error}): it is left out")
-            return photograph.name, photograph.label, None
+            return photograph, None
 
+    missing = _missing(folder, split, photographs)
+    indices = list(itertools.chain.from_iterable(missing.values()))
     read_ahead = iter(progress(in_threads(read, indices), len(indices), split))
-    for shard in missing:
+    for shard, places in missing.items():
         rows = []
-        with whole_file(folder / cache_file(split, shard)) as file:
-            for name, label, kept in itertools.islice(read_ahead, len(shards[shard])):
+        with whole_file(_shard_file(folder, split, shard)) as file:
+            for photograph, kept in itertools.islice(read_ahead, len(places)):
                 row = (-1, 0, 0, 0, 0, 0)
                 if kept is not None:
-                    tiled = isinstance(kept, TiledJpeg)
-                    data = _bytes(kept)
-                    row = (shard, file.tell(), len(data), *((len(kept.tiles), 0, 0) if tiled else (0, *kept.shape[:2])))
+                    data, form = kept
+                    row = (shard, file.tell(), len(data), *form)
                     file.write(data)
-                rows.append((*row, label, os.fsencode(name)))
+                rows.append((*row, photograph.label, os.fsencode(photograph.name)))
         longest = max(len(row[-1]) for row in rows)
         with whole_file(_rows_file(folder, split, shard)) as file:
-            np.save(file, np.array(rows, [*CACHE_ROW, ("name", f"S{longest}")]))
+            np.save(file, np.array(rows, [*_ROW, ("name", f"S{longest}")]))
 
 
-def _finish(folder: Path, source: PhotographDataset, card: dict[str, Any], say: Callable[[str], None]) -> None:
+def _finish(folder: Path, splits: Mapping[str, Photographs], about: dict[str, Any], say: Callable[[str], None]) -> None:
     """Joins the rows of all files, and marks the cache as complete."""
     files, counts, damaged = {}, {}, []
-    for split in SPLITS:
-        shards = range(len(_shards(getattr(source, split))))
+    for split, photographs in splits.items():
+        shards = range(-(-len(photographs) // _SHARD))
         table = np.concatenate([np.load(_rows_file(folder, split, shard)) for shard in shards])
         whole = table["shard"] >= 0
         damaged += [os.fsdecode(name) for name in table["name"][~whole]]
@@ -252,35 +318,29 @@ def _finish(folder: Path, source: PhotographDataset, card: dict[str, Any], say: 
             raise InputError(f"all of {len(table)} photographs of the {split} split are damaged")
         with whole_file(folder / f"{split}.npy") as file:
             np.save(file, table[whole])
-        for name in (f"{split}.npy", *(cache_file(split, shard) for shard in shards)):
-            files[name] = (folder / name).stat().st_size
-    card = {
-        **card,
-        "complete": True,
-        "photographs": counts,
-        "bytes": sum(files.values()),
-        "damaged_count": len(damaged),
-        "damaged": damaged,
-        "files": files,
-        "class_names": source.class_names,
-    }
-    write_whole(folder / "cache.json", json.dumps(card, indent=2))
-    left_out = f"; {len(damaged)} damaged ones are left out" if damaged else ""
-    say(f"{sum(counts.values())} photographs in {folder}, {_gigabytes(card['bytes'])}{left_out}")
+        for path in (folder / f"{split}.npy", *(_shard_file(folder, split, shard) for shard in shards)):
+            files[path.name] = path.stat().st_size
+    about |= {"complete": True, "photographs": counts, "bytes": sum(files.values()), "files": files}
+    about |= {"damaged_count": len(damaged), "damaged": damaged}
+    write_whole(folder / "cache.json", json.dumps(about, indent=2))
+    say(
+        f"{sum(counts.values())} photographs in {folder}, {about['bytes'] / 1e9:,.2f} GB; "
+        f"{len(damaged)} damaged ones are left out"
+    )
 
 
 def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], say: Callable[[str], None]) -> None:
-    """Says so, in one line, where a cache keeps photographs smaller than they are going to be shown.
+    """Says so where a cache keeps photographs smaller than they are going to be shown.
 
     Args:
       kept: see `PhotographDataset.shorter_side`.
       wanted: the shorter sides in pixels that whole photographs are to have, by what wants them.
       say: is given the line.
     """
-    larger = {what: side for what, side in wanted.items() if kept is not None and side > kept}
-    if larger:
-        listing = " and ".join(f"{what} up to {side:.0f}" for what, side in larger.items())
-        say(
-            f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will "
-            f"be blurred (prepare cache --shorter_side={max(larger.values()):.0f} keeps as many)"
-        )
+    if kept is None or max(wanted.values()) <= kept:
+        return
+    listing = " and ".join(f"{what} up to {side:.0f}" for what, side in wanted.items() if side > kept)
+    say(
+        f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will be "
+        f"blurred (prepare cache --shorter_side={max(wanted.values()):.0f} keeps as many)"
+    )

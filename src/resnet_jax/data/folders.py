@@ -1,19 +1,27 @@
-"""Which files of a folder are images: one walk, for training, for `predict`, and for caches made of folders."""
+"""Folders of images: which files are images, in one walk for training, for `predict` and for caches, and a folder of
+classes as a data set.
+"""
 
 import os
+import re
+import unicodedata
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from resnet_jax.data.image_files import HEIF_SUFFIXES, suffixes
+import numpy as np
+
+from resnet_jax.data.encoded import Photograph, PhotographDataset, read_file
+from resnet_jax.data.image_files import HEIF_SUFFIXES, UprightFile, suffixes
 from resnet_jax.errors import InputError
 
 # What a message says of a folder or a split.
 NO_IMAGES = "holds no images (.jpg, .png and whatever else Pillow reads)"
 
-
-# Why a folder is passed over to which several ways lead.
+# Why a folder is passed over.
 _AGAIN = "entered already"
 _CLOSED = "without permission to read it"
 
@@ -40,15 +48,10 @@ def image_files(folder: str | Path) -> Found:
       InputError: a folder that cannot be read.
     """
     images, passed = [], []
-    known = suffixes()
-    for below, entries, problems in _walk(str(folder)):
+    for _, files, problems in _walk(str(folder)):
         passed += problems
-        for entry in entries:
-            path, suffix = os.path.join(below, entry.name), os.path.splitext(entry.name)[1].lower()
-            if suffix not in known:
-                hint = " (pip install pillow-heif reads them)" if suffix in HEIF_SUFFIXES else ""
-                passed.append((f"{suffix}{hint}" if suffix else "without a suffix", path))
-            elif problem := _problem(entry):
+        for path, entry in files:
+            if problem := _problem(entry):
                 passed.append((problem, path))
             else:
                 images.append(path)
@@ -57,13 +60,13 @@ def image_files(folder: str | Path) -> Found:
 
 def folders(folder: str | Path) -> Iterator[str]:
     """The folder and all that are below it, as `image_files` enters them."""
-    for below, _, passed in _walk(str(folder)):
-        if (_AGAIN, below) not in passed and (_CLOSED, below) not in passed:
+    for below, _, problems in _walk(str(folder)):
+        if not {(_AGAIN, below), (_CLOSED, below)} & set(problems):
             yield os.path.join(folder, below) if below else str(folder)
 
 
-def _walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]], list[tuple[str, str]]]]:
-    """(path below the folder, files, what is passed over) of the folder and of all below it."""
+def _walk(folder: str) -> Iterator[tuple[str, list[tuple[str, os.DirEntry[str]]], list[tuple[str, str]]]]:
+    """(path below the folder, files and their paths, what is passed over) of the folder and of all below it."""
     # A link to a folder that holds this one would bring in all that lies beside it.
     # Names alone can lie: `link/..` need not be where the link is.
     above = {path for made in (os.path.abspath, os.path.realpath) for path in Path(made(folder)).parents}
@@ -75,17 +78,15 @@ def _walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]], list[tuple
         path = os.path.join(folder, below) if below else folder
         try:
             identity = _identity(path)
-            entries = listed(path) if identity not in entered else []
+            again = identity in entered
+            entries = [] if again else listed(path)
         except (OSError, InputError):
             if not below:
                 raise
             yield below, [], [(_CLOSED, below)]
             continue
-        if identity in entered:
-            yield below, [], [(_AGAIN, below)]
-            continue
         entered.add(identity)
-        files, inside, problems = [], [], []
+        files, inside, problems = [], [], [(_AGAIN, below)] if again else []
         for entry in entries:
             name = os.path.join(below, entry.name)
             if entry.name.startswith("."):
@@ -93,7 +94,7 @@ def _walk(folder: str) -> Iterator[tuple[str, list[os.DirEntry[str]], list[tuple
             elif is_folder(entry):
                 (links if entry.is_symlink() else inside).append(name)
             else:
-                files.append(entry)
+                files.append((name, entry))
         waiting += reversed(inside)
         yield below, files, problems
 
@@ -126,36 +127,130 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _problem(entry: os.DirEntry[str]) -> str:
     """Why a file is passed over; "" where it is not. To open a pipe would wait for another process, perhaps forever."""
-    try:
-        if not entry.is_file():
-            return "no regular file" if os.path.exists(entry.path) else "linked to nothing"
-    except OSError:  # links in a circle
-        return "linked to nothing"
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix not in suffixes():
+        hint = " (pip install pillow-heif reads them)" if suffix in HEIF_SUFFIXES else ""
+        return f"{suffix}{hint}" if suffix else "without a suffix"
+    if not os.path.isfile(entry.path):
+        return "no regular file" if os.path.exists(entry.path) else "linked to nothing"
     return "" if os.access(entry.path, os.R_OK) else _CLOSED
 
 
-def describe(passed: Mapping[str, Sequence[tuple[str, str]]], most: int = 20) -> str:
-    """What was passed over, and why: "3 in cat (2 .heic, 1 hidden), 1 in dog (1 linked to nothing: a.jpg)".
-
-    Args:
-      passed: by class, see `Found`.
-      most: classes that are named.
-    """
-    some = [(name, each) for name, each in passed.items() if each]
-    parts = [f"{len(each)} in {name} ({reasons(each)})" for name, each in some[:most]]
-    if rest := [one for _, each in some[most:] for one in each]:
-        parts.append(f"{len(rest)} in {len(some) - most} other classes ({reasons(rest)})")
-    return ", ".join(parts)
-
-
 def reasons(passed: Sequence[tuple[str, str]]) -> str:
-    """How many were passed over for each reason, the most frequent one first; of what is broken, the first name."""
-    parts = []
-    for reason, count in Counter(reason for reason, _ in passed).most_common():
-        first = next(path for other, path in passed if other == reason)
-        parts.append(f"{count} {reason}" + (f": {first}" if reason in _BROKEN else ""))
-    return ", ".join(parts)
+    """What was passed over, the most frequent reason first: "2 .heic, such as cat/1.heic, 1 hidden: .DS_Store"."""
+    first = dict(reversed(passed))
+    counts = Counter(reason for reason, _ in passed).most_common()
+    return ", ".join(f"{count} {why}{', such as' if count > 1 else ':'} {first[why]}" for why, count in counts)
 
 
-# Reasons of which a name is given.
-_BROKEN = ("no regular file", "linked to nothing", _CLOSED, _AGAIN)
+@dataclass(frozen=True)
+class FolderPhotographs:
+    """Image files under one folder.
+
+    Attributes:
+      root: the folder.
+      files: their paths below it, as bytes: a million of them are copied into every worker.
+      labels: their classes, int32.
+      upright: whether they are turned as their EXIF orientation says.
+    """
+
+    root: str
+    files: np.ndarray
+    labels: np.ndarray
+    upright: bool = True
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Photograph:
+        name = os.fsdecode(self.files[index])
+        data = read_file(Path(self.root, name))
+        # A name in another encoding than UTF-8 could not be printed.
+        shown = os.fsencode(name).decode(errors="replace")
+        return Photograph(UprightFile(data) if self.upright else data, int(self.labels[index]), shown)
+
+
+def open_folder(root: Path, say: Callable[[str], None]) -> PhotographDataset:
+    """A folder as a data set, see `photographs.open_photographs`; `say` is given a line about each split in which files
+    are passed over.
+
+    Raises:
+      InputError: a split or a class has no images, or the classes of the splits do not fit together.
+    """
+    if not root.is_dir():
+        raise InputError(f"the folder dataset.data_dir={root} does not exist")
+    classes, tested = _classes(root / "train"), _classes(root / "val")
+    class_names = tuple(names[0] for names in classes.values())
+    for name in sorted(set(tested) - set(classes)):
+        like = [each for each in class_names if _alike(each) == _alike(name)]
+        hint = f", which has {like[0]!r}: give both the same name" if like else ""
+        raise InputError(
+            f"{root / 'val'} holds the class {name!r}, which {root / 'train'} lacks{hint}: "
+            "what a network is tested on, it must have been trained on"
+        )
+    upright = not all(re.fullmatch(r"n\d{8}", name) for name in class_names)
+    train = _split(root, "train", list(classes.values()), upright, say)
+    validation = _split(root, "val", [tested.get(name, []) for name in classes], upright, say)
+    crc = 0
+    for split in (train, validation):
+        crc = zlib.crc32(split.labels.tobytes(), zlib.crc32(split.files.tobytes(), crc))
+    return PhotographDataset("folder", train, validation, class_names, crc)
+
+
+def same_name(name: str) -> str:
+    """The name of a class, the same for all ways to compose its accents: macOS writes é as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def _classes(folder: Path) -> dict[str, list[str]]:
+    """The classes of a split in the order of their folders: several folders, where these differ only in how accents are
+    composed. The first of them names the class, which a data set of decomposed names always had.
+    """
+    if not folder.is_dir():
+        raise InputError(f"the folder {folder} does not exist: {folder.parent} should hold train/CLASS/*.jpg and val/…")
+    classes: dict[str, list[str]] = {}
+    for entry in listed(folder):
+        if entry.name.startswith(".") or not is_folder(entry):
+            continue
+        if not entry.name.isprintable():  # which bytes that are no UTF-8 are not, either
+            raise InputError(
+                f"{folder} holds a folder {entry.name!r}, which cannot be printed: give the class another name"
+            )
+        classes.setdefault(same_name(entry.name), []).append(entry.name)
+    if not classes:
+        raise InputError(f"{folder} holds no folders: put the images of each class into {folder}/CLASS")
+    return classes
+
+
+def _split(
+    root: Path, split: str, classes: Sequence[Sequence[str]], upright: bool, say: Callable[[str], None]
+) -> FolderPhotographs:
+    files, labels, passed = [], [], []
+    for label, names in enumerate(classes):
+        found, ignored = [], []
+        for folder in names:
+            images, without = image_files(root / split / folder)
+            found += [os.fsencode(os.path.join(split, folder, image)) for image in images]
+            ignored += [(reason, os.path.join(folder, path)) for reason, path in without]
+        if not found and split == "train":
+            raise InputError(f"{root / split / names[0]} {NO_IMAGES}{_but(ignored)}")
+        files += found
+        labels += [label] * len(found)
+        passed += ignored
+    for entry in listed(root / split):
+        if entry.name.startswith(".") or not is_folder(entry):
+            hidden = entry.name.startswith(".")
+            passed.append(("hidden" if hidden else "beside the folders of the classes", entry.name))
+    if not files:
+        raise InputError(f"{root / split} {NO_IMAGES}{_but(passed)}")
+    if passed:
+        say(f"{root / split}: passed over: {reasons(passed)}")
+    return FolderPhotographs(str(root), np.array(files), np.array(labels, np.int32), upright)
+
+
+def _but(passed: Sequence[tuple[str, str]]) -> str:
+    return f"; passed over: {reasons(passed)}" if passed else ""

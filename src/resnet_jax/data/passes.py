@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from resnet_jax.data.decode import UnreadableImageError, decode, read_window, resample
-from resnet_jax.data.photographs import Photographs
+from resnet_jax.data.encoded import Photographs
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.data.windows import center_window

@@ -2,72 +2,26 @@
 to image files, undecoded, without TensorFlow.
 """
 
-import functools
-import json
-import mmap
+import contextlib
+import itertools
 import os
-import re
-import unicodedata
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from resnet_jax.data.folders import NO_IMAGES, describe, image_files, is_folder, listed, reasons
-from resnet_jax.data.image_files import UprightFile
-from resnet_jax.data.prepared import open_records
-from resnet_jax.data.tiles import ImageData, TiledJpeg
+from resnet_jax.data.batch import Batch
+from resnet_jax.data.cache import open_cache
+from resnet_jax.data.encoded import Photograph, PhotographDataset, Photographs
+from resnet_jax.data.folders import open_folder
+from resnet_jax.data.passes import central_batches
+from resnet_jax.data.prepared import open_imagenet
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.stream import Cropping, DamageReport, TrainBatches, train_batches
 from resnet_jax.errors import InputError, complain
 from resnet_jax.files import expanded
 
 NAMES = ("imagenet2012", "folder", "cache")
-
-SPLITS = ("train", "validation")
-
-
-class Photograph(NamedTuple):
-    """An image that is not decoded yet.
-
-    Attributes:
-      data: the bytes of its file, an `UprightFile` where its EXIF orientation is to be applied; of a cache a JPEG in
-        tiles, or pixels, (height, width, 3) uint8, that lie in a mapped file and cannot be written to.
-      label: its class.
-      name: of its file, for messages.
-    """
-
-    data: ImageData
-    label: int
-    name: str
-
-
-class Photographs(Protocol):
-    """Photographs by their index; workers get a copy of it, so it can be pickled."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Photograph: ...
-
-
-@dataclass(frozen=True)
-class PhotographDataset:
-    """The splits of a data set.
-
-    Attributes:
-      train, validation: the photographs.
-      class_names: in the order of the labels.
-      crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files; another data set
-        gives another one. Nobody reads a million files to notice that one was replaced under its name.
-      shorter_side: of a cache, what photographs were resized to where they were larger, in pixels; or None.
-    """
-
-    train: Photographs
-    validation: Photographs
-    class_names: tuple[str, ...]
-    crc: int
-    shorter_side: int | None = None
 
 
 def open_photographs(
@@ -88,246 +42,145 @@ def open_photographs(
     Raises:
       InputError: an unknown name, data that are absent or incomplete, or classes that do not fit together.
     """
+    if name not in NAMES:
+        raise InputError(f"unknown dataset.name {name!r}: it is one of {', '.join(NAMES)}")
     if name == "imagenet2012":
-        return _imagenet(data_dir)
-    if name == "folder":
-        if data_dir is None:
-            raise InputError("config.dataset.data_dir is missing: it names a folder that holds train/CLASS/*.jpg")
-        return _folder(expanded(data_dir, "dataset.data_dir"), say)
-    if name == "cache":
-        if data_dir is None:
-            raise InputError(
-                "config.dataset.data_dir is missing: it names a folder that resnet-jax prepare cache wrote"
-            )
-        return _cache(expanded(data_dir, "dataset.data_dir"))
-    raise InputError(f"unknown dataset.name {name!r}: it is one of {', '.join(NAMES)}")
+        return open_imagenet(data_dir)
+    if data_dir is None:
+        what = "holds train/CLASS/*.jpg" if name == "folder" else "resnet-jax prepare cache wrote"
+        raise InputError(f"config.dataset.data_dir is missing: it names a folder that {what}")
+    folder = expanded(data_dir, "dataset.data_dir")
+    return open_folder(folder, say) if name == "folder" else open_cache(folder)
+
+
+# How windows are drawn: the common one, and the paper's (section 3.4).
+CROPS = ("random_resized_crop", "random_scale")
 
 
 @dataclass(frozen=True)
-class RecordPhotographs:
-    """A split of a prepared data set."""
+class ImageSplit:
+    """A split of photographs, by their index, and in batches of one size.
 
-    records: Sequence[Any]
+    Attributes:
+      source: the photographs, undecoded.
+      image_size: the side of the windows that batches hold, in pixels.
+      resize_size: what the shorter side becomes, in pixels, before the centre is cut out.
+      num_workers: processes that decode for training; 0 decodes in threads, as many as there are cores.
+      max_corrupt_fraction: of the photographs; more damaged ones end an iteration.
+      log: is given a line about each damaged photograph.
+    """
+
+    source: Photographs
+    image_size: int
+    resize_size: int
+    num_workers: int = 0
+    max_corrupt_fraction: float = 0.01
+    log: Callable[[str], None] = complain
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> Photograph:
-        record = self.records[index]
-        return Photograph(record["image"], int(record["label"]), record["file_name"].decode())
+        return self.source[index]
+
+    def batches(
+        self, batch_size: int, steps: int | None = None, seed: int = 0, start: int = 0, crop: str = CROPS[0]
+    ) -> Iterator[Batch]:
+        """Batches to train on: random windows, uint8 RGB (batch, image_size, image_size, 3), and labels.
+
+        Batch k is a function of the seed and k. Every epoch shows each photograph once, in an order of its own; a batch
+        may straddle two epochs. For a damaged photograph the next whole one is shown. Mirroring and colours are left to
+        the device, see `augment.augment_photographs`.
+
+        Args:
+          batch_size: images in a batch.
+          steps: how many batches; None is without end.
+          seed: of the order and of the windows.
+          start: the step of the first batch.
+          crop: "random_resized_crop" (8 to 100 % of the area, aspect 3/4 to 4/3), or "random_scale", the paper's: the
+            shorter side is drawn from 256/224 to 480/224 of the window's.
+
+        Raises:
+          InputError: no such crop, no batch, or, while it is iterated, too many damaged photographs.
+        """
+        if crop not in CROPS:
+            raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, but it must be at least 1")
+        scales = (self.image_size * 256 // 224, self.image_size * 480 // 224)
+        found = train_batches(
+            self.source,
+            Cropping(crop, scales, self.image_size),
+            seed=seed,
+            batch_size=batch_size,
+            start=start,
+            workers=self.num_workers,
+        )
+        return self._reported(found, steps)
+
+    def _reported(self, found: TrainBatches, steps: int | None) -> Iterator[Batch]:
+        report = DamageReport(self.source, self.max_corrupt_fraction, self.log)
+        with contextlib.closing(found):
+            for batch in itertools.islice(found, steps):
+                report(batch.damaged)
+                yield Batch(batch.images, batch.labels)
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The central windows of all photographs, each once and in order, uint8 (batch, image_size, image_size, 3).
+
+        Every batch has `batch_size` places. Those past the last photograph, and those of damaged ones, have weight 0.
+        """
+        report = DamageReport(self.source, self.max_corrupt_fraction, self.log, "it is left out")
+        view = Preprocessing(np.zeros((1, 1, 3), np.float32), shorter_side=self.resize_size)
+        shape = (self.image_size, self.image_size, 3)
+        for batch in central_batches(self.source, shape, view, batch_size, report):
+            yield Batch(*batch)
 
 
-def _imagenet(data_dir: str | os.PathLike[str] | None) -> PhotographDataset:
-    records = open_records("imagenet2012", data_dir, SPLITS)
-    train, validation = (RecordPhotographs(records.splits[split]) for split in SPLITS)
-    identity = f"imagenet2012 {records.version} {len(train)} {len(validation)}"
-    return PhotographDataset(train, validation, records.class_names, zlib.crc32(identity.encode()))
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of photographs: two splits, and the names of the classes in the order of the labels."""
+
+    train: ImageSplit
+    validation: ImageSplit
+    class_names: tuple[str, ...]
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file.
+def image_folder(
+    folder: str | os.PathLike[str],
+    image_size: int = 224,
+    resize_size: int | None = None,
+    num_workers: int = 0,
+    max_corrupt_fraction: float = 0.01,
+    log: Callable[[str], None] = complain,
+) -> ImageFolder:
+    """A folder that holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, for training and evaluation without a config.
+
+    Args:
+      folder: images in any format that Pillow reads, see `open_photographs`.
+      image_size: the side of the images that a network is shown, in pixels.
+      resize_size: the shorter side of a photograph before its centre is cut out; None is 256/224 of `image_size`.
+      num_workers: processes that decode; 0 decodes in threads. With processes, a script needs the usual
+        `if __name__ == "__main__":`.
+      max_corrupt_fraction: of a split's photographs that may be damaged.
+      log: is given lines about files that are passed over, and about damaged photographs.
 
     Raises:
-      InputError: it is gone, or cannot be read.
+      InputError: the folder is absent, or its classes do not fit together.
+
+    Example:
+      >>> photos = image_folder("photos", image_size=224)
+      >>> for batch in photos.train.batches(batch_size=64, steps=100):
+      ...     state, metrics = step(state, batch)
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-
-
-@dataclass(frozen=True)
-class FolderPhotographs:
-    """Image files under one folder.
-
-    Attributes:
-      root: the folder.
-      files: their paths below it, as bytes: a million of them are copied into every worker.
-      labels: their classes, int32.
-      upright: whether they are turned as their EXIF orientation says.
-    """
-
-    root: str
-    files: np.ndarray
-    labels: np.ndarray
-    upright: bool = True
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Photograph:
-        name = os.fsdecode(self.files[index])
-        data = read_file(Path(self.root, name))
-        # A name in another encoding than UTF-8 could not be printed.
-        shown = os.fsencode(name).decode(errors="replace")
-        return Photograph(UprightFile(data) if self.upright else data, int(self.labels[index]), shown)
-
-
-def _folder(root: Path, say: Callable[[str], None]) -> PhotographDataset:
-    if not root.is_dir():
-        raise InputError(f"the folder dataset.data_dir={root} does not exist")
-    classes, tested = _classes(root / "train"), _classes(root / "val")
-    class_names = tuple(classes)
-    if unknown := set(map(same_name, tested)) - set(map(same_name, class_names)):
-        _refuse_class(root, min(unknown), class_names)
-    tested = {same_name(name): folders for name, folders in tested.items()}
-    tested = {name: tested.get(same_name(name), []) for name in class_names}
-    upright = not all(re.fullmatch(r"n\d{8}", name) for name in class_names)
-    train = _split(root, "train", classes, upright, say)
-    validation = _split(root, "val", tested, upright, say)
-    crc = 0
-    for split in (train, validation):
-        crc = zlib.crc32(split.labels.tobytes(), zlib.crc32(split.files.tobytes(), crc))
-    return PhotographDataset(train, validation, class_names, crc)
-
-
-def _but(described: str) -> str:
-    return f"; passed over: {described}" if described else ""
-
-
-def same_name(name: str) -> str:
-    """The name of a class, the same for all ways to compose its accents: macOS writes é as two characters."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _refuse_class(root: Path, name: str, class_names: Sequence[str]) -> None:
-    def alike(name: str) -> str:
-        return unicodedata.normalize("NFKC", name).casefold().strip()
-
-    like = [each for each in class_names if alike(each) == alike(name)]
-    hint = f", which has {like[0]!r}: give both the same name" if like else ""
-    raise InputError(
-        f"{root / 'val'} holds the class {name!r}, which {root / 'train'} lacks{hint}: "
-        "what a network is tested on, it must have been trained on"
-    )
-
-
-def _classes(folder: Path) -> dict[str, list[str]]:
-    """The classes of a split in their order, with their folders: several, where these differ only in how accents are
-    composed.
-    """
-    if not folder.is_dir():
-        raise InputError(f"the folder {folder} does not exist: {folder.parent} should hold train/CLASS/*.jpg and val/…")
-    names = [entry.name for entry in listed(folder) if is_folder(entry) and not entry.name.startswith(".")]
-    if not names:
-        raise InputError(f"{folder} holds no folders: put the images of each class into {folder}/CLASS")
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        if not name.isprintable():  # which bytes that are no UTF-8 are not, either
-            raise InputError(f"{folder} holds a folder {name!r}, which cannot be printed: give the class another name")
-        alike.setdefault(same_name(name), []).append(name)
-    # Named as the first of its folders is: a data set of decomposed names keeps the order that it always had.
-    return {found[0]: found for found in alike.values()}
-
-
-def _split(
-    root: Path, split: str, classes: dict[str, list[str]], upright: bool, say: Callable[[str], None]
-) -> FolderPhotographs:
-    files, labels = [], []
-    passed: dict[str, list[tuple[str, str]]] = {}
-    for label, (name, folders) in enumerate(classes.items()):
-        found = [(folder, image_files(root / split / folder)) for folder in folders]
-        images = [os.fsencode(os.path.join(split, folder, image)) for folder, each in found for image in each.images]
-        passed[f"class {name}"] = [one for _, each in found for one in each.passed]
-        if not images and split == "train":
-            raise InputError(f"{root / split / folders[0]} {NO_IMAGES}{_but(reasons(passed[f'class {name}']))}")
-        files += images
-        labels += [label] * len(images)
-    passed["no class"] = [
-        ("hidden" if entry.name.startswith(".") else "beside the folders of the classes", entry.name)
-        for entry in listed(root / split)
-        if entry.name.startswith(".") or not is_folder(entry)
-    ]
-    if not files:
-        raise InputError(f"{root / split} {NO_IMAGES}{_but(describe(passed))}")
-    if described := describe(passed):
-        say(f"{root / split}: passed over: {described}")
-    return FolderPhotographs(str(root), np.array(files), np.array(labels, np.int32), upright)
-
-
-# A photograph in the index of a cache: the file that holds it, where it begins there, and how many bytes it has. Where
-# `tiles` is 0 these are pixels; otherwise they are so many int32, the tiles, and then the JPEG.
-CACHE_ROW = [
-    ("shard", np.int32),
-    ("begin", np.int64),
-    ("bytes", np.int64),
-    ("tiles", np.int32),
-    ("height", np.int32),
-    ("width", np.int32),
-    ("label", np.int32),
-]
-
-
-def cache_file(split: str, shard: int) -> str:
-    """The name of a file of photographs in a cache."""
-    return f"{split}-{shard:05d}.photographs"
-
-
-@dataclass(frozen=True)
-class CachedPhotographs:
-    """A split of a cache.
-
-    Attributes:
-      root: the folder.
-      split: "train" or "validation".
-      count: of its photographs.
-      version: of the folder; another cache that is written there has another one.
-    """
-
-    root: str
-    split: str
-    count: int
-    version: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Photograph:
-        # Workers get two names and two numbers, and map the files themselves.
-        row = _index(os.path.join(self.root, f"{self.split}.npy"), self.version)[index]
-        shard = _mapped(os.path.join(self.root, cache_file(self.split, int(row["shard"]))), self.version)
-        begin, size, tiles = int(row["begin"]), int(row["bytes"]), int(row["tiles"])
-        if tiles:
-            starts = np.frombuffer(shard, np.int32, tiles, begin)
-            data = TiledJpeg(shard[begin + starts.nbytes : begin + size], starts)
-        else:
-            pixels = np.frombuffer(shard, np.uint8, size, begin)
-            data = pixels.reshape(int(row["height"]), int(row["width"]), 3)
-        return Photograph(data, int(row["label"]), os.fsdecode(row["name"]))
-
-
-@functools.cache
-def _index(path: str, version: int) -> np.ndarray:
-    del version  # of the folder: a file of the same name in another version is another file
-    return np.load(path, mmap_mode="r").view(np.ndarray)
-
-
-@functools.cache
-def _mapped(path: str, version: int) -> mmap.mmap:
-    del version
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _cache(root: Path) -> PhotographDataset:
-    try:
-        card = json.loads((root / "cache.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    if image_size < 1 or (resize_size is not None and resize_size < image_size):
         raise InputError(
-            f"{root} is no cache of photographs (no readable cache.json): write one with resnet-jax prepare cache"
-        ) from error
-    if not card["complete"]:
-        raise InputError(f"the cache in {root} is not complete: go on with {card['command']}")
-    for name, size in card["files"].items():
-        path = root / name
-        if not path.exists() or path.stat().st_size != size:
-            raise InputError(
-                f"{path} should have {size} bytes and "
-                f"{f'has {path.stat().st_size}' if path.exists() else 'does not exist'}: copy the cache once more"
-            )
-    # Absolute: the files stay mapped, and another folder may come to be meant by the same words.
-    where, version = str(root.absolute()), (root / "cache.json").stat().st_mtime_ns
-    train, validation = (CachedPhotographs(where, split, card["photographs"][split], version) for split in SPLITS)
-    settings = card["settings"]
-    crc = zlib.crc32(json.dumps([settings, card["photographs"]], sort_keys=True).encode())
-    return PhotographDataset(train, validation, tuple(card["class_names"]), crc, settings["shorter_side"])
+            f"image_size is {image_size} and resize_size {resize_size}, but they must be at least 1, and no image is "
+            "cut out of a smaller one"
+        )
+    opened = open_photographs("folder", folder, log)
+    splits = (
+        ImageSplit(source, image_size, resize_size or image_size * 256 // 224, num_workers, max_corrupt_fraction, log)
+        for source in (opened.train, opened.validation)
+    )
+    return ImageFolder(*splits, opened.class_names)

@@ -1,10 +1,14 @@
 """Data sets as TFDS prepares them, in array_record files. This file alone knows TFDS."""
 
+import importlib.util
 import os
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnet_jax.data.encoded import SPLITS, Photograph, PhotographDataset
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
 
@@ -53,10 +57,34 @@ def open_records(name: str, data_dir: str | os.PathLike[str] | None, splits: Seq
     return Records(folder, opened, tuple(features["label"].names), str(builder.info.version))
 
 
+@dataclass(frozen=True)
+class RecordPhotographs:
+    """A split of a prepared data set."""
+
+    records: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Photograph:
+        record = self.records[index]
+        return Photograph(record["image"], int(record["label"]), record["file_name"].decode())
+
+
+def open_imagenet(data_dir: str | os.PathLike[str] | None) -> PhotographDataset:
+    """ImageNet, undecoded.
+
+    Raises:
+      InputError: see `open_records`.
+    """
+    records = open_records("imagenet2012", data_dir, SPLITS)
+    train, validation = (RecordPhotographs(records.splits[split]) for split in SPLITS)
+    identity = f"imagenet2012 {records.version} {len(train)} {len(validation)}"
+    return PhotographDataset("imagenet2012", train, validation, records.class_names, zlib.crc32(identity.encode()))
+
+
 def imagenet_class_names() -> tuple[str, ...]:
     """The 1000 synsets of ImageNet, n01440764 …, in the order of their labels; TFDS ships them."""
-    import importlib.util
-
     found = importlib.util.find_spec("tensorflow_datasets")
     locations = found.submodule_search_locations if found else None
     assert locations, "tensorflow-datasets is not installed"
@@ -97,8 +125,6 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises:
       InputError: an unknown name, TensorFlow is not installed, the download failed, or ImageNet's archives are absent.
     """
-    import importlib.util
-
     if name == "digits":
         raise InputError("digits needs no preparation: it ships inside scikit-learn")
     if name not in NAMES:

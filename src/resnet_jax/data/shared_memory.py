@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-from collections.abc import Callable
 
 from resnet_jax.errors import InputError
 
@@ -25,45 +24,34 @@ def free_bytes() -> int | None:
     return status.f_bavail * status.f_frsize
 
 
-def check_room(batch_bytes: int, workers: int, free: Callable[[], int | None] = free_bytes) -> None:
+def check_room(batch_bytes: int, workers: int) -> None:
     """Refuses workers whose batches have no room: the kernel would kill one of them, at every start again.
 
     Args:
       batch_bytes: of this host's part of a batch.
       workers: processes that decode; 0 needs no room.
-      free: bytes of shared memory.
 
     Raises:
       InputError: says how many workers have room.
     """
-    needed, there = batch_bytes * (_OF_A_WORKER * workers + _OF_THEIR_READER), free()
-    if not workers or there is None or needed <= there:
+    needed, free = batch_bytes * (_OF_A_WORKER * workers + _OF_THEIR_READER), free_bytes()
+    if not workers or free is None or needed <= free:
         return
-    fit = max(there // batch_bytes - _OF_THEIR_READER, 0) // _OF_A_WORKER
+    fit = max(free // batch_bytes - _OF_THEIR_READER, 0) // _OF_A_WORKER
     fewer = f"config.stream.workers={fit}, for which there is room, or " if fit else ""
-    advice = _ADVICE.format(f"{-(-needed // 2**20)}m")
     raise InputError(
-        f"{FOLDER} has {_mebibytes(there)} MiB free, but {workers} workers keep up to {_mebibytes(needed)} MiB of "
-        f"batches there: {advice}, or use {fewer}config.stream.workers=0, which decodes in threads"
+        f"{FOLDER} has {free // 2**20:,} MiB free, but {workers} workers keep up to {-(-needed // 2**20):,} MiB of "
+        f"batches there: {_ADVICE.format(f'{-(-needed // 2**20)}m')}, or use {fewer}config.stream.workers=0, which "
+        "decodes in threads"
     )
 
 
-def ran_out(death: str, there: int | None) -> str | None:
-    """What to say of a worker's death, as Grain tells of it, where the kernel killed it for want of shared memory.
-
-    Args:
-      death: says how it died.
-      there: bytes of shared memory that were free then, before anything was put away.
-    """
+def ran_out(death: str) -> str | None:
+    """What to say of a worker's death, as Grain tells of it, where the kernel killed it for want of shared memory."""
     code = re.search(r"exit code (-?\d+)", death)
     if code is None or int(code[1]) != -signal.SIGBUS:
         return None
-    left = "" if there is None else f" ({_mebibytes(there)} MiB are free now)"
     return (
-        f"a worker that decoded photographs found no room in {FOLDER}{left}, or a file of a cache ended under it: "
+        f"a worker that decoded photographs found no room in {FOLDER}, or a file of a cache ended under it: "
         f"{_ADVICE.format('1g')}, or use fewer config.stream.workers, or 0, which decodes in threads"
     )
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / 2**20:,.0f}"

@@ -1,13 +1,17 @@
 """Small data sets as whole uint8 arrays: the bundled digits, and CIFAR as TFDS prepared it."""
 
 import functools
+import itertools
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
+from resnet_jax.data.batch import Batch, batch_rows
 from resnet_jax.data.decode import UnreadableImageError, decode
 from resnet_jax.data.prepared import Records, open_records, prepared_folder
 from resnet_jax.errors import InputError
@@ -24,6 +28,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def batches(self, batch_size: int, steps: int | None = None, seed: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of the steps from `start` on, uint8: those that a run of this seed trains on, without end where
+        `steps` is None. Augmentation is left to the device, see `augment.pad_crop_mirror`.
+        """
+        rows = jax.jit(batch_rows, static_argnums=(2, 3))
+        for step in itertools.count(start) if steps is None else range(start, start + steps):
+            places = np.asarray(rows(seed, step, batch_size, len(self)))
+            yield Batch(self.images[places], self.labels[places])
 
 
 @dataclass(frozen=True)

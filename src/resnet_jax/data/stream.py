@@ -10,8 +10,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
@@ -20,12 +20,12 @@ import numpy as np
 from absl import flags
 
 from resnet_jax.data.decode import UnreadableImageError, read_window, use_one_thread
+from resnet_jax.data.encoded import Photographs
 from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.passes import available_cores
-from resnet_jax.data.photographs import Photographs
-from resnet_jax.data.shared_memory import check_room, free_bytes, ran_out
+from resnet_jax.data.shared_memory import check_room, ran_out
 from resnet_jax.data.tiles import ImageData
-from resnet_jax.data.windows import area_window, scale_window
+from resnet_jax.data.windows import Box, area_window, scale_window
 from resnet_jax.errors import InputError, LostError
 
 
@@ -34,7 +34,8 @@ class Cropping:
     """How a training window is drawn.
 
     Attributes:
-      crop: "scale" (the paper, section 3.4) or "area" (the common random resized crop), see `data.decode`.
+      crop: "scale" (the paper, section 3.4) or "area" (the common random resized crop), see `data.windows`; or, as
+        `photographs.ImageSplit` calls them, "random_scale" and "random_resized_crop".
       scales: least and greatest shorter side, for "scale".
       side: of the window, in pixels.
     """
@@ -45,14 +46,11 @@ class Cropping:
 
     def __call__(self, data: ImageData, random: np.random.Generator) -> np.ndarray:
         """An image file's bytes -> a window of it, (side, side, 3) uint8."""
-        if self.crop == "scale":
 
-            def choose(height: int, width: int):
+        def choose(height: int, width: int) -> Box:
+            if self.crop.endswith("scale"):
                 return scale_window(height, width, random, self.scales, self.side)
-        else:
-
-            def choose(height: int, width: int):
-                return area_window(height, width, random)
+            return area_window(height, width, random)
 
         return read_window(data, choose, self.side)
 
@@ -167,11 +165,10 @@ class TrainBatches(Iterator[HostBatch]):
         try:
             batch = self._begin() if self._iterator is None else next(self._iterator)
         except BaseException as error:
-            room = free_bytes()
             self.close()  # asked once more, it begins with the same batch
             if not isinstance(error, RuntimeError) or "terminated unexpectedly" not in str(error):
                 raise
-            if why := ran_out(str(error), room):
+            if why := ran_out(str(error)):
                 raise InputError(why) from error
             raise LostError(
                 "it decoded photographs and was killed, perhaps for want of memory (fewer of them want less: "
@@ -260,43 +257,38 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+@dataclass(frozen=True)
 class DamageReport:
     """Names each damaged photograph once, and stops a run that meets too many.
 
     Attributes:
+      photographs: which they are among.
+      most: the share of all photographs that may be damaged.
+      say: is given a line about each.
+      done: what becomes of a damaged one, for the line.
       found: indices of the damaged photographs met so far.
     """
 
-    def __init__(
-        self,
-        photographs: Photographs,
-        most: float,
-        say: Callable[[str], None],
-        done: str = "the next photograph takes its place",
-    ):
-        """`most` is the share of all photographs that may be damaged; `say` is given a line about each, which ends
-        with what was `done`.
-        """
-        self.found: set[int] = set()
-        self._photographs, self._most, self._say, self._done = photographs, most, say, done
+    photographs: Photographs
+    most: float
+    say: Callable[[str], None]
+    done: str = "the next photograph takes its place"
+    found: set[int] = field(default_factory=set)
 
-    def __call__(self, damaged: np.ndarray) -> None:
-        """Notes damaged photographs.
-
-        Args:
-          damaged: indices; those below 0 stand for none.
+    def __call__(self, damaged: Iterable[int]) -> None:
+        """Notes the indices of damaged photographs; those below 0 stand for none.
 
         Raises:
           InputError: there are more than the share that is allowed.
         """
-        for index in damaged[damaged >= 0].tolist():
-            if index in self.found:
+        for index in map(int, damaged):
+            if index < 0 or index in self.found:
                 continue
             self.found.add(index)
-            name = self._photographs[index].name
-            self._say(f"{name} is damaged: {self._done}")
-            if len(self.found) > self._most * len(self._photographs):
+            name, count = self.photographs[index].name, len(self.photographs)
+            self.say(f"{name} is damaged: {self.done}")
+            if len(self.found) > self.most * count:
                 raise InputError(
-                    f"{len(self.found)} of {len(self._photographs)} photographs are damaged, {name} the last so far, "
-                    f"and config.stream.damaged_share={self._most:g} allows no more: mend or remove them"
+                    f"{len(self.found)} of {count} photographs are damaged, {name} the last so far, and "
+                    f"config.stream.damaged_share={self.most:g} allows no more: mend or remove them"
                 )

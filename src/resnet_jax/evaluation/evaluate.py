@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from resnet_jax.configs import Config
 from resnet_jax.data import cache, photographs, sources
-from resnet_jax.data.photographs import Photograph, Photographs
+from resnet_jax.data.encoded import Photograph, Photographs
+from resnet_jax.data.folders import same_name
 from resnet_jax.errors import InputError, Progress, complain, no_progress
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.outcomes import Outcomes, prepare_folder, write_tables
@@ -187,7 +188,7 @@ def _check_members(members: Sequence[Trained], directories: Sequence[Path]) -> N
             refuse(directory, "numbers of classes", len(member.card.class_names), len(first.card.class_names))
         if not (_placeholders(member) or _placeholders(first)):
             for number, pair in enumerate(zip(member.card.class_names, first.card.class_names, strict=True)):
-                if photographs.same_name(pair[0]) != photographs.same_name(pair[1]):
+                if same_name(pair[0]) != photographs.same_name(pair[1]):
                     refuse(directory, f"names of class {number}", *pair)
 
 
@@ -211,7 +212,7 @@ def _check_classes(member: Trained, directory: Path, data: _Data) -> None:
     if _placeholders(member):
         return
     for number, (theirs, ours) in enumerate(zip(names, data.class_names, strict=True)):
-        if photographs.same_name(theirs) != photographs.same_name(ours):
+        if same_name(theirs) != photographs.same_name(ours):
             raise InputError(
                 f"class {number} is {theirs!r} in {directory}, but {ours!r} in the data: "
                 "give the data set that it was trained on as --data_dir"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.encoded import Photograph, read_file
 from resnet_jax.data.folders import NO_IMAGES, folders, image_files, reasons
 from resnet_jax.data.image_files import UprightFile
-from resnet_jax.data.photographs import Photograph, read_file
 from resnet_jax.data.sources import Split
 from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.evaluate import Resident

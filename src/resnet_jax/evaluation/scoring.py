@@ -11,8 +11,8 @@ import numpy as np
 
 from resnet_jax import sharding
 from resnet_jax.data import decode
+from resnet_jax.data.encoded import Photographs
 from resnet_jax.data.passes import in_threads
-from resnet_jax.data.photographs import Photographs
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.protocols import Protocol

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from resnet_jax import rng
 from resnet_jax.data.augment import augment_photographs
-from resnet_jax.data.pipeline import Augmentation, Batch, eval_batch, train_batch
+from resnet_jax.data.batch import Batch
+from resnet_jax.data.pipeline import Augmentation, eval_batch, train_batch
 from resnet_jax.sharding import AXES, batch_sharded, fsdp_specs, gather, replicated, sum_and_cut
 from resnet_jax.training import schedules
 from resnet_jax.training.state import TrainState, state_shardings

@@ -16,7 +16,8 @@ from resnet_jax import build, hosts, sharding
 from resnet_jax.checkpoint import Card
 from resnet_jax.configs import Config
 from resnet_jax.data import cache, passes, photographs, sources, stream
-from resnet_jax.data.pipeline import Batch, batch_rows, put_split
+from resnet_jax.data.batch import Batch, batch_rows
+from resnet_jax.data.pipeline import put_split
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet

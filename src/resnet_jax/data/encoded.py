@@ -1,0 +1,66 @@
+"""Photographs that are not decoded yet: what data sets too large for memory hold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from resnet_jax.data.tiles import ImageData
+from resnet_jax.errors import InputError
+
+SPLITS = ("train", "validation")
+
+
+class Photograph(NamedTuple):
+    """An image that is not decoded yet.
+
+    Attributes:
+      data: the bytes of its file, an `UprightFile` where its EXIF orientation is to be applied; of a cache a JPEG in
+        tiles, or pixels, (height, width, 3) uint8, that lie in a mapped file and cannot be written to.
+      label: its class.
+      name: of its file, for messages.
+    """
+
+    data: ImageData
+    label: int
+    name: str
+
+
+class Photographs(Protocol):
+    """Photographs by their index; workers get a copy of it, so it can be pickled."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Photograph: ...
+
+
+@dataclass(frozen=True)
+class PhotographDataset:
+    """The splits of a data set.
+
+    Attributes:
+      name: "imagenet2012", "folder" or "cache".
+      train, validation: the photographs.
+      class_names: in the order of the labels.
+      crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files; another data set
+        gives another one. Nobody reads a million files to notice that one was replaced under its name.
+      shorter_side: of a cache, what photographs were resized to where they were larger, in pixels; or None.
+    """
+
+    name: str
+    train: Photographs
+    validation: Photographs
+    class_names: tuple[str, ...]
+    crc: int
+    shorter_side: int | None = None
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      InputError: it is gone, or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
