@@ -218,7 +218,7 @@ IMPOSSIBLE = [
     ("model.family=vit", "model.family"),
     ("model.depth=21", "the nearest depth is 20"),
     ("model.shortcut=D", "model.shortcut is 'D'"),
-    ("model.group_size=5", "model.group_size is 5, which does not divide"),
+    ("model.group_size=5", "config.model.group_size=5 does not fit"),
     ("mesh.data=99", "99 devices, but 8 are available"),
 ]
 

@@ -73,9 +73,7 @@ def test_statistic_groups_are_those_of_one_of_the_papers_gpus(name, group_size):
 
 
 def test_a_batch_that_the_groups_do_not_divide():
-    with pytest.raises(
-        InputError, match=r"group_size is 64.*batch_size=100: set it to a divisor of 100 such as 50, or"
-    ):
+    with pytest.raises(InputError, match=r"group_size=64 does not fit 100 images: use a divisor of 100 such as 50, or"):
         build.check(arguments.parse_config("cifar10", ["train.batch_size=100"]))
     build.check(arguments.parse_config("cifar10", ["train.batch_size=100", "model.group_size=50"]))
     config = arguments.parse_config("cifar10", ["train.batch_size=100", "model.group_size=none"])

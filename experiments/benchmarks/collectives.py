@@ -80,7 +80,7 @@ def read_step(model, shortcut, batch_size, image_size, group_size, fsdp, accumul
     """
     mesh = sharding.make_mesh(fsdp=fsdp)
     batch_size = batch_size or IMAGES_ON_A_DEVICE * mesh.size
-    sharding.check_divides(mesh, batch_size, "batch_size", accumulate=accumulate, group_size=group_size)
+    sharding.check_divides(mesh, batch_size, "batch_size", accumulate=accumulate)
     network = models.create(model, shortcut=shortcut, group_size=group_size)
     size = image_size or (224 if network.stem == "imagenet" else 32)
     state, compiled = compile_step(network, mesh, batch_size=batch_size, image_size=size, accumulate=accumulate)

@@ -21,7 +21,7 @@ from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preproces
 from resnet_jax.data.windows import LEAST_AREA
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
-from resnet_jax.models.layers import batch_norm_maps
+from resnet_jax.models.layers import batch_norm_maps, bn_groups
 from resnet_jax.training import schedules
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -230,13 +230,7 @@ def check(config: Config) -> None:
         raise InputError(f"unknown dataset.name {config.dataset.name!r}: it is one of {', '.join(names)}")
     if config.dataset.name in photographs.NAMES:
         _check_stream(config)
-    group, images = config.model.group_size, config.train.batch_size
-    if group is not None and (group < 1 or images % group):
-        near = max(size for size in range(1, images + 1) if images % size == 0 and (group < 1 or size <= group))
-        raise InputError(
-            f"config.model.group_size is {group}, which does not divide config.train.batch_size={images}: set it to a "
-            f"divisor of {images} such as {near}, or to none for statistics of the whole batch"
-        )
+    check_bn_groups(config, config.train.batch_size)
     _check_constants(config)
     model(config, num_classes=10)
     try:
@@ -245,6 +239,14 @@ def check(config: Config) -> None:
         raise
     except ValueError as error:  # Optax's own bounds, of a plateau's factor for instance
         raise InputError(f"config.optimizer: {error}") from error
+
+
+def check_bn_groups(config: Config, images: int, devices: int = 1) -> None:
+    """Refuses batch-norm groups that do not fit; see `models.layers.bn_groups`."""
+    try:
+        bn_groups(images, devices, config.model.group_size)
+    except ValueError as error:
+        raise InputError(f"config.model.{error}") from error
 
 
 def _check_constants(config: Config) -> None:

@@ -42,9 +42,7 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
     return Mesh(np.array(devices[:wanted]).reshape(data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
 
 
-def check_divides(
-    mesh: Mesh, batch_size: int, field: str, *, accumulate: int = 1, group_size: int | None = None
-) -> None:
+def check_divides(mesh: Mesh, batch_size: int, field: str, *, accumulate: int = 1) -> None:
     """Refuses a batch that the mesh cannot cut into equal parts.
 
     Args:
@@ -52,7 +50,6 @@ def check_divides(
       batch_size: over all devices.
       field: that holds the batch size.
       accumulate: parts of the batch that follow one another.
-      group_size: of batch-norm statistics.
 
     Raises:
       InputError: names the field, and sizes that would do.
@@ -64,16 +61,6 @@ def check_divides(
         times = f" times config.train.accumulate={accumulate}" if accumulate > 1 else ""
         raise InputError(
             f"{field}={batch_size} cannot be divided by {mesh.size} devices{times}: use a size such as {near}"
-        )
-    if group_size is None:
-        return
-    images = batch_size // parts
-    spans = accumulate == 1 and group_size % images == 0 and mesh.size % (group_size // images) == 0
-    if images % group_size and not spans:
-        raise InputError(
-            f"config.model.group_size={group_size} does not fit the {images} images that each of {mesh.size} devices "
-            f"has at a time: use a divisor of {images}"
-            + ("" if accumulate > 1 else f", or {images} times a divisor of {mesh.size}")
         )
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 
 from resnet_jax import models
-from resnet_jax.errors import InputError
 
 TINY = {
     "model": "cifar_resnet8",
@@ -87,5 +86,5 @@ def test_the_script_prints_a_plan_for_devices_that_are_not_there():
     ],
 )
 def test_what_devices_cannot_share_is_refused(wrong, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ValueError, match=message):
         collectives.read_step(**TINY | wrong)

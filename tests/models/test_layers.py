@@ -9,7 +9,7 @@ import numpy_reference
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from resnet_jax.models.layers import BatchNorm, Shortcut, max_pool, zero_pad_shortcut
+from resnet_jax.models.layers import BatchNorm, Shortcut, bn_groups, max_pool, zero_pad_shortcut
 
 
 def bn_variables(channels=3, seed=0):
@@ -69,8 +69,18 @@ def test_groups_are_batches_of_their_own(group_size):
 
 
 def test_groups_must_divide_the_batch():
-    with pytest.raises(ValueError, match=r"10 images .* groups of 4"):
+    with pytest.raises(
+        ValueError, match=r"group_size=4 does not fit 10 images: use a divisor of 10 such as 2, or None"
+    ):
         train_apply(BatchNorm(group_size=4), bn_variables(), activations(10))
+
+
+def test_a_group_is_images_of_one_device_or_all_images_of_several():
+    fitting = {(4, 8, None): (1, 8), (4, 8, 1): (4, 1), (4, 8, 4): (1, 1), (4, 8, 16): (1, 4), (4, 8, 32): (1, 8)}
+    assert {case: bn_groups(*case) for case in fitting} == fitting
+    for size in (-1, 0, 3, 6, 12, 64):
+        with pytest.raises(ValueError, match=r"the 4 images that each of 8 devices has at a time: use a divisor of 4 "):
+            bn_groups(4, 8, size)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

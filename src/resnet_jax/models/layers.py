@@ -48,7 +48,10 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
         statistics_dtype = jnp.promote_types(x.dtype, jnp.float32)
-        groups, devices = self._groups(x.shape[0]) if train and not self.is_initializing() else (1, 1)
+        groups, devices = 1, 1
+        if train and not self.is_initializing():
+            devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+            groups, devices = bn_groups(x.shape[0], devices, self.group_size)
         grouped = x.reshape(groups, -1, *x.shape[1:]).astype(statistics_dtype)
         if train:
             # Both moments in one pass over the activations, and one reduction where a group spans several devices.
@@ -69,20 +72,41 @@ class BatchNorm(nn.Module):
         y = (grouped - mean[:, None, None, None]) * factor[:, None, None, None] + bias[None, None, None, None]
         return y.reshape(x.shape).astype(self.dtype)
 
-    def _groups(self, images: int) -> tuple[int, int]:
-        """How many groups this device's images are, and over how many devices a group extends."""
-        devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
-        size = self.group_size or images * devices
-        if images % size == 0:
-            return images // size, 1
-        if size % images == 0 and devices % (size // images) == 0:
-            return 1, size // images
-        raise ValueError(
-            f"a batch of {images * devices} images on {devices} devices cannot be cut into batch-norm groups of {size}"
-        )
-
     def _updated(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         return self.momentum * running + (1 - self.momentum) * batch.mean(0).astype(running.dtype)
+
+
+def bn_groups(images: int, devices: int, group_size: int | None) -> tuple[int, int]:
+    """How a batch falls into the groups of batch norm.
+
+    Args:
+      images: that each device has at a time.
+      devices: over which a group may extend.
+      group_size: images that share statistics; None for all.
+
+    Returns:
+      the groups of each device, and the devices that each group extends over; one of them is 1.
+
+    Raises:
+      ValueError: the group size does not fit; the message says which ones do.
+
+    >>> bn_groups(64, 8, 32), bn_groups(64, 8, 128), bn_groups(64, 8, None)
+    ((2, 1), (1, 2), (1, 8))
+    """
+    size = images * devices if group_size is None else group_size
+    if size > 0 and images % size == 0:
+        return images // size, 1
+    if size > 0 and size % images == 0 and devices % (size // images) == 0:
+        return 1, size // images
+    near = max(each for each in range(1, images + 1) if images % each == 0 and (each == 1 or each <= size))
+    where, larger = f"{images} images", ""
+    if devices > 1:
+        where = f"the {images} images that each of {devices} devices has at a time"
+        larger = f", {images} times a divisor of {devices}"
+    raise ValueError(
+        f"group_size={size} does not fit {where}: use a divisor of {images} such as {near}{larger}, or None for the "
+        "statistics of the whole batch"
+    )
 
 
 def _mean_over(axis_name: tuple[str, ...], devices: int, moments: jax.Array) -> jax.Array:

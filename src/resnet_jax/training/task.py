@@ -85,13 +85,10 @@ def make_task(config: Config, say: Callable[[str], None], saved: Preprocessing |
 def _mesh(config: Config) -> Mesh:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     fields = config.train
-    sharding.check_divides(
-        mesh,
-        fields.batch_size,
-        "config.train.batch_size",
-        accumulate=fields.accumulate,
-        group_size=config.model.group_size,
-    )
+    sharding.check_divides(mesh, fields.batch_size, "config.train.batch_size", accumulate=fields.accumulate)
+    # A part of a batch is normalised on its device.
+    images = fields.batch_size // (mesh.size * fields.accumulate)
+    build.check_bn_groups(config, images, 1 if fields.accumulate > 1 else mesh.size)
     return mesh
 
 
