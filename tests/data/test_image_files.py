@@ -114,10 +114,11 @@ XMP = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
             chunk(b"tEXt", b"Raw profile type exif\0\nexif\n%8d\n%s\n" % (len(TIFF_OF_6), TIFF_OF_6.hex().encode()))
         ),
         in_png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)),
+        PNG[:-12] + chunk(b"eXIf", TIFF_OF_6.removeprefix(b"Exif\0\0")) + PNG[-12:],
         in_jpeg(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP)),
         in_jpeg(segment(0xE2, b"FPXR\0" + b"x" * 60000), segment(0xE1, TIFF_OF_6)),
     ],
-    ids=["raw profile", "XMP in a PNG", "XMP in a JPEG", "behind another segment"],
+    ids=["raw profile", "XMP in a PNG", "behind the pixels", "XMP in a JPEG", "behind another segment"],
 )
 def test_orientation_in_other_places(data):
     with Image.open(io.BytesIO(data)) as opened:
