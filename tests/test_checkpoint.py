@@ -10,7 +10,7 @@ from resnet_jax.checkpoint import Checkpoints
 from resnet_jax.configs import digits
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.evaluate import evaluate
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
 from resnet_jax.training.loop import train
 
 
@@ -44,7 +44,7 @@ def test_a_reader_leaves_alone_what_a_live_run_is_writing(run):
     live = run / "checkpoints" / "20.orbax-checkpoint-tmp"
     live.mkdir()
     (live / "part").write_text("of a save")
-    assert evaluate([run])["steps"] == [10]
+    assert evaluate_runs([run])["steps"] == [10]
     assert (live / "part").read_text() == "of a save"
     # The next writer clears what a killed one has left.
     train(config_of(), run)
@@ -79,7 +79,7 @@ def test_a_field_that_is_younger_than_the_run_has_its_default(run):
     del fields["version"], fields["checksum"]
     del fields["model"]["pool_alignment"], fields["optimizer"]["patience"]
     path.write_text(json.dumps(fields))
-    assert evaluate([run])["steps"] == [10]
+    assert evaluate_runs([run])["steps"] == [10]
     assert train(config_of(), run)["step"] == 20
 
 
@@ -104,7 +104,7 @@ def test_files_that_were_cut_short(run, content):
         train(config_of(), run)
     (run / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"no readable config\.json"):
-        evaluate([run])
+        evaluate_runs([run])
 
 
 def test_evaluating_needs_nothing_of_the_optimiser(run):
@@ -112,5 +112,5 @@ def test_evaluating_needs_nothing_of_the_optimiser(run):
     for path in (run / "checkpoints" / "10" / "training").rglob("*"):
         if path.is_file() and path.stat().st_size > 10_000:
             path.write_bytes(b"")
-    assert evaluate([run])["images"] == 360
-    assert np.isfinite(evaluate([run])["loss"])
+    assert evaluate_runs([run])["images"] == 360
+    assert np.isfinite(evaluate_runs([run])["loss"])

@@ -83,9 +83,9 @@ from pathlib import Path
 from resnet_jax import configs
 from resnet_jax.configs import digits, folder
 from resnet_jax.training.loop import train
-from resnet_jax.evaluation.evaluate import evaluate
-from resnet_jax.evaluation.predict import predict_files
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
+from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.trained import load
 from resnet_jax.interop import convert
 from resnet_jax.interop.export import export
 from resnet_jax import doctor, cli
@@ -98,7 +98,7 @@ def main():
     config.update_from_flattened_dict({"model.depth": 8, **short})
     train(config, root / "run")
     compare("train")
-    evaluate([root / "run"], output=root / "out")
+    evaluate_runs([root / "run"], output=root / "out")
     compare("evaluate")
     for split in ("train", "val"):
         for name in "ab":
@@ -106,7 +106,7 @@ def main():
             for i in range(4):
                 pixels = numpy.full((80, 80, 3), 40 * i, numpy.uint8)
                 PIL.Image.fromarray(pixels).save(root / "photos" / split / name / f"{i}.png")
-    predict_files(load_trained(root / "run"), [root / "photos" / "val"])
+    predict(load(root / "run"), [root / "photos" / "val"])
     compare("predict")
     convert.to_torch(root / "run", root / "weights.safetensors")
     convert.from_torch(root / "weights.safetensors", root / "converted")

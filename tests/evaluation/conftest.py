@@ -11,7 +11,7 @@ from networks import save_run
 
 from resnet_jax.arguments import parse_config
 from resnet_jax.data.photographs import open_photographs
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.trained import load
 from resnet_jax.training import loop
 
 
@@ -32,13 +32,12 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(workdir):
-    return load_trained(workdir)
+    return load(workdir)
 
 
 @pytest.fixture(scope="session")
 def logits(trained):
     """float32 logits of uint8 images."""
-
     apply = jax.jit(partial(trained.model.apply, train=False))
     return lambda images: apply(trained.variables, images.astype("float32") - trained.preprocessing.mean[None])
 

@@ -10,7 +10,7 @@ from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.evaluation.trained import Trained
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import TrainState
 
@@ -59,8 +59,8 @@ def pooled(model, variables, images):
     return np.asarray(last_maps(model, variables, images), np.float64).mean(axis=(1, 2))
 
 
-def tiny_network(side, pictures, devices=None, shorter_side=None, channel_order="rgb"):
-    """A network with the ImageNet stem and 1000 classes on some of the eight devices.
+def tiny_network(side, pictures, shorter_side=None, channel_order="rgb"):
+    """A network with the ImageNet stem and 1000 classes.
 
     Args:
       pictures: uint8 (count, side, side, 3); the classifier is chosen so that their scores differ.
@@ -79,10 +79,7 @@ def tiny_network(side, pictures, devices=None, shorter_side=None, channel_order=
     variables = random_variables(model, side, 0)
     features = pooled(model, variables, preprocessing(pictures))
     variables["params"]["fc"] = classifier(features, np.arange(len(pictures)), 1000)
-    mesh = sharding.make_mesh(devices)
-    variables, preprocessing = jax.device_put((variables, preprocessing), sharding.replicated(mesh))
-    card = Card(tuple(f"n{i}" for i in range(1000)), (side, side, 3), data_crc=1)
-    return Trained(base.get_config(), model, 7, variables, preprocessing, card, mesh)
+    return Classifier(model, variables, preprocessing, tuple(f"n{i}" for i in range(1000)), (side, side, 3))
 
 
 def save_run(

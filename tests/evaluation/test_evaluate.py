@@ -11,10 +11,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_ac
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.evaluate import evaluate
 from resnet_jax.evaluation.outcomes import Outcomes
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
 from resnet_jax.evaluation.scoring import Scored, score_images
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.trained import load, load_run
 
 pytestmark = pytest.mark.optimized
 
@@ -26,7 +26,7 @@ def test_scores_are_numpys(workdir, logits, split):
     log_probabilities = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     wrong = scores.argmax(-1) != data.labels
 
-    result = evaluate([workdir], split)
+    result = evaluate_runs([workdir], split)
     assert result["images"] == len(data)
     assert result["error"] == pytest.approx(wrong.mean(), abs=0.1 / len(data))
     assert result["loss"] == pytest.approx(-log_probabilities[np.arange(len(data)), data.labels].mean(), rel=1e-4)
@@ -41,7 +41,7 @@ def test_scores_are_numpys(workdir, logits, split):
 
 @pytest.mark.parametrize("batch_size", [1, 12, 56, 360, 512])
 def test_batch_size_makes_no_difference(workdir, batch_size):
-    ours, usual = evaluate([workdir], batch_size=batch_size), evaluate([workdir])
+    ours, usual = evaluate_runs([workdir], batch_size=batch_size), evaluate_runs([workdir])
     assert ours["images"] == 360
     assert ours["error"] == pytest.approx(usual["error"], abs=1e-6)
     assert ours["loss"] == pytest.approx(usual["loss"], rel=1e-5)
@@ -49,32 +49,32 @@ def test_batch_size_makes_no_difference(workdir, batch_size):
 
 def test_the_runs_own_result_is_the_same(workdir):
     result = json.loads((workdir / "result.json").read_text())
-    scored = evaluate([workdir])
+    scored = evaluate_runs([workdir])
     assert scored["error"] == pytest.approx(result["test_error"], abs=1e-6)
     assert scored["loss"] == pytest.approx(result["test_loss"], rel=1e-5)
 
 
 def test_what_cannot_be_evaluated(workdir, tmp_path):
     with pytest.raises(InputError, match="no split 'dev' in this run's data: it has test, train, validation"):
-        evaluate([workdir], "dev")
+        evaluate_runs([workdir], "dev")
     for batch_size in (0, -8):
         with pytest.raises(InputError, match=f"batch size is {batch_size}, but it must be at least 1"):
-            evaluate([workdir], batch_size=batch_size)
+            evaluate_runs([workdir], batch_size=batch_size)
     with pytest.raises(InputError, match="is not the workdir of a run"):
-        evaluate([tmp_path])
+        evaluate_runs([tmp_path])
     with pytest.raises(InputError, match="no run was given"):
-        evaluate([])
-    with pytest.raises(InputError, match="dense is for photographs, but the images of digits are scored as they are"):
-        evaluate([workdir], protocol="dense")
+        evaluate_runs([])
+    with pytest.raises(InputError, match="dense is for photographs, but these images are scored as they are"):
+        evaluate_runs([workdir], protocol="dense")
     with pytest.raises(InputError, match="is the workdir of a run"):
-        evaluate([workdir], output=workdir)
+        evaluate_runs([workdir], output=workdir)
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
     with pytest.raises(InputError, match="holds no checkpoint yet"):
-        load_trained(tmp_path)
+        load_run(tmp_path)
 
 
 def probabilities(directories, images, name, scales=None):
-    members = [load_trained(directory) for directory in directories]
+    members = [load(directory) for directory in directories]
     found = sorted(score_images(members, images, protocols.choose(name, scales), 30), key=lambda each: each.index)
     return np.exp(np.array([each.scores for each in found], np.float64))
 
@@ -85,7 +85,7 @@ def test_photographs_are_scored_as_sklearn_scores(photograph_runs, photograph_da
     labels = [photograph_data.validation[i].label for i in range(100)]
     members = [probabilities([directory], photograph_data.validation, name, scales) for directory in photograph_runs]
     for directories, expected in ((photograph_runs[:1], members[0]), (photograph_runs, np.mean(members, axis=0))):
-        result = evaluate(directories, protocol=name, scales=scales, batch_size=30)
+        result = evaluate_runs(directories, protocol=name, scales=scales, batch_size=30)
         classes = np.arange(1000)
         assert result["workdirs"] == [str(directory) for directory in directories]
         assert result["steps"] == [3] * len(directories)
@@ -102,9 +102,9 @@ def test_photographs_are_scored_as_sklearn_scores(photograph_runs, photograph_da
 
 @pytest.mark.test_data
 def test_the_other_split(photograph_runs):
-    assert evaluate(photograph_runs[:1], "train")["images"] == 200
+    assert evaluate_runs(photograph_runs[:1], "train")["images"] == 200
     with pytest.raises(InputError, match="no split 'test' in this run's data: it has validation, train"):
-        evaluate(photograph_runs[:1], "test")
+        evaluate_runs(photograph_runs[:1], "test")
 
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
@@ -136,7 +136,7 @@ def read_csv(path):
 @pytest.mark.test_data
 def test_files_of_an_evaluation(folder, folder_run, tmp_path):
     said = []
-    result = evaluate([folder_run], data_dir=str(folder), output=tmp_path / "new" / "out", say=said.append)
+    result = evaluate_runs([folder_run], data_dir=str(folder), output=tmp_path / "new" / "out", log=said.append)
     assert (result["images"], result["damaged"]) == (63, 1)
     (line,) = said
     assert line.startswith("val/cat/broken.jpg is damaged and left out: ")
@@ -148,7 +148,7 @@ def test_files_of_an_evaluation(folder, folder_run, tmp_path):
     assert header == ["image", "label", "predicted", "probability"]
     files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("val/*/[0-9]*.jpg"))
     assert sorted(row[0] for row in rows) == files
-    trained = load_trained(folder_run)
+    trained = load(folder_run)
     for name, label, predicted, probability in rows:
         assert label == name.split("/")[1]
         pixels = np.asarray(Image.open(folder / name).convert("RGB"))
@@ -181,16 +181,16 @@ def test_files_of_an_evaluation(folder, folder_run, tmp_path):
 @pytest.mark.test_data
 def test_data_that_are_not_the_networks(folder, folder_run, photograph_runs, test_data, tmp_path):
     with pytest.raises(InputError, match="/nowhere does not exist"):
-        evaluate([folder_run])
+        evaluate_runs([folder_run])
     renamed = tmp_path / "renamed"
     shutil.copytree(folder, renamed)
     for split in ("train", "val"):
         (renamed / split / "dog").rename(renamed / split / "doe")
     with pytest.raises(InputError, match=r"class 3 is 'dog' in .*run, but 'doe' in the data"):
-        evaluate([folder_run], data_dir=str(renamed))
+        evaluate_runs([folder_run], data_dir=str(renamed))
     shutil.rmtree(renamed / "train" / "gnu")
     with pytest.raises(InputError, match="trained on 7 classes, but the data has 6"):
-        evaluate([folder_run], data_dir=str(renamed))
+        evaluate_runs([folder_run], data_dir=str(renamed))
     for path in renamed.glob("val/*/*"):
         path.write_bytes(b"")
     (renamed / "train" / "gnu").mkdir()
@@ -198,7 +198,7 @@ def test_data_that_are_not_the_networks(folder, folder_run, photograph_runs, tes
     for split in ("train", "val"):
         (renamed / split / "doe").rename(renamed / split / "dog")
     with pytest.raises(InputError, match="all of the 64 images are damaged"):
-        evaluate([folder_run], data_dir=str(renamed), say=lambda line: None)
+        evaluate_runs([folder_run], data_dir=str(renamed), log=lambda line: None)
 
 
 @pytest.mark.test_data
@@ -210,32 +210,37 @@ def test_members_that_do_not_fit_together(
         ([workdir], "numbers of classes differ: 10 and 1000"),
     ):
         with pytest.raises(InputError, match=message):
-            evaluate([*photograph_runs, *others])
+            evaluate_runs([*photograph_runs, *others])
     names = list(photograph_data.class_names)
     fields = {"data_dir": str(test_data / "tfds")}
     other = save_run(tmp_path / "names", [*names[:7], "n0", *names[8:]], *known, **fields)
     with pytest.raises(InputError, match="names of class 7 differ: n0 and n01514668"):
-        evaluate([photograph_runs[0], other])
+        evaluate_runs([photograph_runs[0], other])
     other = save_run(tmp_path / "images", names, *known, data_crc=2, **fields)
-    assert evaluate([photograph_runs[0], other])["images"] == 100  # trained on other images of the same classes
+    assert evaluate_runs([photograph_runs[0], other])["images"] == 100  # trained on other images of the same classes
     other = save_run(tmp_path / "fewer", names[:-1], *known, **fields)
     with pytest.raises(InputError, match="numbers of classes differ: 999 and 1000"):
-        evaluate([photograph_runs[0], other])
+        evaluate_runs([photograph_runs[0], other])
     # Converted weights know no names.
     other = save_run(tmp_path / "converted", [f"class {i}" for i in range(1000)], *known, data_crc=0, **fields)
-    assert evaluate([photograph_runs[0], other])["images"] == 100
+    assert evaluate_runs([photograph_runs[0], other])["images"] == 100
 
 
 def test_equally_probable_classes():
     """The first of them counts as the more probable."""
-    found = Outcomes(4)
+    found = Outcomes(4, 7)
     scores = np.log(np.array((0.1, 0.2, 0.2, 0.1, 0.1, 0.1, 0.2), np.float32))
     for index, label in enumerate((1, 2, 3, 4)):
         found.note(Scored(index, "", label, scores))
     assert found.places.tolist() == [0, 1, 4, 5]
     assert found.predicted.tolist() == [1, 1, 1, 1]
-    assert found.summary(7)["error"] == pytest.approx(3 / 4)
-    assert found.summary(7)["top5_error"] == pytest.approx(1 / 4)
-    assert "top5_error" not in found.summary(5)
+    assert found.summary()["error"] == pytest.approx(3 / 4)
+    assert found.summary()["top5_error"] == pytest.approx(1 / 4)
+    assert str(found).startswith("Outcomes(images=4, damaged=0, error=0.75, top5_error=0.25, loss=")
+    few = Outcomes(1, 5)
+    few.note(Scored(0, "", 0, scores[:5]))
+    assert "top5_error" not in few.summary()
+    with pytest.raises(InputError, match="image x is of class 7, but the network knows 7 classes"):
+        Outcomes(1, 7).note(Scored(0, "x", 7, None))
     with pytest.raises(RuntimeError, match="scored twice"):
         found.note(Scored(1, "", 2, scores))

@@ -14,7 +14,7 @@ from resnet_jax.data.photographs import open_photographs
 from resnet_jax.data.stream import Cropping, train_batches
 from resnet_jax.data.tiles import TiledJpeg
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.evaluate import evaluate
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
 from resnet_jax.training.task import make_task
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
@@ -110,20 +110,22 @@ def test_evaluation_of_accents_and_of_a_small_cache(photos, caches, tmp_path):
     save = {"dataset": "folder", "data_dir": str(photos)}
     run = save_run(tmp_path / "run", (COMPOSED, "zebra"), pictures, [0, 1, 0, 1], **save)
     said = []
-    assert evaluate([run], say=said.append)["images"] == 4
+    assert evaluate_runs([run], log=said.append)["images"] == 4
     assert said == []
     # It shows photographs at a shorter side of 37.
-    evaluate([run], dataset="cache", data_dir=str(caches / "40"), say=said.append)
+    evaluate_runs([run], dataset="cache", data_dir=str(caches / "40"), log=said.append)
     assert said == []
-    evaluate([run], dataset="cache", data_dir=str(caches / "40"), protocol="dense", scales=(32, 64), say=said.append)
+    evaluate_runs(
+        [run], dataset="cache", data_dir=str(caches / "40"), protocol="dense", scales=(32, 64), log=said.append
+    )
     (line,) = said
     assert "at most 40 pixels of a photograph's shorter side, but the greatest of the scales up to 64" in line
     assert "prepare cache --shorter_side=64" in line
     other = save_run(tmp_path / "other", ("e", "zebra"), pictures, [0, 1, 0, 1], **save)
     with pytest.raises(InputError, match="class 0 is 'e' in"):
-        evaluate([other])
+        evaluate_runs([other])
     with pytest.raises(InputError, match="names of class 0 differ"):
-        evaluate([run, other])
+        evaluate_runs([run, other])
 
 
 def test_files_with_damage_of_any_kind_are_replaced_in_training(photos, tmp_path):

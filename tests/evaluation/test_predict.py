@@ -3,15 +3,16 @@ import io
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.evaluate import evaluate
-from resnet_jax.evaluation.predict import predict, predict_files
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
+from resnet_jax.evaluation.trained import load
 
 
 @pytest.fixture(scope="module")
@@ -19,25 +20,37 @@ def digits():
     return sources.load("digits").test
 
 
+def probabilities(trained, images):
+    return np.asarray(jax.nn.softmax(trained(images)))
+
+
 def test_probabilities_are_the_softmax_of_the_logits(trained, logits, digits):
-    probabilities = predict(trained, digits.images)
+    found = probabilities(trained, digits.images)
     exponentials = np.exp(np.asarray(logits(digits.images), np.float64))
     expected = exponentials / exponentials.sum(-1, keepdims=True)
-    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-    assert np.array_equal(probabilities.argmax(-1), expected.argmax(-1))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.array_equal(found.argmax(-1), expected.argmax(-1))
+    # Arrays are predicted as they are, and as what they are in files.
+    results = predict(trained, digits.images, top=1)
+    assert [result["file"] for result in results] == [str(i) for i in range(len(digits))]
+    best = [result["classes"][0] for result in results]
+    assert [int(entry["name"]) for entry in best] == expected.argmax(-1).tolist()
+    np.testing.assert_allclose([entry["probability"] for entry in best], expected.max(-1), atol=1e-5)
+    colour = digits.images.repeat(3, -1)
+    assert predict(trained, colour, top=1) == results
 
 
 def test_files_of_test_images(trained, digits, tmp_path):
     paths = [tmp_path / f"digit{i}.png" for i in range(12)]
     for path, image in zip(paths, digits.images, strict=False):
         Image.fromarray(image[..., 0]).save(path)
-    results = predict_files(trained, paths)
+    results = predict(trained, paths)
     assert [result["file"] for result in results] == [str(path) for path in paths]
-    for result, row in zip(results, predict(trained, digits.images[:12]), strict=True):
+    for result, row in zip(results, probabilities(trained, digits.images[:12]), strict=True):
         order = np.argsort(-row)[:5]
         assert [entry["name"] for entry in result["classes"]] == [str(i) for i in order]
         np.testing.assert_allclose([entry["probability"] for entry in result["classes"]], row[order], rtol=1e-5)
-    assert len(predict_files(trained, paths[:1], top=2)[0]["classes"]) == 2
+    assert len(predict(trained, paths[:1], top=2)[0]["classes"]) == 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
@@ -53,21 +66,21 @@ def test_any_image_becomes_the_networks(trained, tmp_path, mode, size):
     colour = image.convert("RGB").resize((width * 8 // shorter, height * 8 // shorter), Image.BICUBIC)
     left, top = round((colour.width - 8) / 2), round((colour.height - 8) / 2)
     seen = np.asarray(colour.convert("L"))[top : top + 8, left : left + 8, np.newaxis]
-    (found,) = predict_files(trained, [tmp_path / "image.png"], top=10)
-    expected = predict(trained, seen[np.newaxis])[0]
+    (found,) = predict(trained, [tmp_path / "image.png"], top=10)
+    expected = probabilities(trained, seen[np.newaxis])[0]
     given = [expected[int(entry["name"])] for entry in found["classes"]]
     np.testing.assert_allclose([entry["probability"] for entry in found["classes"]], given, atol=0.02)
 
 
 @pytest.mark.test_data
 def test_files_are_seen_as_in_evaluation(photograph_runs, photograph_data, tmp_path):
-    trained, indices = load_trained(photograph_runs[0]), list(range(0, 100, 9))
+    trained, indices = load(photograph_runs[0]), list(range(0, 100, 9))
     for index in indices:
         (tmp_path / f"{index:03}.jpg").write_bytes(photograph_data.validation[index].data)
-    evaluate(photograph_runs[:1], output=tmp_path / "scores")
+    evaluate_runs(photograph_runs[:1], output=tmp_path / "scores")
     with (tmp_path / "scores" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    results = predict_files(trained, [tmp_path], top=1)
+    results = predict(trained, [tmp_path], top=1)
     assert [Path(result["file"]).name for result in results] == [f"{index:03}.jpg" for index in indices]
     for index, result in zip(indices, results, strict=True):
         ((best,)) = result["classes"]
@@ -99,14 +112,14 @@ def album(digits, tmp_path):
 )
 def test_folders_and_patterns(trained, album, given, found, left_out):
     said = []
-    results = predict_files(trained, [album / each for each in given], say=said.append)
+    results = predict(trained, [album / each for each in given], log=said.append)
     assert [result["file"] for result in results] == [str(album / name) for name in found]
     passed = [f"{album}: passed over: 1 .txt: notes.txt"] if given == [""] else []
     assert said[: len(passed)] == passed
     for line, name in zip(said[len(passed) :], left_out, strict=True):
         assert line.startswith(f"{album / name} cannot be read as an image: ")
     for result in results:
-        (alone,) = predict_files(trained, [Path(result["file"])])
+        (alone,) = predict(trained, [Path(result["file"])])
         assert [entry["name"] for entry in result["classes"]] == [entry["name"] for entry in alone["classes"]]
 
 
@@ -123,17 +136,17 @@ def test_a_folder_is_walked_as_for_training(trained, album):
         (folder / "e.png").write_bytes((album / "b.png").read_bytes())
     (album / "more" / "broken.jpg").unlink()
     said = []
-    results = predict_files(trained, [album], top=1, say=said.append)
+    results = predict(trained, [album], top=1, log=said.append)
     names = ["a.PNG", "b.png", "linked/e.png", "more/c.jpg", "more/deep/d.bmp"]
     assert [result["file"] for result in results] == [str(album / name) for name in names]
     (line,) = said
     for part in ("1 .txt", "1 hidden", "1 entered already", "nothing: more/deep/nothing.jpg", "regular file: pipe.jpg"):
         assert part in line
     said.clear()
-    results = predict_files(trained, [album / "**" / "?.*"], top=1, say=said.append)
+    results = predict(trained, [album / "**" / "?.*"], top=1, log=said.append)
     assert [result["file"] for result in results] == [str(album / name) for name in names]
     assert said == []
-    predict_files(trained, [album / "**" / "*.jpg"], top=1, say=said.append)
+    predict(trained, [album / "**" / "*.jpg"], top=1, log=said.append)
     assert said == [
         f"{album / 'more/deep/nothing.jpg'} links to nothing; it is left out",
         f"{album / 'pipe.jpg'} is no regular file; it is left out",
@@ -147,7 +160,7 @@ def test_photographs_are_turned_upright(trained, digits, tmp_path):
         tags[274] = 6
         image.save(tmp_path / f"{number} upright.png")
         image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"{number} turned.png", exif=tags)
-    results = predict_files(trained, [tmp_path])
+    results = predict(trained, [tmp_path])
     assert len(results) == 12
     for turned, upright in zip(results[::2], results[1::2], strict=True):
         assert Path(turned["file"]).name.split() == [Path(upright["file"]).name[0], "turned.png"]
@@ -162,7 +175,13 @@ def test_nothing_to_predict(trained, album):
         (album / "*.txt", "none of the 1 files in .* can be read as an image"),
     ):
         with pytest.raises(InputError, match=message):
-            predict_files(trained, [path], say=lambda line: None)
+            predict(trained, [path], log=lambda line: None)
+
+
+def test_arrays_that_are_no_images(trained):
+    for wrong in (np.zeros((2, 8, 8, 1)), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 9, 9, 1), np.uint8)):
+        with pytest.raises(InputError, match="but they must be uint8"):
+            predict(trained, wrong)
 
 
 def encoded(format):
@@ -189,6 +208,6 @@ def test_files_that_are_no_images(trained, tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
-        predict_files(trained, [tmp_path / name])
+        predict(trained, [tmp_path / name])
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@ import pytest
 import slow_reference as slow
 from networks import tiny_network
 
+from resnet_jax import sharding
 from resnet_jax.data import decode
 from resnet_jax.data.encoded import Photograph
 from resnet_jax.errors import InputError
@@ -34,13 +35,15 @@ def trained(crops):
 @pytest.fixture(scope="module")
 def on_one_device(crops):
     """A network and its reference, which compiles a program for every size of an image."""
-    trained = tiny_network(SIDE, crops[:40, 4], devices=1)
+    trained = tiny_network(SIDE, crops[:40, 4])
     return trained, slow.Network(trained)
 
 
-def scored(trained, images, protocol, batch_size):
+def scored(trained, images, protocol, batch_size, devices=None):
     """Probabilities in the order of the images."""
-    found = sorted(score_images([trained], images, protocol, batch_size), key=lambda each: each.index)
+    found = sorted(
+        score_images([trained], images, protocol, batch_size, sharding.make_mesh(devices)), key=lambda each: each.index
+    )
     assert [each.index for each in found] == list(range(len(images)))
     assert [each.label for each in found] == [image.label for image in images]
     return np.exp([each.scores for each in found])
@@ -122,7 +125,9 @@ def test_dense(photographs, on_one_device, averaging, scales):
     assert [each[-1].shape for each in views[-4:-1]] == [(96, 384, 3), (384, 96, 3), (96, 96, 3)]
     both = [reference.dense(each, window=2) for each in views]
     expected = {way: np.array([each[i] for each in both]) for i, way in enumerate(("logits", "softmax"))}
-    assert_same_scores(scored(trained, images, protocols.choose("dense", scales, averaging), 8), expected[averaging])
+    assert_same_scores(
+        scored(trained, images, protocols.choose("dense", scales, averaging), 8, devices=1), expected[averaging]
+    )
     # The two ways of averaging differ by more than what is let pass.
     assert np.abs(expected["logits"] - expected["softmax"]).max() > 1e-3
 
@@ -155,7 +160,7 @@ def test_the_window_is_the_map_that_the_network_was_trained_on(crops, on_one_dev
     images = [Photograph(five[4], 0, "") for five in crops[:12]]
     expected = [(reference.center(five[4]) + self_mirrored(reference, five[4])) / 2 for five in crops[:12]]
     for averaging in protocols.AVERAGING:
-        found = scored(trained, images, protocols.choose("dense", (SIDE,), averaging), 12)
+        found = scored(trained, images, protocols.choose("dense", (SIDE,), averaging), 12, devices=1)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
@@ -168,8 +173,8 @@ def test_grey_networks_get_grey_views(photographs, trained):
     pixels = decode.decode(photographs[0].data)
     for name, lead in (("center", ()), ("ten_crop", (5,))):
         protocol = protocols.choose(name)
-        (colour,) = protocols.views(protocol, (SIDE, SIDE, 3), trained.preprocessing, pixels)
-        (grey,) = protocols.views(protocol, (SIDE, SIDE, 1), trained.preprocessing, pixels)
+        (colour,) = protocols.views(protocol, trained, pixels)
+        (grey,) = protocols.views(protocol, trained.replace(image_shape=(SIDE, SIDE, 1)), pixels)
         assert grey.shape == (*lead, SIDE, SIDE, 1)
         luminance = colour @ np.array((0.299, 0.587, 0.114))
         assert np.abs(grey[..., 0] - luminance).max() <= 0.51

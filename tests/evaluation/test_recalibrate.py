@@ -11,9 +11,12 @@ from resnet_jax import arguments, build
 from resnet_jax.data import photographs, sources, stream
 from resnet_jax.data.augment import augment_photographs, pad_crop_mirror
 from resnet_jax.data.batch import shuffled
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.recalibrate import pooled_statistics, recalibrate
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.evaluation.recalibrate import recalibrate
+from resnet_jax.evaluation.run_recalibrate import recalibrate_run
+from resnet_jax.evaluation.trained import load_run
 from resnet_jax.models import ResNet
 from resnet_jax.models.conv import Conv
 from resnet_jax.rng import stream as random_stream
@@ -62,22 +65,22 @@ def digits(tmp_path_factory):
     directory = tmp_path_factory.mktemp("digits") / "run"
     fields = "model.depth=8 mesh.data=1 train.iterations=4 train.batch_size=64 model.group_size=32 train.log_every=4"
     loop.train(arguments.parse_config("digits", fields.split()), directory)
-    return load_trained(directory)
+    return load_run(directory)
 
 
 def test_statistics_are_averages_over_training_batches(digits):
-    config, train = digits.config, sources.load("digits").train
+    config, before, train = digits.config, digits.classifier, sources.load("digits").train
 
     def images(step):
         rows = shuffled(jnp.arange(64, dtype=jnp.uint32) + 64 * step, jnp.zeros(64, jnp.uint32), len(train), 0)
         key = jax.random.fold_in(random_stream(0, "augmentation"), step)
-        return pad_crop_mirror(key, digits.preprocessing(jnp.asarray(train.images[rows])), config.dataset.pad, False)
+        return pad_crop_mirror(key, before.preprocessing(jnp.asarray(train.images[rows])), config.dataset.pad, False)
 
-    expected = pooled(digits.model, digits.variables, [images(step) for step in range(BATCHES)], 32)
-    found = recalibrate(digits, BATCHES)
-    compare(found.variables["batch_stats"], expected, digits.variables["batch_stats"])
-    assert found.variables["params"] is digits.variables["params"]
-    assert replace(found, variables=None) == replace(digits, variables=None)
+    expected = pooled(before.model, before.variables, [images(step) for step in range(BATCHES)], 32)
+    found = recalibrate_run(digits, BATCHES)
+    compare(found.variables["batch_stats"], expected, before.variables["batch_stats"])
+    assert found.variables["params"] is before.variables["params"]
+    assert found.replace(variables=None) == before.replace(variables=None)
 
 
 @pytest.mark.test_data
@@ -87,9 +90,9 @@ def test_of_photographs(digits, test_data):
     config = arguments.parse_config("imagenet", [*fields, f"dataset.data_dir={test_data / 'tfds'}"])
     model = build.model(arguments.parse_config("cifar10", ["model.depth=8", "model.group_size=none"]), num_classes=10)
     train = photographs.open_photographs("imagenet2012", str(test_data / "tfds")).train
-    preprocessing = digits.preprocessing.replace(mean=jnp.full((1, 1, 3), 120.0), std=jnp.full((1, 1, 3), 60.0))
+    preprocessing = Preprocessing(jnp.full((1, 1, 3), 120.0), jnp.full((1, 1, 3), 60.0))
     variables = random_variables(model, 32, 0)
-    trained = replace(digits, config=config, model=model, variables=variables, preprocessing=preprocessing)
+    classifier = digits.classifier.replace(model=model, variables=variables, preprocessing=preprocessing)
 
     windows = stream.train_batches(
         train, stream.Cropping("scale", (37, 69), 32), seed=0, batch_size=8, start=0, workers=0
@@ -100,7 +103,7 @@ def test_of_photographs(digits, test_data):
         images.append(augment_photographs(key, jnp.asarray(next(windows).images), preprocessing, 0.1, True))
     windows.close()
     expected = pooled(model, variables, images, None)
-    found = recalibrate(trained, BATCHES)
+    found = recalibrate_run(replace(digits, config=config, classifier=classifier), BATCHES)
     compare(found.variables["batch_stats"], expected, variables["batch_stats"])
 
 
@@ -121,7 +124,8 @@ def test_the_variance_of_group_means_is_part_of_the_variance(group_size, accumul
     rng = np.random.default_rng(3)
     brightness = 10 * np.arange(16).reshape(2, 8, 1, 1, 1)
     batches = np.float32(rng.normal(size=(2, 8, 8, 8, 3)) + brightness)
-    found = pooled_statistics(model, variables, batches, accumulate)
+    classifier = Classifier(model, variables, None, ("a", "b", "c"), (8, 8, 3))
+    found = recalibrate(classifier, batches, accumulate).variables["batch_stats"]
 
     groups = [jnp.asarray(images[rows]) for images in batches for rows in GROUPINGS[group_size, accumulate]]
     expected = pooled(model, variables, groups, None)
@@ -131,4 +135,6 @@ def test_the_variance_of_group_means_is_part_of_the_variance(group_size, accumul
 
 def test_no_batches(digits):
     with pytest.raises(InputError, match="averaged over 0 batches, but it must be at least 1"):
-        recalibrate(digits, 0)
+        recalibrate_run(digits, 0)
+    with pytest.raises(InputError, match="averaged over 0 batches"):
+        recalibrate(digits.classifier, [])

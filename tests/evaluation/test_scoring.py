@@ -6,24 +6,21 @@ import pytest
 from networks import random_preprocessing, random_variables
 
 from resnet_jax import models, sharding
-from resnet_jax.checkpoint import Card
-from resnet_jax.configs import base
 from resnet_jax.data.encoded import Photograph
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols, scoring
-from resnet_jax.evaluation.trained import Trained
+from resnet_jax.evaluation.classifier import Classifier
 
 
-def network(devices=None, seed=0, shorter_side=None):
+def network(seed=0, shorter_side=None):
     """For 32 x 32 windows and 10 classes."""
     model = models.create("cifar_resnet8")
-    mesh = sharding.make_mesh(devices)
-    variables, preprocessing = jax.device_put(
-        (random_variables(model, 32, seed), random_preprocessing(32, shorter_side=shorter_side)),
-        sharding.replicated(mesh),
-    )
-    names = tuple("abcdefghij")
-    return Trained(base.get_config(), model, 0, variables, preprocessing, Card(names, (32, 32, 3), 1), mesh)
+    preprocessing = random_preprocessing(32, shorter_side=shorter_side)
+    return Classifier(model, random_variables(model, 32, seed), preprocessing, tuple("abcdefghij"), (32, 32, 3))
+
+
+def score_images(classifiers, images, protocol, batch_size, devices=None):
+    return scoring.score_images(classifiers, images, protocol, batch_size, sharding.make_mesh(devices))
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +41,10 @@ def images():
 @pytest.fixture(scope="module")
 def alone(images):
     """The log-probabilities of each image when there is no other one."""
-    trained = network(devices=1)
+    trained = network()
 
     def score(image, protocol):
-        (found,) = scoring.score_images([trained], [image], protocol, 1)
+        (found,) = score_images([trained], [image], protocol, 1, devices=1)
         return found.scores
 
     protocols_ = {name: protocols.choose(name, (32,) if name == "dense" else None) for name in protocols.NAMES}
@@ -58,7 +55,7 @@ def alone(images):
 @pytest.mark.parametrize(("name", "batch_size"), [("center", 1), ("center", 7), ("center", 64), ("dense", 7)])
 def test_each_image_exactly_once(images, alone, name, batch_size, devices):
     protocol = protocols.choose(name, (32,) if name == "dense" else None)
-    found = list(scoring.score_images([network(devices)], images, protocol, batch_size))
+    found = list(score_images([network()], images, protocol, batch_size, devices))
     assert sorted(each.index for each in found) == list(range(53))
     for each in found:
         assert (each.name, each.label) == (images[each.index].name, images[each.index].label)
@@ -84,7 +81,7 @@ def test_too_many_waiting_images_go_on_in_parts(images, alone, monkeypatch):
 
     monkeypatch.setattr(protocols, "scores", watched)
     protocol = protocols.choose("dense", (32,))
-    found = list(scoring.score_images([network(devices=1)], images, protocol, 1000))
+    found = list(score_images([network()], images, protocol, 1000, devices=1))
     assert sorted(each.index for each in found) == list(range(53))
     # Never a whole batch, and none that is filled up much.
     assert len(sizes) > 8
@@ -105,10 +102,10 @@ def test_large_views_make_small_batches(monkeypatch):
     monkeypatch.setattr(protocols, "scores", watched)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     images = [Photograph(pixels, 0, "") for _ in range(40)]
-    trained = network(devices=2)
-    list(scoring.score_images([trained], images, protocols.choose("center"), 16))
-    list(scoring.score_images([trained], images, protocols.choose("ten_crop"), 16))
-    list(scoring.score_images([trained], images, protocols.choose("dense", (32, 64)), 16))
+    trained = network()
+    list(score_images([trained], images, protocols.choose("center"), 16, devices=2))
+    list(score_images([trained], images, protocols.choose("ten_crop"), 16, devices=2))
+    list(score_images([trained], images, protocols.choose("dense", (32, 64)), 16, devices=2))
     # 16 windows; ten of them in one view, on two devices; an image and its mirror image; four times as many pixels.
     assert sizes == {(32, 32, 3): {16, 8}, (5, 32, 32, 3): {2}, (64, 64, 3): {2}}
 
@@ -119,7 +116,7 @@ def test_an_ensemble_is_the_mean_of_its_members(images):
         protocol = protocols.choose(name, scales)
 
         def probabilities(members, protocol=protocol):
-            found = sorted(scoring.score_images(members, images[:10], protocol, 16), key=lambda each: each.index)
+            found = sorted(score_images(members, images[:10], protocol, 16), key=lambda each: each.index)
             return np.exp(np.array([each.scores for each in found], np.float64))
 
         each = np.array([probabilities([member]) for member in members])
@@ -134,12 +131,12 @@ def test_scores_that_are_no_numbers(images):
     trained = network()
     variables = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), trained.variables)
     with pytest.raises(InputError, match="the scores of image 0 are not numbers"):
-        list(scoring.score_images([replace(trained, variables=variables)], images[:1], protocols.choose("center"), 1))
+        list(score_images([replace(trained, variables=variables)], images[:1], protocols.choose("center"), 1))
 
 
 def test_probabilities_do_not_underflow(images):
     """A class may be less probable than the smallest float32, and its loss is still a number."""
-    trained = network(devices=1)
+    trained = network()
     fc = trained.variables["params"]["fc"]
     params = trained.variables["params"] | {
         "fc": {"kernel": fc["kernel"], "bias": 1e4 * np.eye(10, dtype=np.float32)[3]}
@@ -147,7 +144,7 @@ def test_probabilities_do_not_underflow(images):
     trained = replace(trained, variables=trained.variables | {"params": params})
     for name in protocols.NAMES:
         protocol = protocols.choose(name, (32,) if name == "dense" else None)
-        (found,) = scoring.score_images([trained, trained], images[:1], protocol, 1)
+        (found,) = score_images([trained, trained], images[:1], protocol, 1, devices=1)
         assert (found.damage, found.scores.shape) == ("", (10,))
         assert np.isfinite(found.scores).all()
         assert -1.1e4 < found.scores[0] < -0.9e4

@@ -10,9 +10,9 @@ from PIL import Image
 
 from resnet_jax import cli, models
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.evaluate import evaluate
-from resnet_jax.evaluation.predict import predict, predict_files
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
+from resnet_jax.evaluation.trained import load
 from resnet_jax.interop import convert, torch_weights
 from resnet_jax.interop.files import read_tensors, write_tensors
 
@@ -36,7 +36,7 @@ def test_probabilities_are_pytorchs(converted):
     _, golden, directory = converted
     logits = golden["logits"].astype(np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(predict(load_trained(directory), golden["image"]), expected, atol=1e-4)
+    np.testing.assert_allclose(jax.nn.softmax(load(directory)(golden["image"])), expected, atol=1e-4)
 
 
 # The other one's logits are compared above, and to score 10,000 images takes it half a minute.
@@ -45,7 +45,7 @@ def test_probabilities_are_pytorchs(converted):
 @pytest.mark.parametrize("converted", WEIGHTS[:1], indirect=True)
 def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
     _, golden, directory = converted
-    score = evaluate([directory], data_dir=str(test_data / "tfds"))
+    score = evaluate_runs([directory], data_dir=str(test_data / "tfds"))
     assert score["images"] == 10_000
     assert 100 * score["error"] == pytest.approx(float(golden["test_error_percent"]), abs=0.03)
 
@@ -67,8 +67,8 @@ def test_there_and_back_is_the_same_to_the_bit(converted, tmp_path, suffix):
 def test_predictions_of_files(converted, tmp_path):
     _, golden, directory = converted
     Image.fromarray(golden["image"][0]).save(tmp_path / "image.png")
-    (found,) = predict_files(load_trained(directory), [tmp_path / "image.png"])
-    names = load_trained(directory).card.class_names
+    (found,) = predict(load(directory), [tmp_path / "image.png"])
+    names = load(directory).class_names
     assert found["classes"][0]["name"] == names[int(golden["logits"][0].argmax())]
 
 

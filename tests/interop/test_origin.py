@@ -18,8 +18,8 @@ from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.evaluate import evaluate
-from resnet_jax.evaluation.predict import predict_files
+from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
 from resnet_jax.evaluation.trained import load_trained
 from resnet_jax.interop import convert, origin, torch_weights
 from resnet_jax.interop.export import describe
@@ -469,9 +469,9 @@ def test_photographs_are_shown_as_the_weights_want_it(tmp_path):
     images = (np.asarray(resized, np.float32) / 255 - np.float32([0.1, 0.2, 0.3])) / np.float32(0.5)
     logits = np.asarray(trained.model.apply(trained.variables, images[None], train=False), np.float64)[0]
     expected = np.exp(logits) / np.exp(logits).sum()
-    (found,) = predict_files(trained, [tmp_path / "photograph.png"], top=10)
+    (found,) = predict(trained.classifier, [tmp_path / "photograph.png"], top=10)
     named = {each["name"]: each["probability"] for each in found["classes"]}
-    # `predict_files` resizes the centre alone, which rounds pixels differently.
+    # `predict` resizes the centre alone, which rounds pixels differently.
     np.testing.assert_allclose([named[name] for name in trained.card.class_names], expected, rtol=0.02)
     assert expected.max() > 2 * expected.min()
     facts = describe(trained)
@@ -484,7 +484,7 @@ def test_images_of_another_size_are_not_scored(tmp_path):
     stated = {"mean": (0.3,), "std": (0.5,), "class_names": tuple("0123456789")}
     convert.from_torch(tmp_path / "a.safetensors", tmp_path / "run", lambda line: None, **stated)
     with pytest.raises(InputError, match="run is for images of 32 x 32 x 1, but those of the data are 8 x 8 x 1"):
-        evaluate([tmp_path / "run"], dataset="digits")
+        evaluate_runs([tmp_path / "run"], dataset="digits")
 
 
 def test_a_folder_of_weights_is_no_run(tmp_path, resnet20):

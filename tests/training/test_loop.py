@@ -15,7 +15,7 @@ from small_run import assert_same_run, lines_of, saved_steps, small_config
 
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.trained import load_run
 from resnet_jax.training.loop import train
 from resnet_jax.workdir import read_config, read_result
 
@@ -53,7 +53,8 @@ def test_a_run_leaves_its_files(finished):
 
 def test_the_result_is_what_the_checkpoint_scores(finished):
     directory, result = finished
-    trained = load_trained(directory)
+    run = load_run(directory)
+    trained = run.classifier
     digits = sources.load("digits")
     images = digits.test.images - digits.train.images.mean(0, dtype=np.float64).astype(np.float32)
     logits = np.asarray(jax.jit(partial(trained.model.apply, train=False))(trained.variables, images))
@@ -61,7 +62,7 @@ def test_the_result_is_what_the_checkpoint_scores(finished):
     assert result["test_images"] == 360
     convolutions = 9 * (1 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
     assert result["parameters"] == convolutions + 2 * (3 * 16 + 2 * 32 + 2 * 64) + 650
-    assert trained.step == 60
+    assert run.step == 60
 
 
 def test_a_complete_run_is_not_trained_again(finished, capsys):

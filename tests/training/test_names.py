@@ -10,7 +10,7 @@ from small_run import lines_of, result_of, saved_steps, small_config
 
 from resnet_jax import cli, workdir
 from resnet_jax.errors import InputError, printable
-from resnet_jax.evaluation.evaluate import evaluate
+from resnet_jax.evaluation.run_evaluate import evaluate_runs
 from resnet_jax.events import Events
 from resnet_jax.training.loop import train
 
@@ -45,7 +45,7 @@ def test_a_run_and_its_evaluation_in_a_folder_of_any_name(name, run_of_20, tmp_p
     assert (directory / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert f"curves     {printable(str(directory))}/curves.png\n" in capsys.readouterr().out
 
-    score = evaluate([str(directory)], output=tmp_path / f"{name} out")
+    score = evaluate_runs([str(directory)], output=tmp_path / f"{name} out")
     assert {path.name for path in (tmp_path / f"{name} out").iterdir()} >= {"confusion.png", "result.json"}
     assert score["workdirs"] == [str(directory)]
     assert cli.main(["predict", f"--workdir={directory}", "absent.png"]) == 2
@@ -77,7 +77,7 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(run_of_20, tmp_path, capsys
 def test_a_picture_that_cannot_be_drawn_stops_no_evaluation(run_of_20, tmp_path, monkeypatch):
     break_pictures(monkeypatch)
     said = []
-    score = evaluate([run_of_20], output=tmp_path / "out", say=said.append)
+    score = evaluate_runs([run_of_20], output=tmp_path / "out", log=said.append)
     assert said == [f"the picture {tmp_path / 'out' / 'confusion.png'} is missing: no picture today"]
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == score
 

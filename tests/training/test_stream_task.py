@@ -15,7 +15,7 @@ from resnet_jax import arguments, build
 from resnet_jax.configs import folder as folder_config
 from resnet_jax.data.photographs import open_photographs
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.trained import load
 from resnet_jax.training import loop
 from resnet_jax.training.state import create_state
 from resnet_jax.training.task import make_task
@@ -100,14 +100,14 @@ def test_the_validation_error_is_what_pillow_and_numpy_find(finished, photograph
         labels.append(int(path.parent.name[-1]))
     mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
     ready = (np.stack(images) / 255 - mean) / std
-    trained = load_trained(directory)
+    trained = load(directory)
     forward = jax.jit(lambda variables, images: trained.model.apply(variables, images, train=False))
     logits = np.asarray(forward(trained.variables, jnp.asarray(ready, jnp.float32)), np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(11), labels]
     assert result["validation_error"] == pytest.approx((logits.argmax(1) != labels).mean())
     # Pixels may be rounded another way.
     assert result["validation_loss"] == pytest.approx(losses.mean(), abs=0.01)
-    assert trained.card.class_names == ("class0", "class1", "class2")
+    assert trained.class_names == ("class0", "class1", "class2")
     assert trained.preprocessing.shorter_side == 28
 
 

@@ -54,9 +54,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         ",".join(listed(values.scales)), "scales", "whole numbers of pixels, such as 224,256"
     )
     from resnet_jax import terminal
-    from resnet_jax.evaluation.evaluate import evaluate as run
+    from resnet_jax.evaluation.run_evaluate import evaluate_runs
 
-    score = run(
+    score = evaluate_runs(
         folders(given(values.workdir, "workdir"), "workdir"),
         values.split,
         values.dataset,
@@ -67,7 +67,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         averaging=values.averaging,
         recalibrate=values.recalibrate,
         output=path(values.output, "output"),
-        say=complain,
+        log=complain,
         progress=terminal.progress,
     )
     top5 = f" (top-5 {score['top5_error']:.2%})" if "top5_error" in score else ""
@@ -93,10 +93,10 @@ def predict(arguments: Sequence[str]) -> None:
     if not rest:
         raise InputError("no image file was given: see --help")
     from resnet_jax import terminal
-    from resnet_jax.evaluation.predict import predict_files
-    from resnet_jax.evaluation.trained import load_trained
+    from resnet_jax.evaluation.predict import predict as run
+    from resnet_jax.evaluation.trained import load
 
-    results = predict_files(load_trained(directory), rest)
+    results = run(load(directory), rest)
     rows: list[Sequence[str]] = []
     for result in results:
         for i, entry in enumerate(result["classes"]):

@@ -11,8 +11,7 @@ import numpy as np
 from resnet_jax.data.preprocessing import Preprocessing
 
 
-@flax.struct.dataclass
-class Classifier:
+class Classifier(flax.struct.PyTreeNode):
     """A network, its weights, the pre-processing that they were trained with, and the names of its classes.
 
     It is immutable, `replace(field=value)` makes another one. It is a pytree too, whose leaves are the variables and

@@ -1,4 +1,4 @@
-"""What a trained network sees in image files."""
+"""What a classifier sees in images: arrays, files, folders and patterns."""
 
 import glob
 import os
@@ -7,72 +7,83 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from resnet_jax.data.encoded import Photograph, read_file
 from resnet_jax.data.folders import NO_IMAGES, folders, image_files, reasons
 from resnet_jax.data.image_files import UprightFile
-from resnet_jax.data.sources import Split
 from resnet_jax.errors import InputError, complain
-from resnet_jax.evaluation.evaluate import Resident
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.protocols import Protocol
 from resnet_jax.evaluation.scoring import score_images
-from resnet_jax.evaluation.trained import Trained
 from resnet_jax.files import expanded
 
 # Images at a time.
 _BATCH = 64
 
 
-def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
-    """Class probabilities: uint8 (batch, height, width, channels) -> float32 (batch, classes)."""
-    labels = np.zeros(len(images), np.int32)
-    found = np.zeros((len(images), len(trained.card.class_names)), np.float32)
-    for scored in score_images([trained], Resident(Split(images, labels)), Protocol("original"), _BATCH):
-        assert scored.scores is not None  # nothing is decoded
-        found[scored.index] = np.exp(scored.scores)
-    return found
-
-
-def predict_files(
-    trained: Trained, paths: Sequence[str | os.PathLike[str]], top: int = 5, say: Callable[[str], None] = complain
+def predict(
+    classifier: Classifier,
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray | jax.Array,
+    top: int = 5,
+    log: Callable[[str], None] = complain,
 ) -> list[dict[str, Any]]:
-    """The most probable classes of each file: {"file", "classes": [{"name", "probability"}, …]} in falling order.
+    """The most probable classes of each image: {"file", "classes": [{"name", "probability"}, …]} in falling order.
 
-    The network sees of each image what the protocol "center" of `evaluate` shows it.
+    The network sees of each image what the protocol "center" of `evaluate` shows it. Arrays that are as large as its
+    own images are shown as they are; all probabilities of such are `jax.nn.softmax(classifier(images))`.
 
     Args:
-      trained: the network.
-      paths: files; folders, for the images anywhere below them, see `folders.image_files`; or patterns such as
-        `photos/*.jpg`, where `**` is any number of folders. Any format that Pillow reads. Photographs are turned as
-        their EXIF orientation says.
-      top: classes of each file.
-      say: is given a line about what was passed over in each folder, and one about each file of a folder or pattern
+      classifier: the network.
+      images: uint8 (batch, height, width, channels), whose "file" is then "0", "1", …; or one path or several: files;
+        folders, for the images anywhere below them, see `folders.image_files`; or patterns such as `photos/*.jpg`,
+        where `**` is any number of folders. Any format that Pillow reads. Photographs are turned as their EXIF
+        orientation says.
+      top: classes of each image.
+      log: is given a line about what was passed over in each folder, and one about each file of a folder or pattern
         that is no image, which is left out.
 
     Raises:
       InputError: a path that is absent, a folder or pattern without images, a file that was given by its own name and
-        is no image, or no image at all among the others.
+        is no image, or no image at all among the others; or an array of another shape or dtype.
     """
-    files = [file for path in paths for file in _expand(expanded(path, "an image"), say)]
+    paths: Any = [images] if isinstance(images, str | os.PathLike) else images
+    if isinstance(images, np.ndarray | jax.Array):
+        photographs: Any = _arrays(classifier, np.asarray(images))
+        protocol = Protocol("original" if images.shape[1:] == classifier.image_shape else "center")
+    else:
+        photographs = _Files([file for path in paths for file in _expand(expanded(path, "an image"), log)])
+        protocol = Protocol("center")
     results: dict[int, dict[str, Any]] = {}
-    for scored in score_images([trained], _Files(files), Protocol("center"), _BATCH):
+    for scored in score_images([classifier], photographs, protocol, _BATCH):
         if scored.scores is None:
             problem = f"{scored.name} cannot be read as an image: {scored.damage}"
-            if files[scored.index].named:
+            if photographs.files[scored.index].named:
                 raise InputError(problem)
-            say(f"{problem}; it is left out")
+            log(f"{problem}; it is left out")
             continue
         order = np.argsort(-scored.scores, kind="stable")[:top].tolist()
         results[scored.index] = {
             "file": scored.name,
             "classes": [
-                {"name": trained.card.class_names[i], "probability": float(np.exp(scored.scores[i]))} for i in order
+                {"name": classifier.class_names[i], "probability": float(np.exp(scored.scores[i]))} for i in order
             ],
         }
-    if not results:
-        raise InputError(f"none of the {len(files)} files in {', '.join(map(str, paths))} can be read as an image")
+    if not results and len(photographs):
+        listing = ", ".join(map(str, paths))
+        raise InputError(f"none of the {len(photographs)} files in {listing} can be read as an image")
     return [results[index] for index in sorted(results)]
+
+
+def _arrays(classifier: Classifier, images: np.ndarray) -> list[Photograph]:
+    own = classifier.image_shape
+    if images.dtype != np.uint8 or images.ndim != 4 or not (images.shape[3] == 3 or images.shape[1:] == own):
+        raise InputError(
+            f"the images are {images.dtype} {images.shape}, but they must be uint8 (batch, height, width, 3), or as "
+            f"large as the network's own, (batch, {', '.join(map(str, own))})"
+        )
+    return [Photograph(pixels, 0, str(i)) for i, pixels in enumerate(images)]
 
 
 @dataclass(frozen=True)
@@ -83,13 +94,13 @@ class _File:
     named: bool
 
 
-def _expand(path: Path, say: Callable[[str], None]) -> list[_File]:
+def _expand(path: Path, log: Callable[[str], None]) -> list[_File]:
     if path.is_dir():
         images, passed = image_files(path)
         if not images:
             raise InputError(f"the folder {path} {NO_IMAGES}{f'; passed over: {reasons(passed)}' if passed else ''}")
         if passed:
-            say(f"{path}: passed over: {reasons(passed)}")
+            log(f"{path}: passed over: {reasons(passed)}")
         return [_File(path / image, named=False) for image in images]
     if path.exists():
         return [_File(path, named=True)]
@@ -100,7 +111,7 @@ def _expand(path: Path, say: Callable[[str], None]) -> list[_File]:
         if each.is_file():
             found.append(_File(each, named=False))
         elif not each.is_dir():
-            say(f"{each} {'is no regular file' if each.exists() else 'links to nothing'}; it is left out")
+            log(f"{each} {'is no regular file' if each.exists() else 'links to nothing'}; it is left out")
     if not found:
         raise InputError(f"no file matches {path}")
     return found

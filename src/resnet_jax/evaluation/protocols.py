@@ -18,11 +18,9 @@ from PIL import Image
 
 from resnet_jax.data.decode import resample
 from resnet_jax.data.passes import center_view
-from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.windows import Box, corner_windows
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.trained import Trained
-from resnet_jax.models import ResNet
+from resnet_jax.evaluation.classifier import Classifier
 
 NAMES = ("center", "ten_crop", "dense")
 AVERAGING = ("logits", "softmax")
@@ -43,7 +41,7 @@ class Protocol:
     Attributes:
       name: one of `NAMES`, or "original": the pixels as they are, for images that are as large as the network's.
       scales: shorter sides, for "dense".
-      averaging: "logits" or "softmax", for "dense"; see `dense_scores`.
+      averaging: "logits" or "softmax", for "dense"; see `_dense_scores`.
     """
 
     name: str
@@ -69,27 +67,20 @@ def choose(name: str, scales: Sequence[int] | None = None, averaging: str = "log
     return Protocol(name, chosen, averaging)
 
 
-def views(
-    protocol: Protocol, image_shape: Sequence[int], preprocessing: Preprocessing, pixels: np.ndarray
-) -> list[np.ndarray]:
-    """What a network is shown of an image; every view gets a score of its own, and an image's score is their average.
+def views(protocol: Protocol, classifier: Classifier, pixels: np.ndarray) -> list[np.ndarray]:
+    """What a network is shown of an image: whole pixels (height, width, 3) uint8 -> views, grey ones for one channel.
 
-    Args:
-      protocol: of the evaluation.
-      image_shape: (height, width, channels) that the network was trained on; photographs become grey for one channel.
-      preprocessing: its `shorter_side` and `interpolation`.
-      pixels: of the whole image, (height, width, 3) uint8.
+    Every view gets a score of its own, and an image's score is their average.
     """
     if protocol.name == "original":
         return [pixels]
-    interpolation = preprocessing.interpolation
+    shape, interpolation = classifier.image_shape, classifier.preprocessing.interpolation
     if protocol.name == "dense":
         shown = [dense_view(pixels, scale, interpolation) for scale in protocol.scales]
     else:
-        size = (image_shape[0], image_shape[1])
         view = {"center": center_view, "ten_crop": five_crop_view}[protocol.name]
-        shown = [view(pixels, preprocessing.shorter_side or max(size), size, interpolation)]
-    return [_grey(view) for view in shown] if image_shape[2] == 1 else shown
+        shown = [view(pixels, classifier.preprocessing.resized_to(shape), (shape[0], shape[1]), interpolation)]
+    return [_grey(view) for view in shown] if shape[2] == 1 else shown
 
 
 def five_crop_view(pixels: np.ndarray, shorter_side: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
@@ -128,88 +119,59 @@ def passes(protocol: Protocol) -> int:
     return 2 if protocol.name in ("ten_crop", "dense") else 1
 
 
-def scores(protocol: Protocol, trained: Trained, images: jax.Array) -> jax.Array:
-    """Log-probabilities of a batch of views of one shape: (batch, …) uint8 -> (batch, classes) float32."""
-    network = (trained.model, trained.variables, trained.preprocessing)
-    if protocol.name == "ten_crop":
-        return ten_crop_scores(*network, images)
+@partial(jax.jit, static_argnames="protocol")
+def scores(protocol: Protocol, classifier: Classifier, images: jax.Array) -> jax.Array:
+    """Log-probabilities of a batch of views of one shape: uint8 (batch, …) -> (batch, classes) float32.
+
+    The views are (height, width, channels), and those of "ten_crop" five of them, (5, height, width, channels).
+    """
     if protocol.name == "dense":
-        return dense_scores(*network, images, trained.card.image_shape, protocol.averaging)
-    return single_scores(*network, images)
+        return _dense_scores(classifier, images, protocol.averaging)
+    if protocol.name == "ten_crop":
+        logits: Any = classifier.model.apply(classifier.variables, _mirrored(classifier, images), train=False)
+        return _log_mean(jax.nn.log_softmax(logits).reshape(len(images), -1, logits.shape[-1]), axes=(1,))
+    return jax.nn.log_softmax(classifier(images))
 
 
-def log_mean(log_probabilities: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _log_mean(log_probabilities: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The logarithm of the mean of probabilities along some axes."""
     parts = math.prod(log_probabilities.shape[axis] for axis in axes)
     return jax.nn.logsumexp(log_probabilities, axes) - math.log(parts)
 
 
-@partial(jax.jit, static_argnames="model")
-def single_scores(model: ResNet, variables: Any, preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
-    """Scores of single views: uint8 (batch, height, width, channels) -> (batch, classes)."""
-    return jax.nn.log_softmax(model.apply(variables, preprocessing(images), train=False))  # pyright: ignore[reportArgumentType]
-
-
-@partial(jax.jit, static_argnames="model")
-def ten_crop_scores(model: ResNet, variables: Any, preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
-    """The mean probability of five crops and their mirror images: uint8 (batch, 5, height, width, channels) -> (batch,
-    classes).
-    """
-    logits: Any = model.apply(variables, _mirrored(preprocessing, images), train=False)
-    return log_mean(jax.nn.log_softmax(logits).reshape(len(images), -1, logits.shape[-1]), axes=(1,))
-
-
-@partial(jax.jit, static_argnames=("model", "image_shape", "averaging"))
-def dense_scores(
-    model: ResNet,
-    variables: Any,
-    preprocessing: Preprocessing,
-    images: jax.Array,
-    image_shape: tuple[int, ...],
-    averaging: str,
-) -> jax.Array:
+def _dense_scores(classifier: Classifier, images: jax.Array, averaging: str) -> jax.Array:
     """The network applied fully convolutionally to whole images and their mirror images, whose probabilities are
     averaged.
 
-    The last maps are averaged over windows at every position, and the classifier is applied to each of them.
-
-    Args:
-      model, variables, preprocessing: the network.
-      images: uint8 (batch, height, width, channels).
-      image_shape: (height, width, channels) that the network was trained on. The pooling window is as large as its last
-        map was there (7 x 7 at 224 pixels), clipped to the map.
-      averaging: "logits" averages the logits over the map (as VGG did; the paper does not say), "softmax" the
-        probabilities.
-
-    Returns:
-      (batch, classes).
+    The last maps are averaged over windows at every position, and the classifier is applied to each of them. The window
+    is as large as the last map of an image of `classifier.image_shape` (7 x 7 at 224 pixels), clipped to the map.
+    "logits" averages the logits over the map (as VGG did; the paper does not say), "softmax" the probabilities.
     """
+    model: Any = classifier.model
     last = f"stage{len(model.stage_sizes)}"
 
     def last_maps(images: jax.Array) -> jax.Array:
-        maps: Any = model.apply(variables, images, train=False, method="stages")
-        return maps[last]
+        return model.apply(classifier.variables, images, train=False, method="stages")[last]
 
-    maps = last_maps(_mirrored(preprocessing, images[:, None]))
+    maps = last_maps(_mirrored(classifier, images[:, None]))
     maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
-    trained_on = jax.eval_shape(last_maps, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).shape[1:3]
+    trained_on = jax.eval_shape(last_maps, jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)).shape[1:3]
     window = (min(trained_on[0], maps.shape[1]), min(trained_on[1], maps.shape[2]))
     pooled = nn.avg_pool(maps, window, strides=(1, 1))
     if averaging == "logits":
         # The classifier is linear: the mean of its outputs is its output for the mean.
         pooled = pooled.mean((1, 2), keepdims=True)
-    classifier = nn.Dense(model.num_classes, dtype=pooled.dtype)
-    logits: Any = classifier.apply({"params": variables["params"]["fc"]}, pooled)
+    logits: Any = model.apply(classifier.variables, pooled, method=lambda network, pooled: network.fc(pooled))
     logits = logits.reshape(len(images), 2, *logits.shape[1:])
-    return log_mean(jax.nn.log_softmax(logits), axes=(1, 2, 3))
+    return _log_mean(jax.nn.log_softmax(logits), axes=(1, 2, 3))
 
 
-def _mirrored(preprocessing: Preprocessing, images: jax.Array) -> jax.Array:
+def _mirrored(classifier: Classifier, images: jax.Array) -> jax.Array:
     """uint8 (batch, views, height, width, channels) -> pre-processed (batch * views * 2, height, width, channels), the
     views of an image together with their mirror images.
 
     Mirrored after the mean image is subtracted, as in training.
     """
-    flat = preprocessing(images.reshape(-1, *images.shape[2:]))
+    flat = classifier.preprocessing(images.reshape(-1, *images.shape[2:]))
     # Stacked on an axis of its own: along the batch, which is cut over the devices, it would move images between them.
     return jnp.stack([flat, flat[:, :, ::-1]], 1).reshape(-1, *flat.shape[1:])

@@ -3,11 +3,12 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from resnet_jax import sharding
 from resnet_jax.data import decode
@@ -15,8 +16,8 @@ from resnet_jax.data.encoded import Photographs
 from resnet_jax.data.passes import in_threads
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.protocols import Protocol
-from resnet_jax.evaluation.trained import Trained
 
 # What views may occupy while they wait for others of their shape.
 _MOST_WAITING_BYTES = 2**30
@@ -43,16 +44,21 @@ class Scored:
 
 
 def score_images(
-    members: Sequence[Trained], images: Photographs, protocol: Protocol, batch_size: int
+    classifiers: Sequence[Classifier],
+    images: Photographs,
+    protocol: Protocol,
+    batch_size: int,
+    mesh: Mesh | None = None,
 ) -> Iterator[Scored]:
-    """Scores every image exactly once, by the mean probability of its views and of the members.
+    """Scores every image exactly once, by the mean probability of its views and of the classifiers.
 
     Args:
-      members: networks with the same classes, on the same devices.
+      classifiers: with the same classes.
       images: what is scored; read and decoded in threads.
       protocol: see `protocols`.
       batch_size: images of the network's size at a time. Of views with more pixels there are fewer in a batch, and it
         is rounded up to a multiple of the devices. The scores do not depend on it, but for rounding.
+      mesh: the devices, by default all of them.
 
     Yields:
       The images in the order in which they are done.
@@ -60,110 +66,73 @@ def score_images(
     Raises:
       InputError: an image that cannot be read from the disk, or scores that are not numbers.
     """
-    groups = _group(members)
-    mesh = members[0].mesh
-    pixels = math.prod(members[0].card.image_shape[:2])
+    mesh = mesh or sharding.make_mesh()
+    groups = _group(jax.device_put(list(classifiers), sharding.replicated(mesh)))
+    pixels = math.prod(classifiers[0].image_shape[:2])
+    parts = len(classifiers) * (len(protocol.scales) if protocol.name == "dense" else 1)
 
     def full(shape: tuple[int, ...]) -> int:
         views = max(batch_size * pixels // (protocols.passes(protocol) * math.prod(shape[:-1])), 1)
         return -(-min(views, len(images)) // mesh.size) * mesh.size
 
-    def start(batch: _Batch) -> tuple[list[int], list[jax.Array]]:
-        views = jax.device_put(batch.views, sharding.batch_sharded(mesh))
-        return batch.indices, [protocols.scores(protocol, member, views) for member in groups[batch.group]]
-
-    unfinished: dict[int, _Sum] = {}
-
-    def finish(indices: list[int], results: list[jax.Array]) -> Iterator[Scored]:
-        for rows in jax.device_get(results):
-            for index, row in zip(indices, rows, strict=False):  # without those that fill the batch up
-                if unfinished[index].add(row):
-                    yield unfinished.pop(index).mean()
-
-    waiting = _Waiting(full, mesh.size)
-    running: deque[tuple[list[int], list[jax.Array]]] = deque()
-    for read in _read_ahead(images, groups, protocol):
-        if isinstance(read, Scored):
-            yield read
-            continue
-        parts = sum(len(views) * len(members) for views, members in zip(read.views, groups, strict=True))
-        unfinished[read.index] = _Sum(read.index, read.name, read.label, parts)
-        for group, views in enumerate(read.views):
-            for view in views:
-                running.extend(start(batch) for batch in waiting.add(group, read.index, view))
-                while len(running) > _RUNNING:
-                    yield from finish(*running.popleft())
-    for batch in waiting.rest():
-        running.append(start(batch))
-        if len(running) > _RUNNING:
-            yield from finish(*running.popleft())
-    while running:
-        yield from finish(*running.popleft())
-
-
-def _group(members: Sequence[Trained]) -> list[list[Trained]]:
-    """Members that are shown the same views, together."""
-    groups: dict[object, list[Trained]] = {}
-    for member in members:
-        key = (member.card.image_shape, member.preprocessing.shorter_side, member.preprocessing.interpolation)
-        groups.setdefault(key, []).append(member)
-    return list(groups.values())
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A decoded image; `views` holds those for each group of members."""
-
-    index: int
-    name: str
-    label: int
-    views: list[list[np.ndarray]]
-
-
-def _read_ahead(
-    images: Photographs, groups: Sequence[Sequence[Trained]], protocol: Protocol
-) -> Iterator[_Read | Scored]:
-    """Reads images in order, some ahead of the one that is asked for."""
-
-    def read(index: int) -> _Read | Scored:
+    def read(index: int) -> tuple[Scored, list[list[np.ndarray]]]:
         data, label, name = images[index]
         try:
-            pixels = decode.decode(data)
+            decoded = decode.decode(data)
         except decode.UnreadableImageError as error:
-            return Scored(index, name, label, None, str(error))
-        views = [
-            protocols.views(protocol, group[0].card.image_shape, group[0].preprocessing, pixels) for group in groups
-        ]
-        return _Read(index, name, label, views)
+            return Scored(index, name, label, None, str(error)), []
+        views = [protocols.views(protocol, group[0], decoded) for group in groups]
+        return Scored(index, name, label, None), views
 
-    return in_threads(read, range(len(images)))
+    waiting = _Waiting(full, mesh.size)
+    unfinished: dict[int, tuple[Scored, list[np.ndarray]]] = {}
+
+    def batches() -> Iterator[_Batch | Scored]:
+        for image, shown in in_threads(read, range(len(images))):
+            if not shown:
+                yield image
+                continue
+            unfinished[image.index] = image, []
+            for group, views in enumerate(shown):
+                for view in views:
+                    yield from waiting.add(group, image.index, view)
+        yield from waiting.rest()
+
+    running: deque[tuple[list[int], list[jax.Array]]] = deque()
+
+    def finish(left: int) -> Iterator[Scored]:
+        while len(running) > left:
+            indices, results = running.popleft()
+            for scores in jax.device_get(results):
+                for index, row in zip(indices, scores, strict=False):  # without those that fill the batch up
+                    image, rows = unfinished[index]
+                    if np.isnan(row).any():
+                        raise InputError(
+                            f"the scores of {image.name} are not numbers: the network's weights or their model.dtype "
+                            "overflow"
+                        )
+                    rows.append(row)
+                    if len(rows) == parts:
+                        del unfinished[index]
+                        yield replace(image, scores=np.logaddexp.reduce(rows) - np.float32(np.log(parts)))
+
+    for batch in batches():
+        if isinstance(batch, Scored):
+            yield batch
+            continue
+        views = jax.device_put(batch.views, sharding.batch_sharded(mesh))
+        running.append((batch.indices, [protocols.scores(protocol, each, views) for each in groups[batch.group]]))
+        yield from finish(_RUNNING)
+    yield from finish(0)
 
 
-class _Sum:
-    """The scores of an image's views so far."""
-
-    def __init__(self, index: int, name: str, label: int, parts: int):
-        """`parts` is the number of scores that will be added."""
-        self._image = (index, name, label)
-        self._parts, self._left = parts, parts
-        self._total: np.ndarray = np.float32(-np.inf)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def add(self, row: np.ndarray) -> bool:
-        """Adds the probabilities of a view; tells whether it was the last one.
-
-        Raises:
-          InputError: they are not numbers.
-        """
-        if np.isnan(row).any():
-            raise InputError(
-                f"the scores of {self._image[1]} are not numbers: the network's weights or their model.dtype overflow"
-            )
-        self._total = np.logaddexp(self._total, row)
-        self._left -= 1
-        return self._left == 0
-
-    def mean(self) -> Scored:
-        return Scored(*self._image, self._total - np.log(self._parts).astype(np.float32))
+def _group(members: Sequence[Classifier]) -> list[list[Classifier]]:
+    """Members that are shown the same views, together."""
+    groups: dict[object, list[Classifier]] = {}
+    for member in members:
+        key = (member.image_shape, member.preprocessing.shorter_side, member.preprocessing.interpolation)
+        groups.setdefault(key, []).append(member)
+    return list(groups.values())
 
 
 class _Batch(NamedTuple):

@@ -1,4 +1,4 @@
-"""A trained network, loaded from the workdir of its run."""
+"""The trained network of a run, loaded from its workdir."""
 
 import os
 from collections.abc import Callable
@@ -12,37 +12,38 @@ from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import Config
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError, complain
-from resnet_jax.models import ResNet
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.training.state import abstract_state
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A network with its newest whole checkpoint, on every device of the mesh.
+class LoadedRun:
+    """A run with its newest whole checkpoint.
 
     Attributes:
-      config, model: of the run.
+      config: of the run.
+      classifier: the network, on every device of the mesh.
       step: of the checkpoint.
-      variables: parameters and running statistics.
-      preprocessing, card: see `checkpoint.Checkpoints`.
       mesh: all devices that there are, whatever the run had.
     """
 
     config: Config
-    model: ResNet
+    classifier: Classifier
     step: int
-    variables: Any
-    preprocessing: Preprocessing
-    card: Card
     mesh: Mesh
 
 
-def load_trained(directory: str | os.PathLike[str], say: Callable[[str], None] = complain) -> Trained:
-    """Loads the newest whole checkpoint of a run.
+def load(workdir: str | os.PathLike[str], log: Callable[[str], None] = complain) -> Classifier:
+    """The network of a run's newest whole checkpoint, on all devices; arguments and errors as of `load_run`."""
+    return load_run(workdir, log).classifier
+
+
+def load_run(directory: str | os.PathLike[str], log: Callable[[str], None] = complain) -> LoadedRun:
+    """Loads a run with its newest whole checkpoint.
 
     Args:
       directory: the workdir that `training.loop.train` was given.
-      say: is given a line about each damaged checkpoint.
+      log: is given a line about each damaged checkpoint.
 
     Raises:
       InputError: it is no workdir, or holds no whole checkpoint.
@@ -56,11 +57,39 @@ def load_trained(directory: str | os.PathLike[str], say: Callable[[str], None] =
         # The state of the optimiser, whatever it is, is not loaded.
         return abstract_state(model, build.optimizer(config, train_images=1), card.image_shape, mesh)
 
-    if not (directory / "checkpoints").is_dir():
+    restored = None
+    if (directory / "checkpoints").is_dir():
+        with Checkpoints(directory, write=False) as checkpoints:
+            restored = checkpoints.restore_network(abstract, log)
+    if restored is None:
         raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
-    with Checkpoints(directory, write=False) as checkpoints:
-        trained = checkpoints.restore_network(abstract, say)
-    if trained is None:
-        raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
-    model = build.model(config, len(trained.card.class_names))
-    return Trained(config, model, trained.step, trained.variables, trained.preprocessing, trained.card, mesh)
+    names, shape = restored.card.class_names, restored.card.image_shape
+    model = build.model(config, len(names))
+    classifier = Classifier(model, restored.variables, restored.preprocessing, names, shape)
+    return LoadedRun(config, classifier, restored.step, mesh)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `interop` still takes a run's network for."""
+
+    config: Config
+    model: Any
+    step: int
+    variables: Any
+    preprocessing: Preprocessing
+    card: Card
+    mesh: Mesh
+
+    @property
+    def classifier(self) -> Classifier:
+        """What does not depend on the run."""
+        return Classifier(self.model, self.variables, self.preprocessing, self.card.class_names, self.card.image_shape)
+
+
+def load_trained(directory: str | os.PathLike[str], say: Callable[[str], None] = complain) -> Trained:
+    """See `load_run`."""
+    run = load_run(directory, say)
+    made = run.classifier
+    card = Card(made.class_names, made.image_shape, 0)
+    return Trained(run.config, made.model, run.step, made.variables, made.preprocessing, card, run.mesh)
