@@ -118,7 +118,7 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """A PNG, JPEG, WebP or AVIF without what its pixels do not depend on: text, colour profiles, EXIF, previews."""
+    """A PNG, JPEG or AVIF without what its pixels do not depend on: text, colour profiles, EXIF, previews."""
     view = memoryview(data)  # copied once, and not piece by piece
     if data.startswith(_PNG):
         # Chunks that a reader may skip have a small letter first; tRNS says which colours are transparent.
@@ -128,23 +128,11 @@ def _without_metadata(data: bytes) -> bytes:
         segments = list(_segments(data))
         kept = [view[begin:end] for marker, begin, end in segments if _is_needed(marker, end - begin)]
         return b"".join((_JPEG, *kept, view[segments[-1][2] if segments else 2 :]))
-    if _is_webp(data):
-        kept = [view[begin:end] for name, begin, end in _webp_chunks(data) if name not in (b"EXIF", b"XMP ", b"ICCP")]
-        # The first chunk says whether there are such.
-        kept = [_flagless(chunk) if chunk[:4] == b"VP8X" else chunk for chunk in kept]
-        return b"".join((b"RIFF", struct.pack("<I", 4 + sum(map(len, kept))), b"WEBP", *kept))
-    if data[4:8] == b"ftyp":
-        # EXIF, an item like any other, becomes one of a type that nobody knows. AVIF and HEIF have their own way to say
-        # how they are turned, which goes before EXIF's.
-        return _EXIF_ITEM.sub(rb"\1None", data, 1)
-    return data
+    # EXIF, an item of AVIF like any other, becomes one of a type that nobody knows.
+    return _EXIF_ITEM.sub(rb"\1None", data, 1) if data[4:8] == b"ftyp" else data
 
 
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
-
-
-def _flagless(chunk: memoryview) -> memoryview:
-    return memoryview(b"".join((chunk[:8], bytes([chunk[8] & ~0x2C]), chunk[9:])))
 
 
 def _is_needed(marker: int, length: int) -> bool:
@@ -174,19 +162,6 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at += 2 + length
 
 
-def _is_webp(data: bytes) -> bool:
-    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-
-
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, begin, end) of each chunk of a WebP; the last one may be cut short."""
-    at, stop = 12, min(8 + int.from_bytes(data[4:8], "little"), len(data))
-    while at + 8 <= stop:
-        name, length = struct.unpack_from("<4sI", data, at)
-        yield name, at, min(at + 8 + length + length % 2, stop)
-        at += 8 + length + length % 2
-
-
 def orientation(data: bytes) -> int:
     """The EXIF orientation of an image file, 1 to 8; 1, which is upright, where it has none that can be read."""
     try:
@@ -195,9 +170,7 @@ def orientation(data: bytes) -> int:
         else:
             if data.startswith(_PNG):  # Pillow would decode it to look for what is behind its pixels
                 data = b"".join((_PNG, *(data[begin:end] for name, begin, end in _chunks(data) if name != b"IDAT")))
-            # An AVIF or a HEIF has its own way to say how it is turned, which goes before EXIF's.
-            opened = open_image(data) if data[4:8] == b"ftyp" else _open(data)
-            found = Image.Image.getexif(opened).get(_ORIENTATION)
+            found = Image.Image.getexif(_open(data)).get(_ORIENTATION)
     except MemoryError:
         raise
     except Exception:  # whatever is wrong with it, its pixels are none the worse
