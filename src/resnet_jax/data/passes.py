@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from resnet_jax.data.batch import Batch
 from resnet_jax.data.decode import UnreadableImageError, decode, read_window, resample
 from resnet_jax.data.encoded import Photographs
 from resnet_jax.data.preprocessing import Preprocessing
@@ -73,9 +74,9 @@ def central_batches(
     image_shape: tuple[int, ...],
     preprocessing: Preprocessing,
     batch_size: int,
-    damaged: Callable[[np.ndarray], None],
+    damaged: Callable[[Iterable[int]], None],
     host: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[Batch]:
     """The central views of all photographs, each once, in batches of which this host has its part: images (count,
     *image_shape) uint8, labels int32, weights float32.
 
@@ -102,10 +103,10 @@ def central_batches(
         labels, weights = np.zeros(count, np.int32), np.zeros(count, np.float32)
         for place, (index, label, view) in enumerate(itertools.islice(views, len(indices))):
             if view is None:
-                damaged(np.array([index]))
+                damaged([index])
             else:
                 images[place], labels[place], weights[place] = view, label, 1
-        yield images, labels, weights
+        yield Batch(images, labels, weights)
 
 
 def mean_image(photographs: Photographs, count: int, shorter_side: int, side: int) -> np.ndarray:

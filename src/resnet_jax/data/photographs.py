@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from resnet_jax.data.folders import open_folder
 from resnet_jax.data.passes import central_batches
 from resnet_jax.data.prepared import open_imagenet
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.data.stream import Cropping, DamageReport, TrainBatches, train_batches
+from resnet_jax.data.stream import Cropping, DamageReport, train_batches
 from resnet_jax.errors import InputError, complain
 from resnet_jax.files import expanded
 
@@ -59,23 +60,19 @@ CROPS = ("random_resized_crop", "random_scale")
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """A split of photographs, by their index, and in batches of one size.
+    """A split of photographs, undecoded by their index, and decoded in batches.
 
     Attributes:
-      source: the photographs, undecoded.
-      image_size: the side of the windows that batches hold, in pixels.
-      resize_size: what the shorter side becomes, in pixels, before the centre is cut out.
-      num_workers: processes that decode for training; 0 decodes in threads, as many as there are cores.
-      max_corrupt_fraction: of the photographs; more damaged ones end an iteration.
-      log: is given a line about each damaged photograph.
+      source: the photographs.
+      image_size, resize_size, num_workers, max_corrupt_fraction, log: see `image_folder`.
     """
 
     source: Photographs
     image_size: int
     resize_size: int
-    num_workers: int = 0
-    max_corrupt_fraction: float = 0.01
-    log: Callable[[str], None] = complain
+    num_workers: int
+    max_corrupt_fraction: float
+    log: Callable[[str], None]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -101,29 +98,24 @@ class ImageSplit:
             shorter side is drawn from 256/224 to 480/224 of the window's.
 
         Raises:
-          InputError: no such crop, no batch, or, while it is iterated, too many damaged photographs.
+          InputError: no such crop, or, while it is iterated, too many damaged photographs.
         """
         if crop not in CROPS:
             raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, but it must be at least 1")
         scales = (self.image_size * 256 // 224, self.image_size * 480 // 224)
-        found = train_batches(
-            self.source,
-            Cropping(crop, scales, self.image_size),
-            seed=seed,
-            batch_size=batch_size,
-            start=start,
-            workers=self.num_workers,
-        )
-        return self._reported(found, steps)
-
-    def _reported(self, found: TrainBatches, steps: int | None) -> Iterator[Batch]:
+        cropping = Cropping(crop, scales, self.image_size)
         report = DamageReport(self.source, self.max_corrupt_fraction, self.log)
-        with contextlib.closing(found):
-            for batch in itertools.islice(found, steps):
-                report(batch.damaged)
-                yield Batch(batch.images, batch.labels)
+        found = train_batches(
+            self.source, cropping, seed=seed, batch_size=batch_size, start=start, workers=self.num_workers
+        )
+
+        def reported() -> Iterator[Batch]:
+            with contextlib.closing(found):
+                for batch in itertools.islice(found, steps):
+                    report(batch.damaged)
+                    yield Batch(batch.images, batch.labels)
+
+        return reported()
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """The central windows of all photographs, each once and in order, uint8 (batch, image_size, image_size, 3).
@@ -132,13 +124,10 @@ class ImageSplit:
         """
         report = DamageReport(self.source, self.max_corrupt_fraction, self.log, "it is left out")
         view = Preprocessing(np.zeros((1, 1, 3), np.float32), shorter_side=self.resize_size)
-        shape = (self.image_size, self.image_size, 3)
-        for batch in central_batches(self.source, shape, view, batch_size, report):
-            yield Batch(*batch)
+        return central_batches(self.source, (self.image_size, self.image_size, 3), view, batch_size, report)
 
 
-@dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(NamedTuple):
     """A folder of photographs: two splits, and the names of the classes in the order of the labels."""
 
     train: ImageSplit
@@ -166,21 +155,16 @@ def image_folder(
       log: is given lines about files that are passed over, and about damaged photographs.
 
     Raises:
-      InputError: the folder is absent, or its classes do not fit together.
+      InputError: the folder is absent, its classes do not fit together, or a centre is larger than its photograph.
 
     Example:
       >>> photos = image_folder("photos", image_size=224)
       >>> for batch in photos.train.batches(batch_size=64, steps=100):
       ...     state, metrics = step(state, batch)
     """
-    if image_size < 1 or (resize_size is not None and resize_size < image_size):
-        raise InputError(
-            f"image_size is {image_size} and resize_size {resize_size}, but they must be at least 1, and no image is "
-            "cut out of a smaller one"
-        )
+    resize_size = image_size * 256 // 224 if resize_size is None else resize_size
+    if not 1 <= image_size <= resize_size:
+        raise InputError(f"image_size is {image_size}, but it must be from 1 to resize_size={resize_size}")
     opened = open_photographs("folder", folder, log)
-    splits = (
-        ImageSplit(source, image_size, resize_size or image_size * 256 // 224, num_workers, max_corrupt_fraction, log)
-        for source in (opened.train, opened.validation)
-    )
-    return ImageFolder(*splits, opened.class_names)
+    options = (image_size, resize_size, num_workers, max_corrupt_fraction, log)
+    return ImageFolder(ImageSplit(opened.train, *options), ImageSplit(opened.validation, *options), opened.class_names)
