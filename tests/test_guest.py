@@ -113,7 +113,7 @@ def main():
     compare("convert")
     export(root / "run", root / "program")
     compare("export")
-    doctor.render(doctor.examine(root / "run", rounds=1, values=[64]))
+    doctor.render(doctor.examine(root / "run", config))
     compare("doctor")
     photographs = folder.get_config()
     photographs.update_from_flattened_dict({

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from resnet_jax import cli, doctor, environment
+from resnet_jax import cli, environment
 from resnet_jax.configs import digits
 from resnet_jax.errors import InputError
 from resnet_jax.training.loop import train
@@ -49,19 +49,15 @@ def test_no_devices_are_one_line_that_says_what_to_do(no_devices, tmp_path):
 
 
 def test_no_devices_are_a_finding_of_the_doctor(no_devices, tmp_path, capsys):
-    result = doctor.examine(tmp_path)
-    assert result["grade"] == "impossible"
-    assert [(each["check"], each["grade"]) for each in result["findings"]] == [("devices", "impossible")]
-    assert result["findings"][0]["advice"]
-    for as_json in (True, False):
-        with pytest.raises(InputError, match="training is impossible here; devices: JAX found no device"):
-            doctor.report(result, as_json=as_json)
-        said = capsys.readouterr().out
-        assert "JAX found no device" in (json.loads(said)["findings"][0]["says"] if as_json else said)
+    for format in ("json", "table"):
+        assert cli.main(["doctor", f"--workdir={tmp_path}", f"--format={format}"]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("error: training is impossible here; devices: JAX found no device")
+        assert said.err.count("\n") == 1
+        assert "JAX found no device" in (json.loads(said.out)["findings"][0]["says"] if format == "json" else said.out)
 
 
 def test_the_devices_that_there_are(tmp_path):
-    assert environment.find_devices() is None
     environment.check_devices()
 
 

@@ -5,7 +5,7 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -70,43 +70,32 @@ def keep_programs(folder: Path) -> None:
     compilation_cache.reset_cache()  # another one may be open
 
 
-class NoDevices(NamedTuple):
-    """Why JAX has no devices, and what to do about it."""
-
-    says: str
-    advice: str
-
-
-def find_devices() -> NoDevices | None:
-    """Starts JAX's devices, for the first time; what is wrong, or None."""
-    try:
-        jax.devices()
-    except Exception as error:  # of plugins, drivers and versions that do not fit; an AssertionError without a word
-        said = (str(error).strip().splitlines() or ["JAX said no more"])[0]
-        said = re.sub(r" \([^()]*JAX_PLATFORMS[^()]*\)$", "", said)  # its own advice
-    else:
-        return None
-    asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
-    variables = [name for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES") if name in os.environ]
-    if not asked:
-        seen = f"see whether {', '.join(variables)} in the environment is right" if variables else ""
-        return NoDevices(f"JAX found no device: {said}", seen or "see that jax, jaxlib and its plugins fit each other")
-    extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(asked.split(",")[0])
-    install = f"install the extra, pip install '.[{extra}]', where there is one; or " if extra else ""
-    return NoDevices(
-        f"JAX_PLATFORMS={asked} asks for devices that JAX did not find or cannot use: {said}",
-        f"{install}unset JAX_PLATFORMS, and JAX chooses",
-    )
-
-
 def check_devices() -> None:
     """Starts JAX's devices, for the first time.
 
     Raises:
       InputError: there are none, or not those that were asked for.
     """
-    if missing := find_devices():
-        raise InputError(f"{missing.says}: {missing.advice}")
+    try:
+        jax.devices()
+        return
+    except Exception as error:  # of plugins, drivers and versions that do not fit; an AssertionError without a word
+        cause = error
+    said = (str(cause).strip().splitlines() or ["JAX said no more"])[0]
+    said = re.sub(r" \([^()]*JAX_PLATFORMS[^()]*\)$", "", said)  # its own advice
+    asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    if asked:
+        extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(asked.split(",")[0])
+        install = f"install the extra, pip install '.[{extra}]', where there is one; or " if extra else ""
+        raise InputError(
+            f"JAX_PLATFORMS={asked} asks for devices that JAX did not find or cannot use: {said}: {install}unset "
+            "JAX_PLATFORMS, and JAX chooses"
+        ) from cause
+    variables = [name for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES") if name in os.environ]
+    seen = f"see whether {', '.join(variables)} in the environment is right" if variables else ""
+    raise InputError(
+        f"JAX found no device: {said}: {seen or 'see that jax, jaxlib and its plugins fit each other'}"
+    ) from cause
 
 
 def _cpu_name() -> str:

@@ -14,7 +14,6 @@ import jax
 # The key-value store of JAX's processes, which Orbax uses too, has no public name.
 from jax._src.distributed import global_state
 
-from resnet_jax.configs import Config
 from resnet_jax.errors import InputError, LostError
 
 # Each host may have its own.
@@ -60,85 +59,74 @@ def exchange(own: Any) -> list[Any]:
     return answers
 
 
-def check_same_config(config: Config) -> None:
-    """Refuses a run whose processes were started with different configs.
-
-    Raises, beside what `exchange` raises:
-      InputError: on every process, naming the fields.
-    """
-    lead, *others = exchange(json.loads(config.to_json_best_effort()))
-    for process, other in enumerate(others, start=1):
-        ours, theirs = flat(lead), flat(other)
-        differing = [
-            f"config.{field} ({ours.get(field)!r} on process 0, {theirs.get(field)!r} on process {process})"
-            for field in sorted(ours | theirs)
-            if field not in _OWN_FIELDS and ours.get(field) != theirs.get(field)
-        ]
-        if differing:
-            raise InputError(
-                f"the processes have different configs, which differ in {', '.join(differing)}: "
-                "start all of them with the same command"
-            )
-
-
-def check_same_data(facts: Mapping[str, Any]) -> None:
-    """Refuses a run whose processes have different data.
+def check_same(what: str, facts: Mapping[str, Any], advice: str) -> None:
+    """Refuses a run whose processes differ in something.
 
     Args:
-      facts: what is known of this process's data, by what it is called.
+      what: the facts are about, such as "data".
+      facts: JSON-able, as this process knows them, by what they are called.
+      advice: what to do where they differ.
 
     Raises, beside what `exchange` raises:
       InputError: on every process, naming what differs.
     """
     lead, *others = exchange(dict(facts))
     for process, other in enumerate(others, start=1):
-        for name, value in lead.items():
-            if other[name] != value:
-                raise InputError(
-                    f"the processes have different data: {name} is {value} on process 0 and {other[name]} on process "
-                    f"{process}; use the same files for config.dataset.data_dir on every host"
-                )
+        differing = [
+            f"{name} is {lead.get(name)!r} on process 0 and {other.get(name)!r} on process {process}"
+            for name in sorted(lead | other)
+            if lead.get(name) != other.get(name)
+        ]
+        if differing:
+            raise InputError(f"the processes have different {what}: {', '.join(differing)}; {advice}")
+
+
+def check_same_config(fields: Mapping[str, Any]) -> None:
+    """`check_same` of a config, as a mapping of sections, but for the fields that each host may have to itself."""
+    facts = {f"config.{name}": value for name, value in flat(fields).items() if name not in _OWN_FIELDS}
+    check_same("configs", facts, "start all of them with the same command")
+
+
+def check_same_data(facts: Mapping[str, Any]) -> None:
+    """`check_same` of what is known of the data."""
+    check_same("data", facts, "use the same files for config.dataset.data_dir on every host")
 
 
 def check_shared(directory: Path) -> None:
-    """Refuses a workdir that is not one and the same folder for every process; makes it if there is none.
-
-    Raises, beside what `exchange` raises:
-      InputError: on every process, naming those that cannot write there, or do not see what others write.
+    """Makes the workdir of several processes, and refuses one that is not the same folder for all of them; see
+    `check_folder`.
     """
     if jax.process_count() == 1:
         return
     with contextlib.suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
-    errors, unseen = examine_folder(directory)
-    for process, error in enumerate(errors):
-        if error is not None:
-            raise InputError(f"process {process} cannot write in {directory}: {error}")
-    for process, others in enumerate(unseen):
-        if others:
-            raise InputError(
-                f"{directory} is not shared: process {process} does not see what process {others[0]} writes there; use "
-                "a --workdir on a file system that all hosts mount"
-            )
+    check_folder(directory)
 
 
-def examine_folder(folder: Path) -> tuple[list[str | None], list[list[int]]]:
+def check_folder(folder: Path) -> None:
     """Every process writes a file to its `folder` and looks for those of the others; all are removed again.
 
-    Returns:
-      for each process, why it could not write, or None; and for each process, the numbers of those that could write
-      whose file it does not see.
+    Raises, beside what `exchange` raises:
+      InputError: on every process, naming one that cannot write there, or does not see what others write.
     """
     token, count = exchange(uuid.uuid4().hex)[0], jax.process_count()
     paths = [folder / f".resnet-jax-{token}-{process}" for process in range(count)]
     own = paths[jax.process_index()]
     try:
         errors = exchange(_write_error(own))
-        written = {process: path for process, path in enumerate(paths) if errors[process] is None}
-        return errors, exchange(_unseen(written))
+        unseen = exchange(_unseen({process: path for process, path in enumerate(paths) if errors[process] is None}))
     finally:
         with contextlib.suppress(OSError):
             own.unlink()
+    for process, error in enumerate(errors):
+        if error is not None:
+            raise InputError(f"process {process} cannot write in {folder}: {error}")
+    for process, others in enumerate(unseen):
+        if others:
+            raise InputError(
+                f"{folder} is not shared: process {process} does not see what process {others[0]} writes there; use "
+                "a --workdir on a file system that all hosts mount"
+            )
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The mesh of devices, and how arrays lie on it. This file alone knows devices."""
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
       fsdp: devices that share one copy of the parameters and of the optimiser's state.
 
     Raises:
-      InputError: the devices do not make such a mesh, or those of some process would be left out.
+      InputError: the devices do not make such a mesh, those of some process would be left out, or one has more of them
+        than another.
     """
     check_devices()
     available = jax.device_count()
@@ -38,6 +40,10 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
         raise InputError(
             f"{product} asks for {wanted} devices, but the {jax.process_count()} processes have {available}"
         )
+    counts = Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"process {process} has {count}" for process, count in sorted(counts.items()))
+        raise InputError(f"{found} devices: give every process the same number of them")
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices[:wanted]).reshape(data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
 

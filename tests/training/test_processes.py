@@ -167,8 +167,8 @@ def test_a_run_goes_on_with_other_processes_devices_and_workers_after_one_was_lo
 
 REFUSALS = {
     "configs": (
-        r"different configs, which differ in config.optimizer.learning_rate \(0.1 on process 0, 0.2 on process 1\), "
-        r"config.train.batch_size \(16 on process 0, 32 on process 1\): start all of them with the same command"
+        r"different configs: config.optimizer.learning_rate is 0.1 on process 0 and 0.2 on process 1, "
+        r"config.train.batch_size is 16 on process 0 and 32 on process 1; start all of them with the same command"
     ),
     # Loader workers may differ; what is wrong is something else.
     "own configs": r"^config.mesh.data=3 asks for 3 devices, but the 2 processes have 4",
@@ -237,5 +237,5 @@ def test_each_process_says_why_it_ends(tmp_path):
     with trained(tmp_path / "logs", 2, 1, tmp_path / "run", "digits", fields, own) as group:
         assert group.statuses() == [2, 2]
     for (line,) in group.errors():
-        assert "config.train.batch_size (16 on process 0, 24 on process 1)" in line
+        assert "config.train.batch_size is 16 on process 0 and 24 on process 1" in line
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())

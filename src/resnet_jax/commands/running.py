@@ -14,10 +14,12 @@ from resnet_jax.arguments import (
     listed,
     overrides,
     path,
+    show,
     string,
     strings,
     train_workdir,
 )
+from resnet_jax.errors import InputError
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -106,16 +108,25 @@ def sweep(arguments: Sequence[str]) -> None:
 
 
 def doctor(arguments: Sequence[str]) -> None:
-    """Examines the machines of a run: devices, versions, workdir, and how fast they pass data.
+    """Says whether a run can begin: makes the checks of train on all its processes, and trains nothing.
 
-    resnet-jax doctor [--workdir=DIR] [--distributed=… as for train] [--format=table|json]
+    resnet-jax doctor [--config=NAME …] [--workdir=DIR] [--distributed=… as for train] [--format=table|json]
 
     Start it as training is to be started, on every host. The exit status is 2 where they cannot train together.
     """
-    values = flags_of(arguments, string("workdir"), FORMAT, *DISTRIBUTED)
+    values = flags_of(arguments, config_flag, string("workdir"), FORMAT, *DISTRIBUTED)
+    config, directory = values.config, path(values.workdir, "workdir")
+    if config is not None:
+        directory = train_workdir(values.workdir, arguments)
     from resnet_jax import doctor as examination
-    from resnet_jax import launch
+    from resnet_jax import hosts, launch
 
     with launch.processes(values.distributed, values.num_processes, values.process_id):
-        result = examination.examine(path(values.workdir, "workdir"))
-        examination.report(result, as_json=values.format == "json")
+        result = examination.examine(directory, config)
+        wrong = [each for each in result["findings"] if each["grade"] == "impossible"]
+        # Without devices no process knows its number.
+        if wrong[:1] == result["findings"] or hosts.is_lead():
+            show(values, result, lambda: examination.render(result))
+        if wrong:
+            said = "; ".join(f"{each['check']}: {each['says']}" for each in wrong)
+            raise InputError(f"training is impossible here; {said}")

@@ -51,7 +51,7 @@ def train(config: Config, directory: str | os.PathLike[str], make_task: TaskMake
     console = terminal.console(quiet=not hosts.is_lead())
     build.check(config)
     config_file.write_text(config)  # refuses fields that no config has, before anything is read
-    hosts.check_same_config(config)
+    hosts.check_same_config(config.to_dict())
     hosts.check_shared(directory)
     # As process 0 sees them: all go the same way, whenever they look.
     result, begun = hosts.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]
