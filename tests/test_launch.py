@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnet_jax import build, cli, commands, sharding
+from resnet_jax import build, cli, commands, launch
 from resnet_jax.errors import STOPPED
 from resnet_jax.training import loop
 
@@ -89,7 +89,7 @@ def train(monkeypatch):
         assert (Path(command).name, what) == ("resnet-jax", "train")
         started = {}
         monkeypatch.setattr(loop, "train", lambda config, workdir: started.update(config=config, workdir=workdir))
-        monkeypatch.setattr(sharding, "start_processes", lambda *given, **named: started.update(processes=given))
+        monkeypatch.setattr(launch, "start_processes", lambda *given, **named: started.update(processes=given))
         commands.train(arguments)
         build.check(started["config"])
         return started
