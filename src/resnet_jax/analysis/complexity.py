@@ -7,38 +7,24 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.models import ResNet
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.zoo import create
+from resnet_jax.models.stacking import block_names
 
-# Table 1, 224x224 images. It does not say which shortcut; the text compares 18 and 34 layers with A, and deeper nets
-# have B.
-TABLE_1_MULTIPLY_ADDS: dict[tuple[str, str | None], float] = {
-    ("plain18", None): 1.8e9,
-    ("plain34", None): 3.6e9,
-    ("resnet18", "A"): 1.8e9,
-    ("resnet18", "B"): 1.8e9,
-    ("resnet34", "A"): 3.6e9,
-    ("resnet34", "B"): 3.6e9,
-    ("resnet50", "B"): 3.8e9,
-    ("resnet101", "B"): 7.6e9,
-    ("resnet152", "B"): 11.3e9,
-}
-TABLE_6_PARAMETERS: dict[tuple[str, str | None], float] = {
-    ("cifar_resnet20", "A"): 0.27e6,
-    ("cifar_resnet32", "A"): 0.46e6,
-    ("cifar_resnet44", "A"): 0.66e6,
-    ("cifar_resnet56", "A"): 0.85e6,
-    ("cifar_resnet110", "A"): 1.7e6,
-    ("cifar_resnet1202", "A"): 19.4e6,
-}
+# By depth. Table 1 has multiply-adds of 224x224 images and does not say which shortcut; the text compares 18 and 34
+# layers with A, and deeper nets have B. Table 6 has parameters, with shortcut A.
+TABLE_1_MULTIPLY_ADDS = {18: 1.8e9, 34: 3.6e9, 50: 3.8e9, 101: 7.6e9, 152: 11.3e9}
+TABLE_6_PARAMETERS = {20: 0.27e6, 32: 0.46e6, 44: 0.66e6, 56: 0.85e6, 110: 1.7e6, 1202: 19.4e6}
+
+_KINDS = {Conv: "conv", BatchNorm: "batch_norm", nn.Dense: "fc"}
 
 
 @dataclass(frozen=True)
@@ -87,99 +73,101 @@ def complexity(model: ResNet, image_size: int, channels: int = 3) -> list[Layer]
     """
     if image_size < 1 or channels < 1:
         raise ValueError(f"images need at least one pixel and one channel, not {image_size} and {channels}")
-    calls, variables = _trace(model, image_size, channels)
+    calls: dict[tuple[str, ...], Layer] = {}
 
-    layers = []
-    for block, group in itertools.groupby(calls.items(), key=lambda call: call[0][:2]):
-        if len(block) == 1:
-            layers += [layer for _, layer in group]
-            continue
-        # Scanned blocks are traced once, and their parameters are stacked.
-        traced = [(path[2:], layer) for path, layer in group]
-        copies = _size(_at(variables["params"], block)) // sum(layer.parameters for _, layer in traced)
-        start = 2 if block[1] == "rest" else 1
-        layers += [
-            replace(layer, name="/".join([layer.stage, f"block{i}", *path]))
-            for i in range(start, start + copies)
-            for path, layer in traced
-        ]
-    return layers
-
-
-def _trace(model: ResNet, image_size: int, channels: int) -> tuple[dict[tuple[str, ...], Layer], Any]:
-    """Traces `model.init` and returns every layer that it calls, by module path, and the shapes of the variables."""
-    kinds = {Conv: "conv", BatchNorm: "batch_norm", nn.Dense: "fc"}
-    calls = {}
-
-    def add(path, kind, output, parameters, multiply_adds, kept):
-        calls[path] = Layer(
-            "/".join(path), _stage(path[0], model.stem), kind, output.shape[1:], parameters, multiply_adds, _bytes(kept)
-        )
+    def add(path: tuple[str, ...], kind: str, output: Any, params: Any, multiply_adds: int, kept: Any) -> None:
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        kept_bytes = 0 if kept is None else kept.size * kept.dtype.itemsize
+        stage = _stage(path[0], model.stem)
+        calls[path] = Layer("/".join(path), stage, kind, output.shape[1:], size, multiply_adds, kept_bytes)
 
     def record(method, args, kwargs, context):
         module = context.module
         if module.path == ("stage1",) and model.stem == "imagenet":
-            add(("pool1",), "max_pool", args[0], 0, 0, args[0])
+            add(("pool1",), "max_pool", args[0], (), 0, args[0])
         output = method(*args, **kwargs)
-        kind = kinds.get(type(module))
+        kind = _KINDS.get(type(module))
         if kind is not None and context.method_name == "__call__":
             params = module.variables["params"]
-            positions = math.prod(output.shape[1:-1])
-            multiply_adds = positions * params["kernel"].size if "kernel" in params else 0
+            multiply_adds = math.prod(output.shape[1:-1]) * params["kernel"].size if "kernel" in params else 0
             # A shortcut's batch norm is followed by the addition and has no ReLU of its own.
             summed = kind == "batch_norm" and "shortcut" in module.path
-            kept = None if summed else args[0] if kind == "fc" else output
-            add(module.path, kind, output, _size(params), multiply_adds, kept)
+            add(
+                module.path,
+                kind,
+                output,
+                params,
+                multiply_adds,
+                None if summed else args[0] if kind == "fc" else output,
+            )
         return output
 
-    def init():
-        images = jnp.zeros((1, image_size, image_size, channels))
-        return model.init(jax.random.key(0), images, train=False)
-
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(init)
-    return calls, variables
+        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
 
-
-def _at(tree: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
-def _size(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _bytes(x: jax.Array | None) -> int:
-    return 0 if x is None else x.size * x.dtype.itemsize
+    sizes = {f"stage{i}": blocks for i, blocks in enumerate(model.stage_sizes, 1)}
+    layers = []
+    for (module, *part), group in itertools.groupby(calls, key=lambda path: path[:2]):
+        paths = list(group)
+        # Scanned blocks are traced once.
+        blocks = block_names(part[0], sizes[module]) if part else []
+        layers += [calls[path] for path in paths if not part]
+        layers += [
+            replace(calls[path], name="/".join([calls[path].stage, block, *path[2:]]))
+            for block in blocks
+            for path in paths
+        ]
+    return layers
 
 
 def _stage(module: str, stem: str) -> str:
     """The paper's name of the stage that a module of `ResNet` belongs to; CIFAR's stages have no name in the paper."""
-    if module == "bn1":
-        return "conv1"
     # Table 1 has the pooling in conv2_x.
-    module = "stage1" if module == "pool1" else module
+    module = {"bn1": "conv1", "pool1": "stage1"}.get(module, module)
     if module.startswith("stage") and stem == "imagenet":
         return f"conv{int(module.removeprefix('stage')) + 1}_x"
     return module
 
 
-def summary(model: ResNet, image_size: int, channels: int = 3) -> dict[str, Any]:
+def summary(model: ResNet, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
     """Adds the costs of `complexity` up, by stage and in total.
 
+    Args:
+      model, channels: see there.
+      image_size: height and width, in pixels; by default 224, or 32 with the CIFAR stem.
+
     Returns:
-      a JSON-able dict with "shortcut", "image_size", "parameters", "multiply_adds", "activation_bytes" (per image) and
-      "stages", a list of dicts with "name", "output", "blocks" and the same three costs.
+      a JSON-able dict with "shortcut", "image_size", "parameters", "multiply_adds", "activation_bytes" (per image),
+      "stages", a list of dicts with "name", "output", "blocks" and the same three costs, and "paper": "parameters" and
+      "multiply_adds" as tables 6 and 1 state them, None where they do not.
+
+    >>> from resnet_jax import models
+    >>> costs = summary(models.create("resnet50"))
+    >>> costs["parameters"], costs["multiply_adds"], costs["paper"]["multiply_adds"]
+    (25557032, 3857973248, 3800000000.0)
     """
-    layers = complexity(model, image_size, channels)
+    size = image_size if image_size is not None else 32 if model.stem == "cifar" else 224
+    layers = complexity(model, size, channels)
     stages = []
     for name, group in itertools.groupby(layers, key=lambda layer: layer.stage):
         members = list(group)
         blocks = {layer.name.split("/")[1] for layer in members if "/" in layer.name}
         stages.append({"name": name, "output": list(members[-1].output), "blocks": len(blocks), **_totals(members)})
-    return {"shortcut": model.shortcut, "image_size": image_size, **_totals(layers), "stages": stages}
+    costs = {"shortcut": model.shortcut, "image_size": size, **_totals(layers)}
+    return costs | {"stages": stages, "paper": _stated(model, size, channels)}
+
+
+def _stated(model: ResNet, image_size: int, channels: int) -> dict[str, float | None]:
+    depth = 2 + (3 if model.bottleneck else 2) * sum(model.stage_sizes)
+    parameters = multiply_adds = None
+    if (model.widths, model.num_classes, channels, model.shortcut) == ((16, 32, 64), 10, 3, "A"):
+        parameters = TABLE_6_PARAMETERS.get(depth)
+    usual = (model.widths, model.num_classes, channels, image_size) == ((64, 128, 256, 512), 1000, 3, 224)
+    if usual and model.stride_in == "1x1":
+        shortcuts = ("A", "B", None) if depth < 50 else ("B",)
+        multiply_adds = TABLE_1_MULTIPLY_ADDS.get(depth) if model.shortcut in shortcuts else None
+    return {"parameters": parameters, "multiply_adds": multiply_adds}
 
 
 def _totals(layers: Sequence[Layer]) -> dict[str, int]:
@@ -206,37 +194,9 @@ def table_rows(costs: dict[str, Any]) -> list[Sequence[str]]:
         output = "×".join(map(str, stage["output"]))
         rows.append((stage["name"], output, str(stage["blocks"] or ""), *numbers(stage)))
     rows += [(), ("total", "", "", *numbers(costs))]
-    paper = costs.get("paper", {})
+    paper = costs["paper"]
     if any(paper.values()):
         parameters = f"{paper['parameters'] / 1e6:g}M" if paper["parameters"] else ""
         multiply_adds = f"{paper['multiply_adds'] / 1e6:,.0f}" if paper["multiply_adds"] else ""
         rows.append(("paper", "", "", parameters, multiply_adds, ""))
     return rows
-
-
-def run_summary(model_name: str, shortcut: str | None = None, image_size: int | None = None) -> dict[str, Any]:
-    """What a network of `models.create` costs, beside what the paper states: the command `resnet-jax summary`.
-
-    Args:
-      model_name: such as "resnet50" or "cifar_resnet110".
-      shortcut: "A", "B" or "C"; by default the network's own.
-      image_size: height and width in pixels, by default 224, or 32 for CIFAR.
-
-    Returns:
-      the dict of `summary` with "model" and "paper", what tables 1 and 6 state.
-
-    Raises:
-      ValueError: the model, the shortcut or the image size does not exist.
-    """
-    model = create(model_name, shortcut=shortcut)
-    usual_size = 224 if model.stem == "imagenet" else 32
-    size = usual_size if image_size is None else image_size
-    network = (model_name, model.shortcut)
-    return {
-        "model": model_name,
-        **summary(model, size),
-        "paper": {
-            "parameters": TABLE_6_PARAMETERS.get(network),
-            "multiply_adds": TABLE_1_MULTIPLY_ADDS.get(network) if size == usual_size else None,
-        },
-    }

@@ -111,11 +111,13 @@ def summary(arguments: Sequence[str]) -> None:
     resnet-jax summary --model=resnet50 [--shortcut=A|B|C] [--image_size=N] [--format=table|json]
     """
     values = flags_of(arguments, string("model"), string("shortcut"), integer("image_size"), FORMAT)
-    from resnet_jax import terminal
-    from resnet_jax.analysis.complexity import run_summary, table_rows
+    from resnet_jax import models, terminal
+    from resnet_jax.analysis.complexity import summary as summarise
+    from resnet_jax.analysis.complexity import table_rows
 
     try:
-        costs = run_summary(given(values.model, "model"), values.shortcut, values.image_size)
+        model = models.create(given(values.model, "model"), shortcut=values.shortcut)
+        costs = {"model": values.model, **summarise(model, values.image_size)}
     except ValueError as error:
         raise InputError(str(error)) from error
     headings, *rows = table_rows(costs)
