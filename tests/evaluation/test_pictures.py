@@ -124,7 +124,7 @@ def test_evaluation_of_accents_and_of_a_small_cache(photos, caches, tmp_path):
     other = save_run(tmp_path / "other", ("e", "zebra"), pictures, [0, 1, 0, 1], **save)
     with pytest.raises(InputError, match="class 0 is 'e' in"):
         evaluate_runs([other])
-    with pytest.raises(InputError, match="names of class 0 differ"):
+    with pytest.raises(InputError, match=r"class 0 is 'e' in .*other"):
         evaluate_runs([run, other])
 
 

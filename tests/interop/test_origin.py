@@ -483,7 +483,9 @@ def test_images_of_another_size_are_not_scored(tmp_path):
     write_tensors(tmp_path / "a.safetensors", tensors_of("cifar_resnet8", 10, channels=1))
     stated = {"mean": (0.3,), "std": (0.5,), "class_names": tuple("0123456789")}
     convert.from_torch(tmp_path / "a.safetensors", tmp_path / "run", lambda line: None, **stated)
-    with pytest.raises(InputError, match="run is for images of 32 x 32 x 1, but those of the data are 8 x 8 x 1"):
+    with pytest.raises(
+        InputError, match="the network is for images of 32 x 32 x 1, but those of the data are 8 x 8 x 1"
+    ):
         evaluate_runs([tmp_path / "run"], dataset="digits")
 
 

@@ -44,8 +44,10 @@ def evaluate(
     """
     chosen = protocols.choose(protocol, scales, averaging)
     members = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
-    names = [f"classifier {i}" for i in range(len(members))]
-    check_ensemble(members, names)
+    if not members:
+        raise InputError("there is nothing to evaluate: give at least one classifier")
+    for i, member in enumerate(members):
+        check_classes(f"classifier {i}", member.class_names, "classifier 0", members[0].class_names)
     images: Any = split
     if isinstance(split, Split):
         if protocol != "center":
@@ -53,8 +55,13 @@ def evaluate(
                 f"the protocol {protocol} is for photographs, but these images are scored as they are: use the "
                 "protocol center"
             )
-        for member, name in zip(members, names, strict=True):
-            check_images(member, name, split)
+        shape = split.images.shape[1:]
+        if other := {member.image_shape for member in members} - {shape}:
+            theirs, ours = (" x ".join(map(str, each)) for each in (min(other), shape))
+            raise InputError(
+                f"the network is for images of {theirs}, but those of the data are {ours}, and are shown as they are: "
+                "give the data set that it was trained on"
+            )
         chosen = protocols.Protocol("original")
         pairs = zip(split.images, split.labels.tolist(), strict=True)
         images = [Photograph(pixels, label, str(i)) for i, (pixels, label) in enumerate(pairs)]
@@ -70,42 +77,26 @@ def evaluate(
     return found
 
 
-def check_images(classifier: Classifier, name: str, split: Split) -> None:
-    """Refuses to show a network images of another size, or with other channels, than it is for."""
-    shape = split.images.shape[1:]
-    if shape != classifier.image_shape:
-        theirs, ours = (" x ".join(map(str, each)) for each in (classifier.image_shape, shape))
-        raise InputError(
-            f"{name} is for images of {theirs}, but those of the data are {ours}, and are shown as they are: "
-            "give the data set that it was trained on"
-        )
+def check_classes(name: str, names: Sequence[str], other: str, others: Sequence[str]) -> None:
+    """Refuses two networks, or a network and data, that mean different classes by the same number.
 
+    The placeholders "class 0", "class 1", … that converted weights have fit any names.
 
-def check_ensemble(members: Sequence[Classifier], names: Sequence[str]) -> None:
-    """Refuses an ensemble without members, or whose members name different classes by the same number."""
-    if not members:
-        raise InputError("there is nothing to evaluate: give at least one network")
-    for member, name in zip(members, names, strict=True):
-        ours, theirs = members[0].class_names, member.class_names
-        if len(theirs) != len(ours):
-            what: tuple[str, object, object] = ("numbers of classes", len(theirs), len(ours))
-        elif (number := first_difference(theirs, ours)) is not None:
-            what = (f"names of class {number}", theirs[number], ours[number])
-        else:
-            continue
-        raise InputError(
-            f"{name} and {names[0]} are no ensemble, their {what[0]} differ: {what[1]} and {what[2]}; "
-            "average networks of the same classes"
-        )
-
-
-def first_difference(names: Sequence[str], others: Sequence[str]) -> int | None:
-    """The first class of two equally long lists whose name differs, or None.
-
-    The placeholders "class 0", "class 1", … that `interop.convert` gives fit any names.
+    Args:
+      name, names: of the one, and of its classes.
+      other, others: of the other.
     """
+    if len(names) != len(others):
+        raise InputError(
+            f"{name} was trained on {len(names)} classes, but {other} has {len(others)}: use what was trained on the "
+            "same classes, with the data set of these"
+        )
     placeholders = [f"class {i}" for i in range(len(names))]
     if placeholders in (list(names), list(others)):
-        return None
-    pairs = enumerate(zip(names, others, strict=True))
-    return next((i for i, (ours, theirs) in pairs if same_name(ours) != same_name(theirs)), None)
+        return
+    for number, pair in enumerate(zip(names, others, strict=True)):
+        if same_name(pair[0]) != same_name(pair[1]):
+            raise InputError(
+                f"class {number} is {pair[0]!r} in {name}, but {pair[1]!r} in {other}: use what was trained on the "
+                "same classes, with the data set of these"
+            )

@@ -59,20 +59,16 @@ def predict(
     for scored in score_images([classifier], photographs, protocol, _BATCH):
         if scored.scores is None:
             problem = f"{scored.name} cannot be read as an image: {scored.damage}"
-            if photographs.files[scored.index].named:
+            if photographs.files[scored.index][1]:
                 raise InputError(problem)
             log(f"{problem}; it is left out")
             continue
         order = np.argsort(-scored.scores, kind="stable")[:top].tolist()
-        results[scored.index] = {
-            "file": scored.name,
-            "classes": [
-                {"name": classifier.class_names[i], "probability": float(np.exp(scored.scores[i]))} for i in order
-            ],
-        }
+        classes = [{"name": classifier.class_names[i], "probability": float(np.exp(scored.scores[i]))} for i in order]
+        results[scored.index] = {"file": scored.name, "classes": classes}
     if not results and len(photographs):
-        listing = ", ".join(map(str, paths))
-        raise InputError(f"none of the {len(photographs)} files in {listing} can be read as an image")
+        where = ", ".join(map(str, paths))
+        raise InputError(f"none of the {len(photographs)} files in {where} can be read as an image")
     return [results[index] for index in sorted(results)]
 
 
@@ -86,30 +82,23 @@ def _arrays(classifier: Classifier, images: np.ndarray) -> list[Photograph]:
     return [Photograph(pixels, 0, str(i)) for i, pixels in enumerate(images)]
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file, and whether it was given by its own name."""
-
-    path: Path
-    named: bool
-
-
-def _expand(path: Path, log: Callable[[str], None]) -> list[_File]:
+def _expand(path: Path, log: Callable[[str], None]) -> list[tuple[Path, bool]]:
+    """The files that a path stands for, and whether it is the own name of one."""
     if path.is_dir():
         images, passed = image_files(path)
         if not images:
             raise InputError(f"the folder {path} {NO_IMAGES}{f'; passed over: {reasons(passed)}' if passed else ''}")
         if passed:
             log(f"{path}: passed over: {reasons(passed)}")
-        return [_File(path / image, named=False) for image in images]
+        return [(path / image, False) for image in images]
     if path.exists():
-        return [_File(path, named=True)]
+        return [(path, True)]
     if not glob.has_magic(str(path)):
         raise InputError(f"there is no image file {path}")
     found = []
     for each in sorted(set(_matches(path))):
         if each.is_file():
-            found.append(_File(each, named=False))
+            found.append((each, False))
         elif not each.is_dir():
             log(f"{each} {'is no regular file' if each.exists() else 'links to nothing'}; it is left out")
     if not found:
@@ -133,13 +122,13 @@ def _matches(pattern: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Files:
-    """Image files without labels."""
+    """Image files without labels, as `_expand` finds them."""
 
-    files: Sequence[_File]
+    files: Sequence[tuple[Path, bool]]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Photograph:
-        path = self.files[index].path
+        path, _ = self.files[index]
         return Photograph(UprightFile(read_file(path)), 0, str(path))

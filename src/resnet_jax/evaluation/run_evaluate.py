@@ -15,10 +15,10 @@ from resnet_jax.data import cache, photographs, sources
 from resnet_jax.data.encoded import Photographs
 from resnet_jax.errors import InputError, Progress, complain, no_progress, optional
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.evaluate import check_ensemble, check_images, evaluate, first_difference
+from resnet_jax.evaluation.evaluate import check_classes, evaluate
 from resnet_jax.evaluation.outcomes import Outcomes
 from resnet_jax.evaluation.run_recalibrate import recalibrate_run
-from resnet_jax.evaluation.trained import LoadedRun, load_run
+from resnet_jax.evaluation.trained import load_run
 from resnet_jax.files import expanded, write_whole
 
 # A picture of more classes cannot be read.
@@ -70,23 +70,17 @@ def evaluate_runs(
     names = [str(expanded(workdir, "workdir")) for workdir in workdirs]
     runs = [load_run(name, log) for name in names]
     classifiers = [run.classifier for run in runs]
-    check_ensemble(classifiers, names)
     config = runs[0].config
     images, class_names, split, kept = _open(config, split, dataset, data_dir, log)
-    for run, workdir in zip(runs, names, strict=True):
-        _check_classes(run, workdir, class_names)
-        if isinstance(images, sources.Split):
-            check_images(run.classifier, workdir, images)
+    for classifier, name in zip(classifiers, names, strict=True):
+        check_classes(name, classifier.class_names, "the data", class_names)
     if not isinstance(images, sources.Split):
-        sides = [each.preprocessing.resized_to(each.image_shape) for each in classifiers]
-        shown = {f"the protocol {protocol}": max(sides)}
-        if protocol == "dense":
-            shown = {"the greatest of the scales": max(chosen.scales)}
-        cache.warn_of_enlarging(kept, shown, log)
+        side = max(each.preprocessing.resized_to(each.image_shape) for each in classifiers)
+        dense = {"the greatest of the scales": max(chosen.scales)}
+        cache.warn_of_enlarging(kept, dense if protocol == "dense" else {f"the protocol {protocol}": side}, log)
     if recalibrate is not None:
         classifiers = [recalibrate_run(run, recalibrate, dataset, data_dir) for run in runs]
     size = config.eval.batch_size if batch_size is None else batch_size
-
     found = evaluate(classifiers, images, protocol, scales, averaging, size, log, progress)
     result = {
         "workdirs": names,
@@ -124,21 +118,6 @@ def _open(
     return getattr(data, split), data.class_names, split, kept
 
 
-def _check_classes(run: LoadedRun, workdir: str, class_names: Sequence[str]) -> None:
-    """Refuses data of other classes than the network's."""
-    names = run.classifier.class_names
-    advice = "give the data set that it was trained on as --data_dir"
-    if len(names) != len(class_names):
-        raise InputError(
-            f"{workdir} was trained on {len(names)} classes, but the data has {len(class_names)}: {advice}"
-        )
-    number = first_difference(names, class_names)
-    if number is not None:
-        raise InputError(
-            f"class {number} is {names[number]!r} in {workdir}, but {class_names[number]!r} in the data: {advice}"
-        )
-
-
 def _made(folder: Path) -> Path:
     """The folder for `write_tables`, which is there now."""
     if (folder / "config.json").exists():
@@ -151,11 +130,7 @@ def _made(folder: Path) -> Path:
 
 
 def write_tables(
-    folder: Path,
-    result: Mapping[str, Any],
-    found: Outcomes,
-    class_names: Sequence[str],
-    log: Callable[[str], None] = complain,
+    folder: Path, result: Mapping[str, Any], found: Outcomes, class_names: Sequence[str], log: Callable[[str], None]
 ) -> None:
     """Writes an evaluation into a folder, each file as a whole.
 
@@ -165,34 +140,25 @@ def write_tables(
     `log` is given a line about a picture that cannot be drawn.
     """
     confusion = found.confusion()
-    write_whole(
-        folder / "predictions.csv",
-        _csv(
-            ("image", "label", "predicted", "probability"),
-            (
-                (
-                    found.names[i],
-                    class_names[found.labels[i]],
-                    class_names[found.predicted[i]],
-                    f"{found.probabilities[i]:.6g}",
-                )
-                for i in np.flatnonzero(found.done).tolist()
-            ),
-        ),
+    predictions = (
+        (
+            found.names[i],
+            class_names[found.labels[i]],
+            class_names[found.predicted[i]],
+            f"{found.probabilities[i]:.6g}",
+        )
+        for i in np.flatnonzero(found.done).tolist()
     )
-    images, correct = confusion.sum(1).tolist(), confusion.diagonal().tolist()
-    write_whole(
-        folder / "per_class.csv",
-        _csv(
-            ("class", "images", "correct", "accuracy"),
-            (
-                (name, all_, right, f"{right / all_:.6g}" if all_ else "")
-                for name, all_, right in zip(class_names, images, correct, strict=True)
-            ),
-        ),
+    per_class = (
+        (name, images, correct, f"{correct / images:.6g}" if images else "")
+        for name, images, correct in zip(
+            class_names, confusion.sum(1).tolist(), confusion.diagonal().tolist(), strict=True
+        )
     )
-    rows = ((name, *row) for name, row in zip(class_names, confusion.tolist(), strict=True))
-    write_whole(folder / "confusion.csv", _csv(("true", *class_names), rows))
+    counts = ((name, *row) for name, row in zip(class_names, confusion.tolist(), strict=True))
+    _write_csv(folder / "predictions.csv", ("image", "label", "predicted", "probability"), predictions)
+    _write_csv(folder / "per_class.csv", ("class", "images", "correct", "accuracy"), per_class)
+    _write_csv(folder / "confusion.csv", ("true", *class_names), counts)
     write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
     if len(class_names) <= _MOST_CLASSES:
         with optional(f"the picture {folder / 'confusion.png'}", log):
@@ -201,9 +167,7 @@ def write_tables(
             plot_confusion(confusion, class_names, folder / "confusion.png")
 
 
-def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_whole(path, text.getvalue())
