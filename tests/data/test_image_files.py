@@ -335,13 +335,13 @@ class Exploding:
     "error", [RuntimeError("boom"), NotImplementedError(), KeyError("x"), RecursionError("deep\nest")]
 )
 def test_any_error_of_a_decoder_is_the_files(error, monkeypatch):
-    monkeypatch.setattr(decode, "load", Exploding(error))
+    monkeypatch.setattr(decode, "open_image", Exploding(error))
     with pytest.raises(UnreadableImageError, match=r"^[^\n]+$"):
         decode.decode(in_png())
 
 
 def test_no_memory_is_no_damage(monkeypatch):
-    monkeypatch.setattr(decode, "load", Exploding(MemoryError()))
+    monkeypatch.setattr(decode, "open_image", Exploding(MemoryError()))
     with pytest.raises(MemoryError):
         decode.decode(in_png())
 

@@ -1,5 +1,6 @@
 """From an image file's bytes to the window of it that a network sees: host work, NumPy in and out, no JAX."""
 
+import math
 from collections.abc import Callable
 
 import cv2
@@ -10,11 +11,9 @@ from PIL import Image
 from resnet_jax.data.image_files import (
     UnreadableImageError,
     UprightFile,
-    load,
     one_error,
     open_image,
     orientation,
-    stored_size,
     stored_window,
     upright,
     upright_size,
@@ -90,12 +89,14 @@ def _decode_slowly(data: bytes) -> np.ndarray:
         _check_size(opened.height, opened.width, _MOST_PIXELS)
         if opened.mode in ("I", "F"):
             raise UnreadableImageError("its pixels are 32-bit numbers, whose black and white nobody knows")
-        undone = load(opened)
+        if opened.format == "TIFF" and opened.height * opened.width > (Image.MAX_IMAGE_PIXELS or math.inf):
+            # Where there is memory for the pixels already, Pillow does not compare their number with its own limit.
+            opened.im = Image.new(opened.mode, opened.size).im
         # Pillow cuts 16-bit grey at 255 instead of scaling it.
         shown = opened.point(lambda value: value / 256) if opened.mode.startswith("I;16") else opened
         # A palette's transparency has no place in RGB, and Pillow warns where it is lost.
         shown = shown.convert("RGBA") if "transparency" in opened.info else shown
-        return upright(np.asarray(shown.convert("RGB")), undone)
+        return np.asarray(shown.convert("RGB"))
 
 
 def image_size(data: ImageData) -> tuple[int, int]:
@@ -119,7 +120,7 @@ def _stored_size(data: bytes) -> tuple[int, int]:
         pass
     try:
         with open_image(data) as opened:
-            return stored_size(opened)
+            return opened.height, opened.width
     except UnreadableImageError:
         return _decode_slowly(data).shape[:2]  # its errors say what is wrong
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import logging
-import math
 import re
 import struct
 import warnings
@@ -118,7 +117,7 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """A PNG, JPEG or AVIF without what its pixels do not depend on: text, colour profiles, EXIF, previews."""
+    """A PNG, JPEG, TIFF or AVIF without what its pixels do not depend on: text, colour profiles, EXIF, previews."""
     view = memoryview(data)  # copied once, and not piece by piece
     if data.startswith(_PNG):
         # Chunks that a reader may skip have a small letter first; tRNS says which colours are transparent.
@@ -128,6 +127,8 @@ def _without_metadata(data: bytes) -> bytes:
         segments = list(_segments(data))
         kept = [view[begin:end] for marker, begin, end in segments if _is_needed(marker, end - begin)]
         return b"".join((_JPEG, *kept, view[segments[-1][2] if segments else 2 :]))
+    if found := _orientation_in(data):  # Pillow would turn a TIFF while it loads it
+        return b"".join((view[: found[0]], struct.pack(found[1], 1), view[found[0] + struct.calcsize(found[1]) :]))
     # EXIF, an item of AVIF like any other, becomes one of a type that nobody knows.
     return _EXIF_ITEM.sub(rb"\1None", data, 1) if data[4:8] == b"ftyp" else data
 
@@ -185,14 +186,15 @@ def _orientation_of_jpeg(data: bytes) -> int | None:
     """The orientation in EXIF or XMP, without Pillow, which would read all of it, in 200 microseconds."""
     payloads = [data[begin + 4 : end] for marker, begin, end in _segments(data) if marker == 0xE1]
     # Longer than a segment, EXIF goes on in the next.
-    found = _orientation_in(b"".join(each[len(_EXIF) :] for each in payloads if each.startswith(_EXIF)))
-    if found is None and (match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', b"".join(payloads))):
-        found = int(match[1])
-    return found
+    exif = b"".join(each[len(_EXIF) :] for each in payloads if each.startswith(_EXIF))
+    if found := _orientation_in(exif):
+        return struct.unpack_from(found[1], exif, found[0])[0]
+    match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', b"".join(payloads))
+    return int(match[1]) if match else None
 
 
-def _orientation_in(exif: bytes) -> int | None:
-    """The orientation in the first directory of EXIF."""
+def _orientation_in(exif: bytes) -> tuple[int, str] | None:
+    """Where the orientation stands in the first directory of EXIF, or of a TIFF, and in which format of `struct`."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return None
@@ -200,8 +202,8 @@ def _orientation_in(exif: bytes) -> int | None:
     (count,) = struct.unpack_from(f"{order}H", exif, at)
     for entry in range(at + 2, at + 2 + 12 * count, 12):
         tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
-        if tag == _ORIENTATION:
-            return struct.unpack_from(order + {1: "B", 3: "H", 4: "I"}[kind], exif, entry + 8)[0]
+        if tag == _ORIENTATION and kind in (1, 3, 4):
+            return entry + 8, order + {1: "B", 3: "H", 4: "I"}[kind]
     return None
 
 
@@ -217,9 +219,6 @@ _TURNS = {
     7: (True, True, True),
     8: (True, True, False),
 }
-
-# The orientations whose turns undo those of 6 and 8; all others undo themselves.
-_UNDOING = {6: 8, 8: 6}
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -248,28 +247,6 @@ def stored_window(
     if columns:
         left, right = width - right, width - left
     return (top, left, bottom, right) if swapped else (left, top, right, bottom)
-
-
-def stored_size(opened: Image.Image) -> tuple[int, int]:
-    """(height, width) of an opened image, as its file has them. Of TIFF, Pillow says what they are upright."""
-    if opened.format == "TIFF":
-        turn = opened.tag_v2.get(_ORIENTATION)  # pyright: ignore[reportAttributeAccessIssue]
-        return upright_size(opened.height, opened.width, turn if turn in _TURNS else 1)
-    return opened.height, opened.width
-
-
-def load(opened: Image.Image) -> int:
-    """Decodes an opened image; the orientation that undoes what Pillow turned, which turns a TIFF while it loads it."""
-    if opened.format != "TIFF":
-        opened.load()
-        return 1
-    turn = opened.getexif().get(_ORIENTATION)
-    height, width = stored_size(opened)
-    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-        # Where there is memory for the pixels already, Pillow does not compare their number with its own limit.
-        opened.im = Image.new(opened.mode, (width, height)).im
-    opened.load()
-    return _UNDOING.get(turn, turn) if isinstance(turn, int) and turn in _TURNS else 1
 
 
 def quiet_pillow() -> None:

@@ -108,12 +108,12 @@ def train_batches(
     """The batches of the steps from `start` on, without end.
 
     Every epoch shows each photograph once, in an order of its own; a batch may straddle two epochs. Batches depend on
-    neither `workers` nor the number of hosts, which hold consecutive rows of them.
+    neither `workers` nor the number of hosts.
 
     Args:
       photographs, cropping: what to show, and how.
       seed: of the run.
-      batch_size: over all hosts.
+      batch_size: over all hosts, which hold consecutive rows.
       start: the step of the first batch.
       workers: processes that decode; 0 decodes in threads of this one, as many as it has cores.
       host: this host's index, and how many there are.
@@ -211,9 +211,7 @@ class TrainBatches(Iterator[HostBatch]):
 
 @contextlib.contextmanager
 def _starting_workers() -> Iterator[None]:
-    """Grain starts workers only where absl's flags are parsed, and settles how processes start by default. Both belong
-    to the program that this is a part of, and are afterwards as they were.
-    """
+    """Grain marks absl's flags as parsed and settles how processes start: both are afterwards as they were."""
     parsed, method = flags.FLAGS.is_parsed(), multiprocessing.get_start_method(allow_none=True)
     flags.FLAGS.mark_as_parsed()
     try:
