@@ -111,7 +111,7 @@ def main():
     convert.to_torch(root / "run", root / "weights.safetensors")
     convert.from_torch(root / "weights.safetensors", root / "converted")
     compare("convert")
-    export(root / "run", root / "program")
+    export(load(root / "run"), root / "program")
     compare("export")
     doctor.render(doctor.examine(root / "run", config))
     compare("doctor")

@@ -1,6 +1,5 @@
 """resnet-jax export: the file in a process that has nothing of this package, against `predict` in this one."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -15,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax import build, sharding, workdir
+from resnet_jax import build, cli, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.predict import predict
-from resnet_jax.evaluation.trained import Trained, load_trained
+from resnet_jax.evaluation.trained import load, load_run
 from resnet_jax.interop import export
 from resnet_jax.models import ResNet
 from resnet_jax.training.state import TrainState
@@ -115,9 +115,8 @@ def bottleneck():
     mean, std = jnp.array([[[120.0, 110.0, 90.0]]]), jnp.array([[[60.0, 64.0, 70.0]]])
     preprocessing = Preprocessing(mean, std, shorter_side=73, interpolation="bilinear")
     variables = drawn(model, preprocessing, shape)
-    mesh = sharding.make_mesh()
-    variables, preprocessing = jax.device_put((variables, preprocessing), sharding.replicated(mesh))
-    return Trained(base.get_config(), model, 3, variables, preprocessing, Card(NAMES, shape, 0), mesh)
+    classifier = Classifier(model, variables, preprocessing, NAMES, shape)
+    return jax.device_put(classifier, sharding.replicated(sharding.make_mesh()))
 
 
 @pytest.fixture
@@ -148,16 +147,21 @@ def images(count, shape, seed=2):
     return squares.astype(np.uint8).repeat(shape[0] // 8, 1).repeat(shape[1] // 8, 2)
 
 
-def probabilities(trained, array):
-    return jax.nn.softmax(trained.classifier(array))
+def probabilities(classifier, array):
+    return jax.nn.softmax(classifier(array))
 
 
-def check_photographs(trained, paths, named):
-    for ours, theirs in zip(predict(trained.classifier, paths), named, strict=True):
+def check_photographs(classifier, paths, named):
+    for ours, theirs in zip(predict(classifier, paths), named, strict=True):
         expected = {entry["name"]: entry["probability"] for entry in ours["classes"]}
         # `predict` resizes the centre alone, which rounds pixels differently.
         assert theirs == pytest.approx(expected, rel=0.01)
         assert max(expected.values()) > 1.1 * min(expected.values())
+
+
+def write(directory, file):
+    run = load_run(directory)
+    return export.export(run.classifier, file, run.step)
 
 
 def custom_calls(exported):
@@ -167,9 +171,9 @@ def custom_calls(exported):
 @pytest.mark.slow
 def test_a_workdirs_file_gives_predicts_probabilities_elsewhere(grey, stranger, tmp_path):
     file = tmp_path / "digits.program"
-    assert export.export(grey, file) == tmp_path / "digits.program.json"
-    trained = load_trained(grey)
-    assert trained.mesh.size == jax.device_count() == 8
+    assert write(grey, file) == tmp_path / "digits.program.json"
+    classifier = load(grey)
+    assert classifier.variables["params"]["fc"]["bias"].sharding.num_devices == jax.device_count() == 8
     arrays = {f"n{count}": images(count, (8, 8, 1), count) for count in (1, 5)}
     photographs = []
     for i, size in enumerate([(40, 24), (9, 30)]):
@@ -178,11 +182,11 @@ def test_a_workdirs_file_gives_predicts_probabilities_elsewhere(grey, stranger, 
 
     found, named = stranger(file, arrays, photographs)
     for key, array in arrays.items():
-        np.testing.assert_allclose(found[key], probabilities(trained, array), rtol=1e-5)
+        np.testing.assert_allclose(found[key], probabilities(classifier, array), rtol=1e-5)
     # The images are told apart, so the comparison is one.
     assert np.ptp(found["n5"], axis=0).max() > 0.02
 
-    check_photographs(trained, photographs, named)
+    check_photographs(classifier, photographs, named)
 
 
 @pytest.mark.slow
@@ -204,10 +208,10 @@ def test_bottlenecks_and_pooling_in_colour(bottleneck, stranger, tmp_path):
 def test_each_choice_that_touches_the_input(bottleneck, alignment, order):
     model = bottleneck.model.clone(pool_alignment=alignment)
     preprocessing = bottleneck.preprocessing.replace(channel_order=order)
-    trained = dataclasses.replace(bottleneck, model=model, preprocessing=preprocessing)
+    classifier = bottleneck.replace(model=model, preprocessing=preprocessing)
     array = images(2, (64, 64, 3))
-    found = np.asarray(export.exported_program(trained).call(array))
-    np.testing.assert_allclose(found, probabilities(trained, array), rtol=1e-5)
+    found = np.asarray(export.exported_program(classifier).call(array))
+    np.testing.assert_allclose(found, probabilities(classifier, array), rtol=1e-5)
 
 
 def test_one_program_for_every_platform_and_one_device(bottleneck):
@@ -227,8 +231,8 @@ def test_custom_calls_would_be_seen():
 
 
 def test_the_file_holds_the_parameters_once(grey, tmp_path):
-    export.export(grey, tmp_path / "program")
-    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(load_trained(grey).variables))
+    write(grey, tmp_path / "program")
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(load(grey).variables))
     assert parameters > 1_000_000
     assert parameters < (tmp_path / "program").stat().st_size < 1.05 * parameters
 
@@ -237,7 +241,7 @@ def test_the_file_depends_on_the_checkpoint_only(grey, tmp_path):
     option = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, option)
     for name in ("once", "again"):
-        export.export(grey, tmp_path / name)
+        write(grey, tmp_path / name)
     assert getattr(jax.config, option) == before != 0
     data = (tmp_path / "once").read_bytes()
     assert data == (tmp_path / "again").read_bytes()
@@ -246,7 +250,7 @@ def test_the_file_depends_on_the_checkpoint_only(grey, tmp_path):
 
 
 def test_the_description(grey, bottleneck, tmp_path):
-    export.export(grey, tmp_path / "program")
+    write(grey, tmp_path / "program")
     facts = json.loads((tmp_path / "program.json").read_text(encoding="utf-8"))
     expected = {
         "network": "cifar_resnet20",
@@ -273,7 +277,7 @@ def test_the_description(grey, bottleneck, tmp_path):
 
 def test_an_old_file_is_replaced_and_nothing_else_is_left(grey, tmp_path):
     (tmp_path / "program").write_bytes(b"old")
-    export.export(grey, tmp_path / "program")
+    write(grey, tmp_path / "program")
     assert jax.export.deserialize(bytearray((tmp_path / "program").read_bytes())).nr_devices == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["program", "program.json"]
 
@@ -286,30 +290,32 @@ def test_a_full_disk_leaves_the_old_file(grey, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="cannot be written: No space left"):
-        export.export(grey, tmp_path / "program")
+        write(grey, tmp_path / "program")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"program": b"old"}
 
 
-def test_destinations_that_cannot_be(grey, tmp_path):
+def test_destinations_that_cannot_be(grey, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in grey.rglob("*")}
     (tmp_path / "file").touch()
     for destination, said in [
         (tmp_path, "is a folder"),
         (tmp_path / "absent" / "program", "absent is no folder"),
         (tmp_path / "file" / "program", "file is no folder"),
-        (grey / "config", "config.json is a file of the run"),
-        (grey / ".." / "run" / "config.json", "config.json is a file of the run"),
+        (grey / "config", "is a file of the run"),
+        (grey / ".." / "run" / "config.json", "is a file of the run"),
     ]:
-        with pytest.raises(InputError, match=said) as caught:
-            export.export(grey, destination)
-        assert "\n" not in str(caught.value)
+        assert cli.main(["export", f"--workdir={grey}", f"--output={destination}"]) == 2
+        printed = capsys.readouterr().err
+        assert said in printed
+        assert printed.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in grey.rglob("*")} == before
 
 
-def test_no_run_and_no_checkpoint(tmp_path):
-    with pytest.raises(InputError, match="is not the workdir of a run"):
-        export.export(tmp_path, tmp_path / "program")
+def test_no_run_and_no_checkpoint(tmp_path, capsys):
+    arguments = ["export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'program'}"]
+    assert cli.main(arguments) == 2
+    assert "is not the workdir of a run" in capsys.readouterr().err
     workdir.claim(tmp_path / "run", base.get_config())
-    with pytest.raises(InputError, match="holds no checkpoint yet"):
-        export.export(tmp_path / "run", tmp_path / "program")
+    assert cli.main(arguments) == 2
+    assert "holds no checkpoint yet" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -11,8 +11,8 @@ from torch_networks import nchw, random_torch_resnet, tensors_of
 from resnet_jax import cli, models
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
-from resnet_jax.interop.convert import read_network
-from resnet_jax.interop.files import read_weights, write_tensors
+from resnet_jax.interop.classifiers import load_torch
+from resnet_jax.interop.files import read_tensors, read_weights, write_tensors
 
 pytestmark = [pytest.mark.optimized, pytest.mark.torch]
 
@@ -85,7 +85,7 @@ def test_what_the_user_states_is_what_the_network_computes(tmp_path):
     write_tensors(tmp_path / "mine.safetensors", tensors_of(caffes))
     stated = {"model": "resnet50", "stride_in": "1x1", "pool_alignment": "caffe"}
     said = []
-    network = read_network(tmp_path / "mine.safetensors", said.append, **stated)
+    network = load_torch(tmp_path / "mine.safetensors", log=said.append, **stated)
     assert relative_error(our_logits(network.model, network.variables), logits_of(caffes)) < 1e-4
     assert {"model=resnet50 (given)", "stride_in=1x1 (given)", "pool_alignment=caffe (given)"} <= set(said)
 
@@ -107,22 +107,23 @@ def test_training_checkpoints(blurred, tmp_path):
     }
     for kind, content in wrapped.items():
         torch.save(content, tmp_path / f"{kind}.pth.tar")
-        weights = read_weights(tmp_path / f"{kind}.pth.tar")
-        assert weights.tensors.keys() == state.keys(), kind
-        assert (weights.tensors["fc.weight"] == state["fc.weight"].numpy()).all(), kind
-        assert weights.notes == (
+        said = []
+        tensors, _ = read_weights(tmp_path / f"{kind}.pth.tar", log=said.append)
+        assert tensors.keys() == state.keys(), kind
+        assert (tensors["fc.weight"] == state["fc.weight"].numpy()).all(), kind
+        assert said == (
             ["of model, model_ema.module the average was taken, model_ema.module: another is taken by its prefix"]
             if kind == "torchvision"
             else []
         )
-    assert read_weights(tmp_path / "example.pth.tar").metadata == {"arch": "resnet18"}
-    assert not read_weights(tmp_path / "torchvision.pth.tar", "model").tensors["fc.weight"].any()
+    assert read_weights(tmp_path / "example.pth.tar")[1] == {"arch": "resnet18"}
+    assert not read_tensors(tmp_path / "torchvision.pth.tar", "model")["fc.weight"].any()
 
 
 def test_the_arch_of_a_checkpoint_names_the_network(blurred, tmp_path):
     torch.save({"arch": "resnetblur18", "state_dict": blurred.state_dict()}, tmp_path / "model_best.pth.tar")
     with pytest.raises(InputError, match=r"arch='resnetblur18'.*anti-aliased"):
-        read_network(tmp_path / "model_best.pth.tar")
+        load_torch(tmp_path / "model_best.pth.tar")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -141,7 +142,7 @@ def test_tensors_that_are_no_arrays_in_memory(tmp_path):
         torch.ones(2).to(torch.float8_e4m3fn),
     ):
         torch.save({"w": tensor}, tmp_path / "a.pth")
-        np.testing.assert_array_equal(read_weights(tmp_path / "a.pth").tensors["w"], tensor.detach().float().numpy())
+        np.testing.assert_array_equal(read_tensors(tmp_path / "a.pth")["w"], tensor.detach().float().numpy())
     torch.save({"w": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
     with pytest.raises(InputError, match=r"w is no plain array \(torch\.sparse_coo"):
         read_weights(tmp_path / "sparse.pth")

@@ -18,10 +18,12 @@ from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.predict import predict
 from resnet_jax.evaluation.run_evaluate import evaluate_runs
-from resnet_jax.evaluation.trained import load_trained
+from resnet_jax.evaluation.trained import load, load_run
 from resnet_jax.interop import convert, origin, torch_weights
+from resnet_jax.interop.classifiers import load_torch, save_torch
 from resnet_jax.interop.export import describe
 from resnet_jax.interop.files import read_weights, write_tensors
 from resnet_jax.training.state import TrainState
@@ -78,7 +80,7 @@ def read(tmp_path):
         if config is not None:
             (tmp_path / "config.json").write_text(json.dumps(config))
         said = []
-        return convert.read_network(tmp_path / name, said.append, **stated), said
+        return load_torch(tmp_path / name, log=said.append, **stated), said
 
     return _read
 
@@ -91,7 +93,7 @@ def refused(read, message, *arguments, **stated):
 
 def view(network):
     ours = network.preprocessing
-    return network.card.image_shape[0], ours.shorter_side, ours.interpolation
+    return network.image_shape[0], ours.shorter_side, ours.interpolation
 
 
 def statistics(network):
@@ -144,20 +146,18 @@ def test_what_the_user_states_counts_before_all_else(read, resnet18):
     assert (network.model.pool_alignment, network.model.epsilon) == ("caffe", 1e-3)
     assert view(network) == (288, 303, "bilinear")
     assert list(statistics(network)) == [of_255((0.1, 0.2, 0.3)), of_255((0.5, 0.5, 0.5))]
-    assert network.card.class_names == ("x", "y", "z")
+    assert network.class_names == ("x", "y", "z")
     assert "image_size=288 (given; config.json says 224)" in said
     assert "mean=0.1,0.2,0.3 (given; config.json says 0.5,0.4,0.3)" in said
     assert said[0].startswith("config.json also names larger images for tests: --image_size=288 --resize=303")
     assert said[1].startswith("--model=resnet18 is used, although by the name resnetblur18.safetensors")
-    # What the run's windows are drawn from, when statistics are recalibrated.
-    assert (network.config.stream.side, network.config.stream.shorter_side) == (288, 303)
 
 
 def test_timms_config(read, resnet18):
     network, said = read(resnet18, config=CONFIG)
     assert view(network) == (224, 235, "bicubic")
     assert list(statistics(network)) == [of_255(CONFIG["pretrained_cfg"][name]) for name in ("mean", "std")]
-    assert network.card.class_names == ("ant", "bee", "cat")
+    assert network.class_names == ("ant", "bee", "cat")
     assert "resize=235 (config.json)" in said
     assert "model=resnet18 (config.json)" in said
     # The older form is one table.
@@ -334,7 +334,6 @@ def test_a_plain_network_is_what_the_user_says(read):
     tensors = tensors_of("cifar_resnet8", 10, zero_channels="both")
     network, said = read(tensors, model="cifar_plain8")
     assert network.model.shortcut is None
-    assert network.config.model.family == "cifar_plain"
     assert said[0] == "model=cifar_plain8 (given)"
 
 
@@ -372,33 +371,21 @@ def test_layouts_by_name_and_unknown_ones(resnet18):
 
 def test_what_is_written_comes_back_as_it_was(tmp_path, resnet50):
     """A network that is nothing like torchvision's, with a mean image: to the bit, whatever the file is called."""
-    name = "my_resnetv2.safetensors"
-    rng = np.random.default_rng(3)
-    stated = {"stride_in": "1x1", "pool_alignment": "caffe", "batch_norm_epsilon": 2e-5}
-    view = {
-        "mean": rng.uniform(0, 255, (8, 8, 3)).astype(np.float32),
-        "std": np.ones((1, 1, 3), np.float32),
-        "channel_order": "bgr",
-        "image_size": 8,
-        "resize": 11,
-        "interpolation": "bicubic",
-    }
-    model = {"family": "resnet", "depth": 50, "shortcut": "B", "zero_channels": "end", **stated}
-    metadata = origin.own_metadata(model, view, ("één", "two", "three"), "folder")
-    write_tensors(tmp_path / name, resnet50, metadata)
+    path = tmp_path / "my_resnetv2.safetensors"
+    model = models.create("resnet50", num_classes=3, stride_in="1x1", pool_alignment="caffe", epsilon=2e-5)
+    variables = torch_weights.from_torch(resnet50, model, torch_weights.conventions(model))
+    mean = np.random.default_rng(3).uniform(0, 255, (8, 8, 3)).astype(np.float32)
+    preprocessing = Preprocessing(jnp.asarray(mean), jnp.ones((1, 1, 3)), "bgr", 11, "bicubic")
+    before = Classifier(model, variables, preprocessing, ("één", "two", "three"), (8, 8, 3))
     said = []
-    network = convert.read_network(tmp_path / name, said.append)
-    assert (network.model.stride_in, network.model.pool_alignment, network.model.epsilon) == ("1x1", "caffe", 2e-5)
-    np.testing.assert_array_equal(network.preprocessing.mean, view["mean"])
-    np.testing.assert_array_equal(network.preprocessing.std, view["std"])
-    assert network.preprocessing.channel_order == "bgr"
-    assert (network.preprocessing.shorter_side, network.preprocessing.interpolation) == (11, "bicubic")
-    assert network.card.image_shape == (8, 8, 3)
-    assert network.card.class_names == ("één", "two", "three")
-    assert network.config.dataset.name == "folder"
+    save_torch(before, path, log=said.append)
+    after = load_torch(path, log=said.append)
+    assert jax.tree.structure(before) == jax.tree.structure(after)  # everything that is no array is in it
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert "--stride_in=1x1 --pool_alignment=caffe --batch_norm_epsilon=2e-05" in said[0]
     assert "stride_in=1x1 (the file's metadata)" in said
     # Others are told that the file is torch's.
-    assert read_weights(tmp_path / name).metadata["format"] == "pt"
+    assert read_weights(path)[1]["format"] == "pt"
 
 
 @pytest.mark.parametrize("damage", ["{", '{"version": 1}', '{"version": 1, "model": 3}', "[]"])
@@ -411,7 +398,7 @@ def test_grey_images(read):
     tensors = tensors_of("cifar_resnet8", 10, channels=1)
     refused(read, "images of one channel: state their --mean and --std", tensors)
     network, _ = read(tensors, mean=(0.3,), std=(0.5,))
-    assert network.card.image_shape == (32, 32, 1)
+    assert network.image_shape == (32, 32, 1)
     assert network.variables["params"]["conv1"]["kernel"].shape == (3, 3, 1, 16)
     refused(read, "--mean has 3 numbers, but the images have 1 channels", tensors, mean=(0.3,) * 3, std=(0.5,))
 
@@ -444,13 +431,10 @@ def test_a_run_of_ours_comes_back_as_the_network_it_was(grey, tmp_path):
     assert "--zero_channels=end" in line
     assert "the mean is that of each pixel" in line
     convert.from_torch(tmp_path / "a.safetensors", tmp_path / "back", said.append)
-    before, after = load_trained(grey), load_trained(tmp_path / "back")
-    jax.tree.map(np.testing.assert_array_equal, before.variables, after.variables)
-    jax.tree.map(np.testing.assert_array_equal, before.preprocessing, after.preprocessing)
-    assert jax.tree.structure(before.preprocessing) == jax.tree.structure(after.preprocessing)
-    assert before.model == after.model
-    assert (before.card.class_names, before.card.image_shape) == (after.card.class_names, after.card.image_shape)
-    assert after.config.dataset.name == "digits"
+    before, after = load(grey), load(tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert jax.tree.structure(before) == jax.tree.structure(after)  # everything that is no array is in it
+    assert load_run(tmp_path / "back").config.dataset.name == "digits"
 
 
 @pytest.mark.slow
@@ -462,19 +446,19 @@ def test_photographs_are_shown_as_the_weights_want_it(tmp_path):
     write_tensors(tmp_path / "a.safetensors", tensors | small)
     stated = {"image_size": 24, "resize": 40, "interpolation": "bilinear", "mean": (0.1, 0.2, 0.3), "std": (0.5,)}
     convert.from_torch(tmp_path / "a.safetensors", tmp_path / "run", lambda line: None, **stated)
-    trained = load_trained(tmp_path / "run")
+    classifier = load(tmp_path / "run")
     pixels = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8).repeat(10, 0).repeat(10, 1)
     Image.fromarray(pixels).save(tmp_path / "photograph.png")
     resized = Image.fromarray(pixels).resize((50, 40), Image.Resampling.BILINEAR).crop((13, 8, 37, 32))
     images = (np.asarray(resized, np.float32) / 255 - np.float32([0.1, 0.2, 0.3])) / np.float32(0.5)
-    logits = np.asarray(trained.model.apply(trained.variables, images[None], train=False), np.float64)[0]
+    logits = np.asarray(classifier.model.apply(classifier.variables, images[None], train=False), np.float64)[0]
     expected = np.exp(logits) / np.exp(logits).sum()
-    (found,) = predict(trained.classifier, [tmp_path / "photograph.png"], top=10)
+    (found,) = predict(classifier, [tmp_path / "photograph.png"], top=10)
     named = {each["name"]: each["probability"] for each in found["classes"]}
     # `predict` resizes the centre alone, which rounds pixels differently.
-    np.testing.assert_allclose([named[name] for name in trained.card.class_names], expected, rtol=0.02)
+    np.testing.assert_allclose([named[name] for name in classifier.class_names], expected, rtol=0.02)
     assert expected.max() > 2 * expected.min()
-    facts = describe(trained)
+    facts = describe(classifier)
     assert (facts["image_shape"], facts["shorter_side"], facts["interpolation"]) == ([24, 24, 3], 40, "bilinear")
 
 
@@ -509,7 +493,7 @@ def test_the_command_line_states_it(resnet20, tmp_path, capsys):
     # Out again, and in again: nothing has to be stated twice.
     assert cli.main(["convert", str(tmp_path / "run"), str(tmp_path / "b.safetensors")]) == 0
     assert "--zero_channels=end --mean=0.4914,0.4822,0.4465" in capsys.readouterr().err
-    network = convert.read_network(tmp_path / "b.safetensors", lambda line: None)
+    network = load_torch(tmp_path / "b.safetensors", log=lambda line: None)
     assert network.model.zero_channels == "end"
     assert network.preprocessing.shorter_side == 40
     assert list(statistics(network)) == [of_255((0.4914, 0.4822, 0.4465)), of_255((0.2023, 0.1994, 0.201))]

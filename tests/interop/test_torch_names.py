@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import InputError
+from resnet_jax.interop.published import pixel_statistics
 from resnet_jax.interop.torch_names import below_prefix, with_fc
-from resnet_jax.interop.views import pixel_statistics
 
 
 def backbone():
@@ -40,14 +40,16 @@ def behind(prefix, tensors):
     ],
 )
 def test_one_network_is_found_behind_any_prefix(prefix):
-    found, notes = below_prefix(behind(prefix, network()) | {"n_averaged": np.zeros(())})
+    notes = []
+    found = below_prefix(behind(prefix, network()) | {"n_averaged": np.zeros(())}, log=notes.append)
     assert found.keys() == network().keys()
     assert notes == []
 
 
 def test_tensors_beside_the_network_are_named():
     extra = {"criterion.weight": np.zeros(10), "metric.total": np.zeros(())}
-    found, notes = below_prefix(behind("model.", network()) | extra)
+    notes = []
+    found = below_prefix(behind("model.", network()) | extra, log=notes.append)
     assert found.keys() == network().keys()
     assert notes == ["left out, as no part of the network: criterion.weight, metric.total"]
 
@@ -55,20 +57,22 @@ def test_tensors_beside_the_network_are_named():
 @pytest.mark.parametrize("average", ["model_ema.module.", "state_dict_ema.", "ema.", "swa.module.", "averaged."])
 def test_of_a_network_and_its_average_the_average_is_taken_and_said(average):
     both = behind("model.", network(3)) | behind(average, network(5))
-    found, (note,) = below_prefix(both)
+    notes = []
+    found = below_prefix(both, log=notes.append)
+    (note,) = notes
     assert found["fc.bias"].shape == (5,)
     assert "the average was taken" in note
     assert average.rstrip(".") in note
     for asked in ("model", "model."):
-        assert below_prefix(both, asked)[0]["fc.bias"].shape == (3,)
-    assert below_prefix(both, average.partition(".")[0])[0]["fc.bias"].shape == (5,)
+        assert below_prefix(both, asked)["fc.bias"].shape == (3,)
+    assert below_prefix(both, average.partition(".")[0])["fc.bias"].shape == (5,)
 
 
 def test_of_two_equals_the_user_chooses():
     both = behind("student.", network(3)) | behind("teacher.", network(5))
     with pytest.raises(InputError, match="there are 2 networks: choose the prefix of one of them: student, teacher"):
         below_prefix(both)
-    assert below_prefix(both, "teacher")[0]["fc.bias"].shape == (5,)
+    assert below_prefix(both, "teacher")["fc.bias"].shape == (5,)
     with pytest.raises(InputError, match="not one network with the prefix 'generator': the prefixes are student"):
         below_prefix(both, "generator")
 
@@ -76,7 +80,8 @@ def test_of_two_equals_the_user_chooses():
 @pytest.mark.parametrize("name", ["fc.1", "fc.0", "fc.linear", "last_linear", "classifier", "head.fc", "linear"])
 def test_a_classifier_of_one_linear_layer_is_plain(name):
     head = {f"{name}.weight": np.ones((10, 64)), f"{name}.bias": np.ones(10)}
-    found, notes = with_fc(backbone() | head)
+    notes = []
+    found = with_fc(backbone() | head, notes.append)
     assert found["fc.weight"].all()
     assert found["fc.bias"].all()
     assert "layer3.0.downsample.0.weight" in found
@@ -107,7 +112,8 @@ def test_a_headless_backbone_is_called_one():
 def test_a_network_without_a_prefix_beside_its_average():
     tensors = network() | behind("ema.", {name: tensor + 1 for name, tensor in network().items()})
     for prefix, value in (("", 0), ("ema", 1), (None, 1)):
-        found, notes = below_prefix(tensors, prefix)
+        notes = []
+        found = below_prefix(tensors, prefix, notes.append)
         assert found.keys() == network().keys()
         assert all((tensor == value).all() for tensor in found.values())
         assert not any("left out" in note for note in notes)
@@ -117,5 +123,7 @@ def test_a_network_without_a_prefix_beside_its_average():
     ("mean", "std", "scale"), [((0, 0, 0), (255, 255, 255), 1), ((0.5,), (0.5,), 255), ((120,), (1,), 1)]
 )
 def test_either_statistic_tells_what_pixels_it_is_of(mean, std, scale):
-    found = pixel_statistics(mean, std, "--")
-    assert [each.tolist() for each in found] == [[scale * value for value in each] for each in (mean, std)]
+    found = pixel_statistics(mean, std)
+    assert [found[name].tolist() for name in ("mean", "std")] == [
+        [scale * value for value in each] for each in (mean, std)
+    ]

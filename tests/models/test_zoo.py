@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from resnet_jax import models
+from resnet_jax.models.zoo import family_and_depth
 
 
 def parameters(name, **fields):
@@ -59,6 +60,7 @@ def test_names_say_how_many_weighted_layers_there_are():
         layers = 1 + sum(model.stage_sizes) * (3 if model.bottleneck else 2) + 1
         assert layers == int(re.findall(r"\d+", name)[0]), name
         assert (model.shortcut is None) == ("plain" in name), name
+        assert "{}{}".format(*family_and_depth(model)) == name
 
 
 def test_names_are_those_of_the_paper():

@@ -1,7 +1,6 @@
 """The commands that use trained networks, or count what a network costs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from resnet_jax.arguments import (
     FORMAT,
@@ -158,7 +157,7 @@ def convert(arguments: Sequence[str]) -> None:
     source, destination = expanded(rest[0], "the source"), expanded(rest[1], "the destination")
     from resnet_jax.interop import convert as conversion
 
-    stated: Any = values.flag_values_dict()
+    stated = values.flag_values_dict()
     stated |= {name: _numbers(stated[name], name) for name in ("mean", "std")}
 
     def say(line: str) -> None:
@@ -192,6 +191,13 @@ def export(arguments: Sequence[str]) -> None:
     """
     values = flags_of(arguments, string("workdir"), string("output"))
     directory, output = (given(path(values[flag].value, flag), flag) for flag in ("workdir", "output"))
+    if output.parent.resolve() == directory.resolve() and {output.name, f"{output.name}.json"} & _RUN_FILES:
+        raise InputError(f"{output} or the .json beside it is a file of the run and would be replaced: name another")
+    from resnet_jax.evaluation.trained import load_run
     from resnet_jax.interop.export import export as write
 
-    print(f"wrote {output} and {write(directory, output)}")
+    run = load_run(directory)
+    print(f"wrote {output} and {write(run.classifier, output, run.step)}")
+
+
+_RUN_FILES = {"config.json", "metrics.jsonl", "result.json"}

@@ -3,14 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from jax.sharding import Mesh
 
 from resnet_jax import build, sharding, workdir
 from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import Config
-from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError, complain
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.training.state import abstract_state
@@ -67,29 +65,3 @@ def load_run(directory: str | os.PathLike[str], log: Callable[[str], None] = com
     model = build.model(config, len(names))
     classifier = Classifier(model, restored.variables, restored.preprocessing, names, shape)
     return LoadedRun(config, classifier, restored.step, mesh)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What `interop` still takes a run's network for."""
-
-    config: Config
-    model: Any
-    step: int
-    variables: Any
-    preprocessing: Preprocessing
-    card: Card
-    mesh: Mesh
-
-    @property
-    def classifier(self) -> Classifier:
-        """What does not depend on the run."""
-        return Classifier(self.model, self.variables, self.preprocessing, self.card.class_names, self.card.image_shape)
-
-
-def load_trained(directory: str | os.PathLike[str], say: Callable[[str], None] = complain) -> Trained:
-    """See `load_run`."""
-    run = load_run(directory, say)
-    made = run.classifier
-    card = Card(made.class_names, made.image_shape, 0)
-    return Trained(run.config, made.model, run.step, made.variables, made.preprocessing, card, run.mesh)

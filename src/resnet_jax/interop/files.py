@@ -11,10 +11,10 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +23,7 @@ import safetensors.numpy
 
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.interop.torch_names import below_prefix
+from resnet_jax.interop.torch_names import below_prefix, silent
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
 
@@ -31,36 +31,13 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
 _DEEPEST = 6
 
 # What safetensors calls the types. Its own reader for NumPy does not know bfloat16.
-_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+_DTYPES = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
+_DTYPES |= {"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
 
 
-class Weights(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-      tensors: of one network, by their names.
-      metadata: the texts beside them: of a .safetensors file its metadata, of a training checkpoint entries such as
-        "arch".
-      notes: a line for the user about each choice that was made, see `torch_names.below_prefix`.
-    """
-
-    tensors: dict[str, np.ndarray]
-    metadata: dict[str, str]
-    notes: list[str]
-
-
-def read_weights(path: str | os.PathLike[str], prefix: str | None = None) -> Weights:
+def read_weights(
+    path: str | os.PathLike[str], prefix: str | None = None, log: Callable[[str], None] = silent
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of one network in a file, and what the file says beside them.
 
     A training checkpoint may hold them anywhere in its tables; names lose what stands before all of them, such as
@@ -69,6 +46,11 @@ def read_weights(path: str | os.PathLike[str], prefix: str | None = None) -> Wei
     Args:
       path: a file with one of `SUFFIXES`.
       prefix: of the network that is wanted where the file holds several, such as "model_ema".
+      log: is given a line about each choice that was made, see `torch_names.below_prefix`.
+
+    Returns:
+      The tensors by their names, and the texts beside them: the metadata of a .safetensors file, or the entries of a
+      training checkpoint such as "arch".
 
     Raises:
       InputError: the file is missing, of another kind, empty, cut short, holds code or no table of tensors; PyTorch,
@@ -86,15 +68,14 @@ def read_weights(path: str | os.PathLike[str], prefix: str | None = None) -> Wei
         raise InputError(f"{path} is empty: download or write it again")
     tensors, metadata = read(path, data)
     try:
-        found, notes = below_prefix(tensors, prefix)
+        return below_prefix(tensors, prefix, log), metadata
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return Weights(found, metadata, notes)
 
 
 def read_tensors(path: str | os.PathLike[str], prefix: str | None = None) -> dict[str, np.ndarray]:
     """The tensors of `read_weights` alone."""
-    return read_weights(path, prefix).tensors
+    return read_weights(path, prefix)[0]
 
 
 def write_tensors(

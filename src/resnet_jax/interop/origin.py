@@ -2,94 +2,73 @@
 
 Tensors show neither strides nor pooling nor pixels. What does, in falling order of trust: the user; the metadata that
 this package writes into .safetensors; an entry such as "arch" of a training checkpoint; timm's config.json beside the
-file; a file name that torchvision, timm, akamaster or chenyaofo gave it. Each of them is a `Statement`.
+file; a file name that torchvision, timm, akamaster or chenyaofo gave it; the habit of torchvision, or of akamaster for
+CIFAR networks. Each of them is a `Statement`.
 """
 
 import base64
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.decode import INTERPOLATIONS
+from resnet_jax.data.prepared import imagenet_class_names
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from resnet_jax.errors import InputError
-from resnet_jax.interop.views import (
-    CIFAR_STATISTICS,
-    pixel_statistics,
-    resized,
-    test_view,
-    timm_view,
-)
+from resnet_jax.interop import torch_weights
+from resnet_jax.interop.published import Statement, named, network_of, pixel_statistics, resized
+from resnet_jax.models import ResNet
+from resnet_jax.models.zoo import family_and_depth
+
+# The fields of a statement that say what a network computes, and how images are shown to it.
+MODEL_FIELDS = ("zero_channels", "stride_in", "pool_alignment", "batch_norm_epsilon")
+VIEW_FIELDS = ("mean", "std", "channel_order", "image_size", "resize", "interpolation")
 
 # The key of the metadata that this package writes, and its version.
 METADATA_KEY, METADATA_VERSION = "resnet_jax", 1
 # The source of the statement that is made from it.
 OWN = "the file's metadata"
 
-
-class Statement(NamedTuple):
-    """What one source says.
-
-    Attributes:
-      source: its name, for the user.
-      fields: those of `interop.convert.Stated` that it knows; "mean" and "std" as arrays, of pixels from 0 to 255.
-      refusal: why the network it names cannot be built here, or "".
-      answer: the flag with which the user says that it is another one all the same.
-    """
-
-    source: str
-    fields: dict[str, Any]
-    refusal: str = ""
-    answer: str = "model"
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def statements(path: Path, metadata: Mapping[str, str], say: Callable[[str], None]) -> list[Statement]:
+def statements(path: Path, metadata: Mapping[str, str], log: Callable[[str], None]) -> list[Statement]:
     """What metadata, config.json and the name of a file say, in falling order of trust.
 
     Args:
       path: of the file.
-      metadata: see `interop.files.Weights`.
-      say: is given a line about a config.json that is not timm's.
+      metadata: see `interop.files.read_weights`.
+      log: is given a line about a config.json that is not timm's, and about what else it names.
 
     Raises:
       InputError: metadata or a config.json that cannot be understood.
     """
-    found = [_own(path, metadata), _entry(metadata), _config_json(path.parent / "config.json", say), _name(path)]
+    found = [_own(path, metadata), _entry(metadata), _config_json(path.parent / "config.json", log), named(path.name)]
     return [each for each in found if each is not None]
 
 
-def network_of(architecture: str) -> tuple[str | None, str]:
-    """The network of the paper that a name in timm or torchvision stands for.
-
-    Args:
-      architecture: such as "resnet50", "gluon_resnet50_v1b", "resnet18.a1_in1k" or "resnetblur18".
-
-    Returns:
-      Its name here, or None; and what sets the named network apart from the paper's, or "".
-    """
-    name = architecture.lower().partition(".")[0]
-    plain = re.fullmatch(r"(?:gluon_|tv_|ssl_|swsl_)?resnet(18|34|50|101|152)(?:_v1b)?", name)
-    if plain:
-        return f"resnet{plain[1]}", ""
-    return None, next((what for pattern, what in _VARIANTS.items() if re.search(pattern, name)), "")
-
-
-# Other networks, of which some share all names and shapes with the paper's.
-_VARIANTS = {
-    r"resnet_?blur|blur_?(pool|resnet)|resnet\d+_?blur(?!r)": "anti-aliased pooling and strides (BlurPool)",
-    r"anti-?_?alias|resnet_?aa\d|(?<![a-z])aa_?resnet": "anti-aliased strides",
-    r"dilat|output_?stride|(?<![a-z0-9])os(8|16)(?!\d)|(?<![a-z])dc5|deeplab|(?<![a-z])fcn_|pspnet": "dilation",
-    r"resne[xs]t|res2net": "grouped convolutions",
-    r"wide_?res|(?<![a-z])wrn": "wider stages",
-    r"(?<![a-z])(legacy_)?(se|eca|ge|gc|sk|cbam|bam|bat|lambda|halo|nf)_?resnet": "attention or another block",
-    r"resnet_?v2|preact": "pre-activation blocks",
-    r"resnet_?rs": "another stem and attention",
-    r"resnet\d+_?(gn|evo\w+|ibn)(?![a-z])|ibn_?resnet": "another normalisation",
-    r"resnet\d+[cdstq](?![a-z])|v1[cdse](?![a-z])": "another stem or pooling in the shortcuts",
-}
+def assumed(network: ResNet, channels: int) -> list[Statement]:
+    """What is so where nobody says otherwise; of grey images nothing is known of "mean" and "std"."""
+    whose, classes, cifar = torch_weights.default_layout(network), network.num_classes, network.stem == "cifar"
+    layout = torch_weights.LAYOUTS[whose]
+    fields = {name: layout[name.removeprefix("batch_norm_")] for name in MODEL_FIELDS}
+    fields |= pixel_statistics(IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else {}
+    view = (32, None, "bicubic") if cifar else (224, 256, "bilinear")
+    fields |= {"channel_order": "rgb", **dict(zip(("image_size", "resize", "interpolation"), view, strict=True))}
+    # Torchvision and timm sort ImageNet's classes by their synsets, as everybody does.
+    known = {(True, 10): _CIFAR10, (False, 1000): imagenet_class_names()}
+    names = known.get((cifar, classes)) or tuple(f"class {i}" for i in range(classes))
+    dataset = ("cifar10" if classes == 10 else "cifar100") if cifar else "imagenet2012"
+    family, depth = family_and_depth(network)
+    unseen = "that nothing is anti-aliased or dilated, which tensors do not show, is assumed"
+    return [
+        Statement(f"the tensors; {unseen}", {"model": f"{family}{depth}"}),
+        Statement(f"assumed of {classes} classes", {"class_names": names, "dataset": dataset}),
+        Statement(f"assumed, as {whose}'s", fields),
+    ]
 
 
 def shown(fields: Mapping[str, Any]) -> dict[str, str]:
@@ -108,33 +87,31 @@ def shown(fields: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-def own_metadata(
-    model: Mapping[str, Any], preprocessing: Mapping[str, Any], class_names: Sequence[str], dataset: str
-) -> dict[str, str]:
+def own_metadata(model: ResNet, fields: Mapping[str, Any], dataset: str | None) -> dict[str, str]:
     """The metadata with which a .safetensors file comes back as the network it was; `_own` reads it.
 
     Args:
-      model: the fields of `config.model` that say which network it is.
-      preprocessing: "mean" and "std" (arrays of pixels from 0 to 255, the mean perhaps an image), "channel_order",
-        "image_size", "resize", "interpolation".
-      class_names: in the order of the logits.
-      dataset: `config.dataset.name`.
+      model: the network.
+      fields: `MODEL_FIELDS`, `VIEW_FIELDS` and "class_names"; "mean" and "std" are (height, width, channels) or
+        (1, 1, channels).
+      dataset: the name of what it was trained on.
     """
-    fields = {name: value for name, value in preprocessing.items() if name not in ("mean", "std")}
+    family, depth = family_and_depth(model)
+    view = {name: fields[name] for name in VIEW_FIELDS}
     for name in ("mean", "std"):
-        array = np.asarray(preprocessing[name], np.float32)
-        if array.shape[:2] == (1, 1):
-            fields[name] = array.ravel().tolist()
-        else:
-            data = base64.b64encode(array.astype("<f4").tobytes()).decode()
-            fields[name] = {"shape": list(array.shape), "float32": data}
+        array = np.asarray(fields[name], np.float32)
+        data = base64.b64encode(array.astype("<f4").tobytes()).decode()
+        one = array.shape[:2] == (1, 1)
+        view[name] = array.ravel().tolist() if one else {"shape": list(array.shape), "float32": data}
     content = {
         "version": METADATA_VERSION,
-        "model": dict(model),
-        "preprocessing": fields,
-        "class_names": list(class_names),
-        "dataset": dataset,
+        "model": {"family": family, "depth": depth, "shortcut": model.shortcut}
+        | {name: fields[name] for name in MODEL_FIELDS},
+        "preprocessing": view,
+        "class_names": list(fields["class_names"]),
     }
+    if dataset is not None:
+        content["dataset"] = dataset
     return {METADATA_KEY: json.dumps(content, ensure_ascii=False)}
 
 
@@ -143,39 +120,33 @@ def _own(path: Path, metadata: Mapping[str, str]) -> Statement | None:
         return None
     try:
         content = json.loads(metadata[METADATA_KEY])
-        if content["version"] != METADATA_VERSION:
-            raise InputError(
-                f"the metadata of {path} has version {content['version']}, and this package reads {METADATA_VERSION}: "
-                "use the version of resnet_jax that wrote it"
-            )
-        fields = {"class_names": tuple(content["class_names"]), "dataset": content["dataset"]}
-        model = content["model"]
-        fields["model"] = f"{model['family']}{model['depth']}"
-        fields |= {name: model[name] for name in ("zero_channels", "stride_in", "pool_alignment")}
-        fields["batch_norm_epsilon"] = model["batch_norm_epsilon"]
-        for name, value in content["preprocessing"].items():
-            fields[name] = _decoded(value) if name in ("mean", "std") else value
+        version = content["version"]
+        if version == METADATA_VERSION:
+            model, view = content["model"], content["preprocessing"]
+            fields = {"model": f"{model['family']}{model['depth']}", "class_names": tuple(content["class_names"])}
+            fields |= {name: model[name] for name in MODEL_FIELDS} | {name: view[name] for name in VIEW_FIELDS}
+            fields |= {name: _decoded(view[name]) for name in ("mean", "std")}
+            fields |= {"dataset": content["dataset"]} if "dataset" in content else {}
+            return Statement(OWN, fields)
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"the metadata of {path} under {METADATA_KEY!r} is damaged: {error!r}") from error
-    return Statement(OWN, fields)
+    raise InputError(
+        f"the metadata of {path} has version {version}, and this package reads {METADATA_VERSION}: "
+        "use the version of resnet_jax that wrote it"
+    )
 
 
 def _decoded(value: Any) -> np.ndarray:
     if isinstance(value, dict):
-        data = np.frombuffer(base64.b64decode(value["float32"]), "<f4")
-        return data.reshape(value["shape"]).astype(np.float32)
+        return np.frombuffer(base64.b64decode(value["float32"]), "<f4").reshape(value["shape"]).astype(np.float32)
     return np.array(value, np.float32)
 
 
 def _entry(metadata: Mapping[str, str]) -> Statement | None:
     """What training scripts write beside the weights: PyTorch's example and timm an "arch"."""
     for key in ("arch", "architecture", "model_name"):
-        if key not in metadata:
-            continue
-        model, what = network_of(metadata[key])
-        source = f"the entry {key}={metadata[key]!r}"
+        model, what = network_of(metadata.get(key, ""))
+        source = f"the entry {key}={metadata.get(key)!r}"
         if model is not None:
             return Statement(source, {"model": model})
         if what:
@@ -183,117 +154,73 @@ def _entry(metadata: Mapping[str, str]) -> Statement | None:
     return None
 
 
-def _config_json(path: Path, say: Callable[[str], None]) -> Statement | None:
+def _config_json(path: Path, log: Callable[[str], None]) -> Statement | None:
     """The config.json that timm writes beside weights, of its present and of its older form."""
     if not path.is_file():
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it is no table")
     except (OSError, ValueError) as error:
-        say(f"{path} cannot be read and was left aside: {error}")
+        log(f"{path} cannot be read and was left aside: {error}")
         return None
-    cfg = config.get("pretrained_cfg", config)
-    if not isinstance(config.get("architecture"), str) or not isinstance(cfg, dict):
-        say(f"{path} names no architecture as timm's does, and was left aside")
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        log(f"{path} names no architecture as timm's does, and was left aside")
         return None
-    source, architecture = "config.json", config["architecture"]
-    model, what = network_of(architecture)
-    fields: dict[str, Any] = {} if model is None else {"model": model}
-    refusal = ""
-    if model is None:
-        refusal = f"its architecture is {architecture!r}, which {f'has {what}' if what else 'is none of the paper'}"
-    arguments = config.get("model_args") or {}
-    if not isinstance(arguments, dict):
-        raise InputError(f"{path} is not as timm writes it: model_args is no table. Mend it, or move the weights away")
-    changed = {
-        name: value
-        for name, value in arguments.items()
-        if name
-        not in ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
-        and not (name == "output_stride" and value == 32)
-    }
-    if changed and not refusal:
-        refusal = f"its model_args {json.dumps(changed)} make another network of {architecture!r}"
-    if config.get("global_pool", "avg") not in ("avg", ""):
-        refusal = refusal or f"its global_pool is {config['global_pool']!r}, and the paper's is an average"
     try:
-        fields |= timm_view(cfg, f"{path}: ")
-        classes: Any = config.get("num_classes", cfg.get("num_classes"))
-        if classes is not None:
-            fields["num_classes"] = int(classes)
-        names = config.get("label_names", cfg.get("label_names"))
-        if names:
-            named = [names[str(i)] for i in range(len(names))] if isinstance(names, dict) else names
-            fields["class_names"] = tuple(map(str, named))
-        views = test_view(cfg)
+        return Statement("config.json", *_timms(config, path, log))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
             f"{path} is not as timm writes it: {error!r}. Mend it, or move the weights away from it"
         ) from error
-    for view in views:
-        say(view)
+
+
+# Arguments of timm's networks that change nothing of what is built here.
+_HARMLESS = ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
+
+
+def _timms(config: dict[str, Any], path: Path, log: Callable[[str], None]) -> tuple[dict[str, Any], str]:
+    """The fields of timm's config.json, and why its network cannot be built."""
+    cfg, architecture = config.get("pretrained_cfg", config), config["architecture"]
+    model, what = network_of(architecture)
+    changed = {name: value for name, value in (config.get("model_args") or {}).items() if name not in _HARMLESS}
+    if changed.get("output_stride") == 32:
+        del changed["output_stride"]
+    refusal = ""
+    if model is None:
+        refusal = f"its architecture is {architecture!r}, which {f'has {what}' if what else 'is none of the paper'}"
+    elif changed:
+        refusal = f"its model_args {json.dumps(changed)} make another network of {architecture!r}"
+    elif config.get("global_pool", "avg") not in ("avg", ""):
+        refusal = f"its global_pool is {config['global_pool']!r}, and the paper's is an average"
+    fields: dict[str, Any] = pixel_statistics(cfg.get("mean"), cfg.get("std"), f"{path}: ")
+    fields |= {} if model is None else {"model": model}
+    if "interpolation" in cfg:
+        fields["interpolation"] = cfg["interpolation"]
+        if cfg["interpolation"] not in INTERPOLATIONS:
+            raise InputError(
+                f"{path}: interpolation is {cfg['interpolation']!r}, and this package has {', '.join(INTERPOLATIONS)}: "
+                "write one of them there"
+            )
+    if "input_size" in cfg:
+        _, height, width = cfg["input_size"]
+        if height != width:
+            raise InputError(f"{path}: input_size is {cfg['input_size']}, and images here are square: write one there")
+        fields["image_size"] = int(height)
+        if "crop_pct" in cfg:
+            fields["resize"] = resized(height, cfg["crop_pct"])
+    classes: Any = config.get("num_classes", cfg.get("num_classes"))
+    if classes is not None:
+        fields["num_classes"] = int(classes)
+    names = config.get("label_names", cfg.get("label_names"))
+    if names:
+        listed = [names[str(i)] for i in range(len(names))] if isinstance(names, dict) else names
+        fields["class_names"] = tuple(map(str, listed))
+    if cfg.get("test_input_size"):
+        side = int(cfg["test_input_size"][1])
+        resize = resized(side, cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875))
+        log(f"config.json also names larger images for tests: --image_size={side} --resize={resize}")
     if cfg.get("crop_mode", "center") != "center":
-        say(f"config.json wants crop_mode={cfg['crop_mode']!r}; the centre is cut out instead")
-    return Statement(source, fields, refusal)
-
-
-_HASH = r"-[0-9a-f]{8}(?![0-9a-f])"
-_DEPTH = r"resnet(?P<depth>18|34|50|101|152)"
-_TORCHVISION_V1 = "5c106cde|f37072fd|333f7ec4|b627a593|19c8e357|0676ba61|5d3b4d8f|63fe2227|b121ed2d|394f9c45"
-# Image size, resizing and interpolation of what torchvision and timm publish, by the names that they gave the files.
-_PUBLISHED = {
-    rf"{_DEPTH}(-(11ad3fa6|cd907fc2|f82ba261)|[\w.]*imagenet1k_v2|\.tv2_in1k)": (
-        ("torchvision's V2 weights", 224, 232, "bilinear")
-    ),
-    rf"{_DEPTH}(-({_TORCHVISION_V1})|[\w.]*imagenet1k_v1|\.tv_in1k)": (
-        "torchvision's V1 weights",
-        224,
-        256,
-        "bilinear",
-    ),
-    rf"{_DEPTH}(_a3_0{_HASH}|\.a3_in1k)": ("timm's A3 weights", 160, resized(160, 0.95), "bicubic"),
-    rf"{_DEPTH}(_(a1_0|a2_0|b1k|b2k|c1|c2|d|ram){_HASH}|\.(a1|a2|b1k|b2k|c1|c2|d|ram)_in1k)": (
-        ("timm's weights", 224, resized(224, 0.95), "bicubic")
-    ),
-    rf"(gluon_{_DEPTH}_v1b{_HASH})": ("Gluon's weights", 224, 256, "bicubic"),
-}
-
-
-def _name(path: Path) -> Statement | None:
-    """What the name of a file says that a publisher of weights gave it."""
-    name = path.name.lower()
-    source = f"the name {path.name}"
-    for pattern, what in _VARIANTS.items():
-        if re.search(pattern, name):
-            return Statement(source, {}, f"that stands for a network with {what}, which none of this package has")
-    if re.search(r"caffe|msra", name) and "resnet" in name:
-        return Statement(
-            source,
-            {},
-            "Caffe's networks stride in 1x1 convolutions and take BGR pixels from 0 to 255. State it: --stride_in=1x1 "
-            "--pool_alignment=caffe|torch --channel_order=bgr --mean=103.53,116.28,123.675 --std=1",
-            "stride_in",
-        )
-    for pattern, (who, image_size, resize, interpolation) in _PUBLISHED.items():
-        match = re.search(pattern, name)
-        if match:
-            fields = {"model": f"resnet{match['depth']}", **_statistics(IMAGENET_MEAN, IMAGENET_STD)}
-            fields |= {"image_size": image_size, "resize": resize, "interpolation": interpolation}
-            return Statement(f"the name of {who}", fields)
-    match = re.search(rf"(?<![a-z_])resnet(20|32|44|56|110|1202){_HASH}", name)
-    if match:
-        fields = {"model": f"cifar_resnet{match[1]}", "zero_channels": "both"}
-        return Statement("the name of akamaster's weights", fields | _statistics(IMAGENET_MEAN, IMAGENET_STD))
-    match = re.search(rf"cifar(10|100)_resnet(\d+){_HASH}", name)
-    if match:
-        fields = {"model": f"cifar_resnet{match[2]}", **_statistics(*CIFAR_STATISTICS[match[1]])}
-        return Statement("the name of chenyaofo's weights", fields)
-    return None
-
-
-def _statistics(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
-    return dict(zip(("mean", "std"), pixel_statistics(mean, std, ""), strict=True))
+        log(f"config.json wants crop_mode={cfg['crop_mode']!r}; the centre is cut out instead")
+    return fields, refusal

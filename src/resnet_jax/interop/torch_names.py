@@ -1,7 +1,7 @@
 """The tensors of one ResNet among those of a file: the prefix of their names, and what their classifier is called."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,13 @@ _ANCHOR = "layer1.0.conv1.weight"
 _WRAPPERS = ("state_dict", "module", "_orig_mod", "model", "net", "backbone", "encoder")
 
 
-def below_prefix(tensors: Tensors, prefix: str | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
+def silent(line: str) -> None:
+    """A log that keeps nothing."""
+
+
+def below_prefix(
+    tensors: Tensors, prefix: str | None = None, log: Callable[[str], None] = silent
+) -> dict[str, np.ndarray]:
     """The tensors of a ResNet without what stands before their names, such as "state_dict.module._orig_mod.".
 
     Where a file holds a network and its running average (its prefix names "ema" or "swa"), the average is taken, as
@@ -25,21 +31,16 @@ def below_prefix(tensors: Tensors, prefix: str | None = None) -> tuple[dict[str,
     Args:
       tensors: by their names; those of nested tables are joined by dots.
       prefix: whose tensors are wanted where there are several networks; the first parts of it suffice.
-
-    Returns:
-      The tensors, and a line for the user about each choice that was made.
+      log: is given a line about each choice that was made.
 
     Raises:
       InputError: several networks and no `prefix`, or one that is not there.
     """
     tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] != "n_averaged"}
-    prefixes = sorted(
-        {name.removesuffix(_ANCHOR) for name in tensors if re.search(rf"(^|\.){re.escape(_ANCHOR)}$", name)}
-    )
+    prefixes = sorted(name.removesuffix(_ANCHOR) for name in tensors if f".{name}".endswith(f".{_ANCHOR}"))
     if not prefixes:
-        return _without_wrappers(tensors), []
+        return _without_wrappers(tensors)
     shown = ", ".join(each.rstrip(".") or "(none)" for each in prefixes)
-    notes = []
     if prefix is not None:
         wanted = prefix.rstrip(".") + "." if prefix else ""
         chosen = [each for each in prefixes if each == wanted] or [each for each in prefixes if each.startswith(wanted)]
@@ -51,74 +52,67 @@ def below_prefix(tensors: Tensors, prefix: str | None = None) -> tuple[dict[str,
         chosen = [each for each in prefixes if re.search(r"(^|[._])(ema|swa|averaged?)([._]|$)", each)]
         if len(chosen) != 1:
             raise InputError(f"there are {len(prefixes)} networks: choose the prefix of one of them: {shown}")
-        notes.append(f"of {shown} the average was taken, {chosen[0].rstrip('.')}: another is taken by its prefix")
-    (chosen,) = chosen
+        log(f"of {shown} the average was taken, {chosen[0].rstrip('.')}: another is taken by its prefix")
     # Of each tensor the network with the longest prefix: "" and "ema." stand in one file.
     owner = {name: max((each for each in prefixes if name.startswith(each)), key=len, default=None) for name in tensors}
-    found = {name.removeprefix(chosen): tensors[name] for name in tensors if owner[name] == chosen}
+    found = {name.removeprefix(chosen[0]): tensors[name] for name in tensors if owner[name] == chosen[0]}
     beside = [name for name in tensors if owner[name] is None]
-    if beside and any(_linear_layers(found)):
-        notes.append(f"left out, as no part of the network: {_few(sorted(beside))}")
-    elif beside:
-        _refuse_headless(found, beside)
-    return found, notes
+    if beside and not _linear_layers(found):
+        raise headless(found, beside)
+    if beside:
+        log(f"left out, as no part of the network: {_few(sorted(beside))}")
+    return found
 
 
-def with_fc(tensors: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
+def with_fc(tensors: Tensors, log: Callable[[str], None] = silent) -> dict[str, np.ndarray]:
     """The tensors as torchvision names them: the classifier "fc", the projections "downsample", no counters.
 
     A classifier of one linear layer is recognised whatever it is called and however deep it lies, as in a Sequential of
     dropout and a linear layer.
 
-    Returns:
-      The tensors, and a line for the user where the classifier is called neither "fc" nor "linear".
+    Args:
+      tensors: of one network.
+      log: is given a line where the classifier is called neither "fc" nor "linear".
 
     Raises:
       InputError: the classifier has several layers.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    layers, notes = _linear_layers(kept), []
-    known = [layer for layer in ("fc", "linear") if layer in layers]
-    if not known and layers:
-        layer = layers[0]
-        parts = [name for name in kept if name.startswith(f"{layer.partition('.')[0]}.")]
-        if len(layers) > 1 or set(parts) - {f"{layer}.weight", f"{layer}.bias"}:
+    layers = _linear_layers(kept)
+    known = next((layer for layer in ("fc", "linear") if layer in layers), None)
+    if known is None and layers:
+        known = layers[0]
+        parts = {name for name in kept if name.startswith(f"{known.partition('.')[0]}.")}
+        if len(layers) > 1 or parts - {f"{known}.weight", f"{known}.bias"}:
             names = [name for name in kept if name in parts or name.rpartition(".")[0] in layers]
             shapes = [f"{name} {kept[name].shape}" for name in sorted(names)]
             raise InputError(f"the classifier must be one linear layer, and these weights have {_few(shapes, 6)}")
-        known = [layer]
-        notes.append(f"the classifier was found as {layer}")
-    names = {f"{known[0]}.{end}": f"fc.{end}" for end in ("weight", "bias")} if known else {}
+        log(f"the classifier was found as {known}")
+    names = {f"{known}.{end}": f"fc.{end}" for end in ("weight", "bias") if known}
     return {
         names.get(name, re.sub(r"^(layer\d+\.\d+\.)shortcut\.", r"\1downsample.", name)): tensor
         for name, tensor in kept.items()
-    }, notes
+    }
 
 
-def _linear_layers(tensors: Tensors) -> list[str]:
-    """The linear layers outside the stem and the stages."""
-    outside = [name for name in tensors if not re.match(r"(conv1|bn1|layer\d+)\.", name)]
-    return [name.removesuffix(".weight") for name in outside if name.endswith(".weight") and tensors[name].ndim == 2]
+def outside_backbone(names: Collection[str]) -> list[str]:
+    """The names outside the stem and the stages."""
+    return [name for name in names if not re.match(r"(conv1|bn1|layer\d+)\.", name)]
 
 
-def refuse_without_classifier(tensors: Tensors) -> None:
-    """Refuses a backbone.
-
-    Raises:
-      InputError: there is no "fc".
-    """
-    if "fc.weight" not in tensors:
-        beside = [name for name in tensors if not re.match(r"(conv1|bn1|layer\d+)\.", name)]
-        _refuse_headless(tensors, beside)
-
-
-def _refuse_headless(tensors: Tensors, beside: Sequence[str]) -> None:
+def headless(tensors: Tensors, beside: Collection[str]) -> InputError:
+    """Says that the classifier is missing, and what there is beside the backbone."""
     features = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 4), default=0)
     there = f"; beside the backbone there are {_few(sorted(beside))}" if beside else ""
-    raise InputError(
+    return InputError(
         f"the classifier is missing, fc.weight of shape (classes, {features}) and fc.bias (classes,): "
         f"these are the weights of a headless backbone{there}. Give the file of the whole network, or add the two"
     )
+
+
+def _linear_layers(tensors: Tensors) -> list[str]:
+    outside = outside_backbone(tensors)
+    return [name.removesuffix(".weight") for name in outside if name.endswith(".weight") and tensors[name].ndim == 2]
 
 
 def _without_wrappers(tensors: Tensors) -> dict[str, np.ndarray]:

@@ -13,9 +13,8 @@ Convolutions are (features, channels, height, width) there and (height, width, c
 biased running variance and torch the unbiased one; our `BatchNorm` keeps torch's, so statistics are copied as they are.
 `num_batches_tracked` has no use here (torch reads it only where momentum is None) and is written as 0.
 
-Tensors do not show everything: where strides lie, how pooling is aligned, where zero channels go, whether blocks have
-shortcuts without parameters and what is added to variances, see `conventions`. `from_torch` is told whose networks the
-weights are of and refuses a network of ours that would compute something else with them.
+Tensors do not show everything, see `conventions`. `from_torch` is told whose networks the weights are of and refuses a
+network of ours that would compute something else with them.
 """
 
 import re
@@ -28,10 +27,8 @@ from flax import traverse_util
 
 from resnet_jax import models
 from resnet_jax.errors import InputError
-from resnet_jax.interop.torch_names import with_fc
+from resnet_jax.interop.torch_names import Tensors, with_fc
 from resnet_jax.models import ResNet
-
-Tensors = Mapping[str, np.ndarray]
 
 _LEAVES = {
     ("params", "kernel"): "weight",
@@ -41,33 +38,13 @@ _LEAVES = {
     ("batch_stats", "var"): "running_var",
 }
 
-# The name of a projection beside that of the classifier: torchvision's and timm's, and akamaster's.
-_PROJECTIONS = {"fc": "downsample", "linear": "shortcut"}
-
 # What leaves no trace in the tensors, by whose networks they are; see `conventions`. "torchvision" is also timm's,
 # "caffe" that of the paper's release.
+_ALL = {"residual": True, "epsilon": 1e-5}
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "torchvision": {
-        "residual": True,
-        "zero_channels": "end",
-        "stride_in": "3x3",
-        "pool_alignment": "torch",
-        "epsilon": 1e-5,
-    },
-    "caffe": {
-        "residual": True,
-        "zero_channels": "end",
-        "stride_in": "1x1",
-        "pool_alignment": "caffe",
-        "epsilon": 1e-5,
-    },
-    "akamaster": {
-        "residual": True,
-        "zero_channels": "both",
-        "stride_in": "1x1",
-        "pool_alignment": "torch",
-        "epsilon": 1e-5,
-    },
+    "torchvision": {**_ALL, "zero_channels": "end", "stride_in": "3x3", "pool_alignment": "torch"},
+    "caffe": {**_ALL, "zero_channels": "end", "stride_in": "1x1", "pool_alignment": "caffe"},
+    "akamaster": {**_ALL, "zero_channels": "both", "stride_in": "1x1", "pool_alignment": "torch"},
 }
 
 
@@ -95,29 +72,28 @@ def conventions(model: ResNet) -> dict[str, Any]:
     return found
 
 
-def _abstract(model: ResNet, channels: int = 3) -> dict[Any, Any]:
+def _abstract(model: ResNet, channels: int) -> dict[Any, Any]:
     """The shape and dtype of every variable of every single block, by its path."""
     # The parameters depend on the number of input channels alone.
     return traverse_util.flatten_dict(models.unstack(models.abstract_variables(model, (32, 32, channels))))
 
 
-def places(model: ResNet, classifier: str = "fc", channels: int = 3) -> dict[str, tuple[str, ...]]:
+def places(model: ResNet, layout: str = "torchvision", channels: int = 3) -> dict[str, tuple[str, ...]]:
     """The torch name of every parameter and running statistic of a network, and its path in `models.unstack`.
 
     Args:
       model: the network.
-      classifier: the name of the last layer: "fc" (torchvision, timm), or "linear" (akamaster).
+      layout: whose names these are, one of `LAYOUTS`.
       channels: of the images.
     """
-    found, projection = {}, _PROJECTIONS[classifier]
+    classifier, projection = ("linear", "shortcut") if layout == "akamaster" else ("fc", "downsample")
+    found = {}
     for path in _abstract(model, channels):
         collection, module, *inner, name = path
         if module.startswith("stage"):
-            block, *layers = inner
-            layer = (
-                ".".join(layers).replace("shortcut.conv", f"{projection}.0").replace("shortcut.bn", f"{projection}.1")
-            )
-            number = int(block.removeprefix("block")) - 1
+            number = int(inner[0].removeprefix("block")) - 1
+            layer = ".".join(inner[1:])
+            layer = layer.replace("shortcut.conv", f"{projection}.0").replace("shortcut.bn", f"{projection}.1")
             module = f"layer{module.removeprefix('stage')}.{number}.{layer}"
         elif module == "fc":
             module = classifier
@@ -130,15 +106,11 @@ _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
-
-
 def from_torch(tensors: Tensors, model: ResNet, layout: str | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Our variables, float32, from a network's tensors by their torch names.
 
     Args:
-      tensors: see `interop.files.read_tensors`.
+      tensors: see `interop.files.read_weights`.
       model: the network that they are meant for.
       layout: whose networks they are of, a name in `LAYOUTS`; by default see `default_layout`. A mapping amends the
         default: of weights that a network of ours was trained to have it is `conventions(model)`.
@@ -150,22 +122,25 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | Mapping[str, Any] 
       InputError: a weight is missing, left over, or of another shape; the message names it and what was expected. Or
         the network would compute something else with these weights than the network that they are of.
     """
-    tensors, _ = with_fc(tensors)
+    tensors = with_fc(tensors)
     channels = input_channels(tensors)
     shapes, named = _abstract(model, channels), places(model, channels=channels)
     missing = [name for name in named if name not in tensors]
     for name, path in named.items():
-        expected = _torch_shape(shapes[path].shape)
+        shape = shapes[path].shape
+        expected = tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
         if name not in tensors:
             raise InputError(
                 f"the weights lack {name}, of shape {expected}{_and_others(missing)}: are they of another network?"
             )
         if tensors[name].shape != expected:
             raise InputError(f"the weight {name} has the shape {tensors[name].shape}, but {expected} was expected")
-    for name in sorted(tensors.keys() - named.keys()):
+    left = sorted(tensors.keys() - named.keys())
+    if left:
+        reason = next((f": {what}" for pattern, what in _REASONS.items() if re.search(pattern, left[0])), "")
         raise InputError(
-            f"the weights hold {name}, of shape {tensors[name].shape}"
-            f"{_and_others(sorted(tensors.keys() - named.keys()))}, which this network does not have{_reason(name)}"
+            f"the weights hold {left[0]}, of shape {tensors[left[0]].shape}{_and_others(left)}, which this network "
+            f"does not have{reason}"
         )
     _check_conventions(model, layout)
     flat = {
@@ -186,9 +161,8 @@ def _check_conventions(model: ResNet, layout: str | Mapping[str, Any] | None) ->
     if whose not in LAYOUTS:
         raise InputError(f"unknown layout {whose!r}: it is one of {', '.join(LAYOUTS)}, or a mapping of fields")
     amended = layout if isinstance(layout, Mapping) else {}
-    unknown = sorted(amended.keys() - LAYOUTS[whose].keys())
-    if unknown:
-        raise InputError(f"a layout has no field {unknown[0]!r}: its fields are {', '.join(LAYOUTS[whose])}")
+    for name in amended.keys() - LAYOUTS[whose].keys():
+        raise InputError(f"a layout has no field {name!r}: its fields are {', '.join(LAYOUTS[whose])}")
     wanted = {**LAYOUTS[whose], **amended}
     differing = {field: ours for field, ours in conventions(model).items() if ours != wanted[field]}
     if differing:
@@ -202,14 +176,13 @@ def _check_conventions(model: ResNet, layout: str | Mapping[str, Any] | None) ->
 
 def _and_others(names: Sequence[str]) -> str:
     """ "" of one name, else a summary of those after the first."""
-    others = list(names[1:])
+    others = len(names) - 1
     if not others:
         return ""
     if all(".running_" in name for name in names):
-        return f", and {len(others)} other running statistics (does it normalise by groups or layers?)"
-    roots = sorted({name.partition(".")[0] for name in others})
-    more = "one other" if len(others) == 1 else f"{len(others)} others"
-    return f", and {more} (in {', '.join(roots[:8])}{' …' if len(roots) > 8 else ''})"
+        return f", and {others} other running statistics (does it normalise by groups or layers?)"
+    roots = sorted({name.partition(".")[0] for name in names[1:]})
+    return f", and {others} more (in {', '.join(roots[:8])}{' …' if len(roots) > 8 else ''})"
 
 
 # What blocks of other networks hold.
@@ -220,22 +193,18 @@ _REASONS = {
 }
 
 
-def _reason(name: str) -> str:
-    return next((f": {what}" for pattern, what in _REASONS.items() if re.search(pattern, name)), "")
-
-
-def to_torch(variables: Mapping[str, Any], model: ResNet, classifier: str = "fc") -> dict[str, np.ndarray]:
+def to_torch(variables: Mapping[str, Any], model: ResNet, layout: str = "torchvision") -> dict[str, np.ndarray]:
     """A network's tensors by their torch names: the inverse of `from_torch`, bit for bit.
 
     Args:
       variables: with collections "params" and "batch_stats".
       model: the network they belong to.
-      classifier: see `places`.
+      layout: whose names are wanted, one of `LAYOUTS`.
     """
     # Channels have no part in names and axes.
     flat: dict[Any, Any] = traverse_util.flatten_dict(models.unstack(jax.device_get(dict(variables))))
     tensors = {}
-    for name, path in places(model, classifier).items():
+    for name, path in places(model, layout).items():
         value = np.asarray(flat[path])
         tensors[name] = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
         if name.endswith("running_var"):

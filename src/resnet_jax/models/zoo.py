@@ -71,3 +71,9 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
         shortcut=shortcut,
         **fields,
     )
+
+
+def family_and_depth(model: ResNet) -> tuple[str, int]:
+    """What `create` calls such a network: ("cifar_resnet", 20)."""
+    family = f"{'cifar_' if model.stem == 'cifar' else ''}{'plain' if model.shortcut is None else 'resnet'}"
+    return family, (3 if model.bottleneck else 2) * sum(model.stage_sizes) + 2

@@ -1,0 +1,349 @@
+"""Files of PyTorch weights, to classifiers and back.
+
+A file's tensors, without what stands before their names, say which network they are of. What they cannot say, sources
+beside them state (see `origin`); of each field the statement of most trust counts. The network is built as all of this
+says, and only then filled with the tensors: weights never go into a network whose strides, pooling or pre-processing
+are not those that they were trained in.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax import models
+from resnet_jax.data.decode import INTERPOLATIONS
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.errors import InputError, complain
+from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.files import expanded
+from resnet_jax.interop import origin, torch_weights
+from resnet_jax.interop.files import read_weights, write_tensors
+from resnet_jax.interop.identify import identify
+from resnet_jax.interop.origin import MODEL_FIELDS, OWN, VIEW_FIELDS, shown
+from resnet_jax.interop.published import CIFAR_STATISTICS, Statement, network_of, pixel_statistics
+from resnet_jax.interop.torch_names import with_fc
+from resnet_jax.models import ResNet
+from resnet_jax.models.zoo import family_and_depth
+
+
+def load_torch(
+    path: str | os.PathLike[str],
+    model: str | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channel_order: str | None = None,
+    image_size: int | None = None,
+    resize: int | None = None,
+    interpolation: str | None = None,
+    zero_channels: str | None = None,
+    stride_in: str | None = None,
+    pool_alignment: str | None = None,
+    batch_norm_epsilon: float | None = None,
+    prefix: str | None = None,
+    log: Callable[[str], None] = complain,
+) -> Classifier:
+    """The network that a file of PyTorch weights is of, with these weights and their pre-processing.
+
+    What is None is taken from what the file or timm's config.json beside it says, then from the habit of torchvision,
+    or of akamaster for CIFAR networks.
+
+    Args:
+      path: a file of torchvision's, timm's, akamaster's or our own ResNets, see `files.read_weights`; .safetensors
+        need no torch.
+      model: the network, "resnet18" or "plain18".
+      class_names: in the order of the logits.
+      mean, std: of the pixels, one number for each channel in the network's order, from 0 to 1 or, where one of them
+        is above 1, from 0 to 255.
+      channel_order: "rgb" or "bgr".
+      image_size: side of the images that the network sees, in pixels.
+      resize: what the shorter side of a photograph becomes before its centre is cut out.
+      interpolation: of that resizing, "bilinear" or "bicubic".
+      zero_channels, stride_in, pool_alignment: see `models.ResNet`.
+      batch_norm_epsilon: what is added to variances.
+      prefix: of the network that is wanted where the file holds several.
+      log: is given a line about each setting, where it is from, and where sources contradict each other.
+
+    Raises:
+      InputError: the weights cannot be read or are no network of the paper, sources name a network that this package
+        does not build, or something that was stated does not fit the weights.
+
+    Example:
+      >>> classifier = load_torch("resnet50-11ad3fa6.pth")  # doctest: +SKIP
+      >>> classifier = load_torch("mine.safetensors", "resnet18", mean=[0.5], std=[0.5])  # doctest: +SKIP
+    """
+    stated = {
+        "model": model,
+        "class_names": class_names,
+        "mean": mean,
+        "std": std,
+        "channel_order": channel_order,
+        "image_size": image_size,
+        "resize": resize,
+        "interpolation": interpolation,
+        "zero_channels": zero_channels,
+        "stride_in": stride_in,
+        "pool_alignment": pool_alignment,
+        "batch_norm_epsilon": batch_norm_epsilon,
+    }
+    return read_torch(path, stated, prefix, log)[0]
+
+
+def read_torch(
+    path: str | os.PathLike[str], stated: Mapping[str, Any], prefix: str | None, log: Callable[[str], None]
+) -> tuple[Classifier, str]:
+    """What `load_torch` returns of such arguments, and the name of the data set that the weights were trained on."""
+    path, given = expanded(path, "the source"), _checked(stated)
+    tensors, metadata = read_weights(path, prefix, log)
+    try:
+        tensors = with_fc(tensors, log)
+        network = identify(tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    found = origin.statements(path, metadata, log)
+    _check_refusals(path, found, given, network, log)
+    channels = torch_weights.input_channels(tensors)
+    settings = _settle([Statement("given", given), *found], origin.assumed(network, channels))
+    _check_facts(settings, network, path)
+    preprocessing = _preprocessing(settings, channels)
+    value = {name: setting.value for name, setting in settings.items()}
+    model = network.clone(
+        shortcut=None if "plain" in value["model"] else network.shortcut,
+        epsilon=value["batch_norm_epsilon"],
+        **{name: value[name] for name in MODEL_FIELDS if name != "batch_norm_epsilon"},
+    )
+    try:
+        variables = torch_weights.from_torch(tensors, model, torch_weights.conventions(model))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(f"{path} holds numbers in {name} that are not finite: they are no weights of use")
+    _log_settings(settings, model, log)
+    image_shape = (value["image_size"], value["image_size"], channels)
+    return Classifier(model, variables, preprocessing, tuple(value["class_names"]), image_shape), value["dataset"]
+
+
+def save_torch(
+    classifier: Classifier,
+    path: str | os.PathLike[str],
+    layout: str | None = None,
+    *,
+    dataset: str | None = None,
+    log: Callable[[str], None] = complain,
+) -> None:
+    """Writes the weights of a classifier by the names that they have in PyTorch.
+
+    A .safetensors file also says, in its metadata, which network and pre-processing the weights are for, so that
+    `load_torch` gives back what was written.
+
+    Args:
+      classifier: of one of the paper's networks.
+      path: a file, see `files.write_tensors`.
+      layout: whose names, "torchvision" or "akamaster"; by default "akamaster" of CIFAR networks.
+      dataset: the name of what it was trained on, for the metadata.
+      log: is given one line where the weights want what torchvision's networks (akamaster's) do not do.
+
+    Raises:
+      InputError: a file that cannot be written, or an unknown layout.
+    """
+    path, model = expanded(path, "the destination"), classifier.model
+    if not isinstance(model, ResNet):
+        raise InputError(f"a {type(model).__name__} has no names in torch's layouts: only the ResNets have")
+    layout = torch_weights.default_layout(model) if layout is None else layout
+    if layout not in torch_weights.LAYOUTS:
+        raise InputError(f"unknown layout {layout!r}: it is one of {', '.join(torch_weights.LAYOUTS)}")
+    preprocessing = jax.device_get(classifier.preprocessing)
+    fields = {name: getattr(model, name.removeprefix("batch_norm_")) for name in MODEL_FIELDS}
+    fields |= {
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "channel_order": preprocessing.channel_order,
+        "image_size": classifier.image_shape[0],
+        "resize": preprocessing.shorter_side,
+        "interpolation": preprocessing.interpolation,
+        "class_names": classifier.class_names,
+    }
+    tensors = torch_weights.to_torch(classifier.variables, model, layout)
+    write_tensors(path, tensors, origin.own_metadata(model, fields, dataset))
+    differing = _unlike_others(model, fields, classifier.image_shape[2])
+    if differing:
+        said = (
+            "says in its metadata, which this package reads and torch does not,"
+            if path.name.endswith(".safetensors")
+            else "cannot say, so that who reads it must,"
+        )
+        whose = torch_weights.default_layout(model)
+        log(f"{path} {said} what its weights want unlike {whose}'s: {' '.join(differing)}")
+
+
+def _unlike_others(model: ResNet, fields: Mapping[str, Any], channels: int) -> list[str]:
+    """What `load_torch` would take for something else in a file without metadata, as flags of `convert`."""
+    others, texts = origin.assumed(model, channels)[-1].fields, shown(fields)
+    used = (*torch_weights.conventions(model), "batch_norm_epsilon", *VIEW_FIELDS)
+    same = {
+        name: np.array_equal(np.ravel(fields[name]), np.ravel(others.get(name, np.nan)))
+        for name in fields
+        if name in used
+    }
+    same["mean"] = same["std"] = same["mean"] and same["std"]  # which are stated together
+    family, depth = family_and_depth(model)
+    return [
+        *([f"--model={family}{depth}"] if model.shortcut is None else []),
+        *([f"(shortcut {model.shortcut})"] if model.stem == "imagenet" and model.shortcut in ("A", "C") else []),
+        *(f"--{name}={texts[name]}" for name in same if not same[name]),
+        *(["(the mean is that of each pixel)"] if np.shape(fields["mean"])[:2] != (1, 1) else []),
+    ]
+
+
+_CHOICES = {
+    "zero_channels": ("end", "both"),
+    "stride_in": ("1x1", "3x3"),
+    "pool_alignment": ("caffe", "torch"),
+    "channel_order": ("rgb", "bgr"),
+    "interpolation": tuple(INTERPOLATIONS),
+}
+
+
+def _checked(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user states, each value one that there is; "mean" and "std" of pixels from 0 to 255."""
+    given = {name: value for name, value in stated.items() if value is not None}
+    for name, choices in _CHOICES.items():
+        if name in given and given[name] not in choices:
+            raise InputError(f"--{name}={given[name]} is not one of {', '.join(choices)}")
+    if "model" in given:
+        model, what = network_of(given["model"])
+        if model is None and what:
+            raise InputError(
+                f"--model={given['model']} names a network with {what}, which this package does not build; "
+                f"its models are {', '.join(models.NAMES)}"
+            )
+        try:
+            models.create(given["model"])
+        except ValueError as error:
+            raise InputError(f"--model={given['model']}: {error}") from error
+    epsilon = given.get("batch_norm_epsilon", 1.0)
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise InputError(f"--batch_norm_epsilon={epsilon} must be a number above 0")
+    for name in ("image_size", "resize"):
+        if given.get(name, 1) < 1:
+            raise InputError(f"--{name}={given[name]} must be at least 1")
+    if ("mean" in given) != ("std" in given):
+        raise InputError("--mean and --std belong together: give both")
+    return given | pixel_statistics(given.get("mean"), given.get("std"), "--")
+
+
+def _check_refusals(
+    path: Path,
+    found: Sequence[Statement],
+    given: Mapping[str, Any],
+    network: ResNet,
+    log: Callable[[str], None],
+) -> None:
+    """Refuses a network that a source names and that the user does not gainsay."""
+    # What this package wrote into a file counts more than how the file is called.
+    own = next((each.fields for each in found if each.source == OWN), {})
+    for source, _, refusal, answer in found:
+        if refusal and answer in {**own, **given}:
+            stated = f"--{answer}={given[answer]}" if answer in given else f"{answer}={own[answer]}"
+            log(f"{stated} is used, although by {source}: {refusal}")
+        elif refusal:
+            family, depth = family_and_depth(network)
+            own = f"{family}{depth}"
+            advice = f". If the weights are those of a {own} all the same, say so: --model={own}"
+            raise InputError(f"{path}, by {source}: {refusal}{advice if answer == 'model' else ''}")
+
+
+class _Setting(NamedTuple):
+    """A field's value, where it is from, and what sources of less trust say instead."""
+
+    value: Any
+    source: str
+    others: tuple[tuple[str, Any], ...]
+
+
+def _settle(stated: Sequence[Statement], assumed: Sequence[Statement]) -> dict[str, _Setting]:
+    """What counts of each field: the first statement that has it."""
+    settled: dict[str, _Setting] = {}
+    for each in (*stated, *assumed):
+        for name, value in each.fields.items():
+            if name not in settled:
+                others = [(other.source, other.fields[name]) for other in stated if name in other.fields]
+                differing = [other for other in others if not np.array_equal(other[1], value)]
+                settled[name] = _Setting(value, each.source, tuple(differing))
+    side, resize = settled["image_size"], settled["resize"]
+    if side.source != resize.source and resize.source != "given" and resize.value is not None:
+        # Another side than the one that the resizing belongs to.
+        theirs = next(each for each in (*stated, *assumed) if each.source == resize.source)
+        value = side.value * resize.value // theirs.fields.get("image_size", side.value)
+        settled["resize"] = resize._replace(value=value, source=f"in proportion, {resize.source}")
+    return settled
+
+
+def _check_facts(settings: Mapping[str, _Setting], network: ResNet, path: Path) -> None:
+    """Refuses statements that the tensors gainsay."""
+    family, depth = family_and_depth(network)
+    own, model, classes = f"{family}{depth}", settings["model"], network.num_classes
+    plain = own.replace("resnet", "plain") if network.shortcut == "A" else own
+    if model.value not in (own, plain):
+        raise InputError(
+            f"{path} holds the weights of a {own} by their names and shapes, but the model is {model.value} "
+            f"({model.source})"
+        )
+    for name, count in (("num_classes", int), ("class_names", len)):
+        if name in settings and count(settings[name].value) != classes:
+            raise InputError(
+                f"{path} has {classes} classes, but {name} ({settings[name].source}) has "
+                f"{count(settings[name].value)}: is it of other weights?"
+            )
+    if "mean" not in settings:
+        raise InputError(f"{path} is for images of one channel: state their --mean and --std")
+    side, resize = settings["image_size"], settings["resize"]
+    if resize.value is not None and resize.value < side.value:
+        raise InputError(
+            f"--resize={resize.value} ({resize.source}) is less than --image_size={side.value} ({side.source}): "
+            "no window of that size can be cut from the image"
+        )
+
+
+def _preprocessing(settings: Mapping[str, _Setting], channels: int) -> Preprocessing:
+    order = settings["channel_order"].value
+
+    def each_channel(name: str) -> jax.Array:
+        array, source, _ = settings[name]
+        if array.ndim == 3:
+            return jnp.asarray(array)
+        if len(array) not in (1, channels):
+            raise InputError(f"--{name} has {len(array)} numbers, but the images have {channels} channels")
+        if source == "given":
+            array = np.broadcast_to(array, (channels,))
+        elif order == "bgr" and source != OWN:
+            # Those that are known are of RGB, and the user's and ours in the network's order.
+            array = array[::-1]
+        return jnp.asarray(array[None, None])
+
+    shorter_side, interpolation = settings["resize"].value, settings["interpolation"].value
+    return Preprocessing(each_channel("mean"), each_channel("std"), order, shorter_side, interpolation)
+
+
+def _log_settings(settings: Mapping[str, _Setting], model: ResNet, log: Callable[[str], None]) -> None:
+    """Says each setting that matters to the network, and where it is from."""
+    used = (*torch_weights.conventions(model), "batch_norm_epsilon")
+    values = {name: setting.value for name, setting in settings.items()}
+    for name in ("model", *(field for field in MODEL_FIELDS if field in used), *VIEW_FIELDS, "class_names"):
+        value, source, others = settings[name]
+        if value is None:
+            continue
+        differing = "".join(f"; {whose} says {shown({**values, name: other})[name]}" for whose, other in others)
+        log(f"{name}={shown(values)[name]} ({source}{differing})")
+    own = CIFAR_STATISTICS.get(str(model.num_classes)) if model.stem == "cifar" else None
+    if own and settings["mean"].source.startswith("assumed"):
+        mean, std = (",".join(map(str, each)) for each in own)
+        log(f"weights that were trained with CIFAR's own statistics want --mean={mean} --std={std}")
