@@ -50,8 +50,8 @@ def image_files(folder: str | Path) -> Found:
     images, passed = [], []
     for _, files, problems in _walk(str(folder)):
         passed += problems
-        for path, entry in files:
-            if problem := _problem(entry):
+        for path in files:
+            if problem := _problem(os.path.join(folder, path)):
                 passed.append((problem, path))
             else:
                 images.append(path)
@@ -65,8 +65,8 @@ def folders(folder: str | Path) -> Iterator[str]:
             yield os.path.join(folder, below) if below else str(folder)
 
 
-def _walk(folder: str) -> Iterator[tuple[str, list[tuple[str, os.DirEntry[str]]], list[tuple[str, str]]]]:
-    """(path below the folder, files and their paths, what is passed over) of the folder and of all below it."""
+def _walk(folder: str) -> Iterator[tuple[str, list[str], list[tuple[str, str]]]]:
+    """(path, files, what is passed over) of the folder and of all below it; paths are below the folder."""
     # A link to a folder that holds this one would bring in all that lies beside it.
     # Names alone can lie: `link/..` need not be where the link is.
     above = {path for made in (os.path.abspath, os.path.realpath) for path in Path(made(folder)).parents}
@@ -94,7 +94,7 @@ def _walk(folder: str) -> Iterator[tuple[str, list[tuple[str, os.DirEntry[str]]]
             elif is_folder(entry):
                 (links if entry.is_symlink() else inside).append(name)
             else:
-                files.append((name, entry))
+                files.append(name)
         waiting += reversed(inside)
         yield below, files, problems
 
@@ -125,15 +125,15 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _problem(entry: os.DirEntry[str]) -> str:
+def _problem(path: str) -> str:
     """Why a file is passed over; "" where it is not. To open a pipe would wait for another process, perhaps forever."""
-    suffix = os.path.splitext(entry.name)[1].lower()
+    suffix = os.path.splitext(path)[1].lower()
     if suffix not in suffixes():
         hint = " (pip install pillow-heif reads them)" if suffix in HEIF_SUFFIXES else ""
         return f"{suffix}{hint}" if suffix else "without a suffix"
-    if not os.path.isfile(entry.path):
-        return "no regular file" if os.path.exists(entry.path) else "linked to nothing"
-    return "" if os.access(entry.path, os.R_OK) else _CLOSED
+    if not os.path.isfile(path):
+        return "no regular file" if os.path.exists(path) else "linked to nothing"
+    return "" if os.access(path, os.R_OK) else _CLOSED
 
 
 def reasons(passed: Sequence[tuple[str, str]]) -> str:
@@ -242,9 +242,10 @@ def _split(
         labels += [label] * len(found)
         passed += ignored
     for entry in listed(root / split):
-        if entry.name.startswith(".") or not is_folder(entry):
-            hidden = entry.name.startswith(".")
-            passed.append(("hidden" if hidden else "beside the folders of the classes", entry.name))
+        if entry.name.startswith("."):
+            passed.append(("hidden", entry.name))
+        elif not is_folder(entry):
+            passed.append(("beside the folders of the classes", entry.name))
     if not files:
         raise InputError(f"{root / split} {NO_IMAGES}{_but(passed)}")
     if passed:

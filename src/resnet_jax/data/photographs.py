@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
+import jax.numpy as jnp
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.cache import open_cache
@@ -123,7 +123,7 @@ class ImageSplit:
         Every batch has `batch_size` places. Those past the last photograph, and those of damaged ones, have weight 0.
         """
         report = DamageReport(self.source, self.max_corrupt_fraction, self.log, "it is left out")
-        view = Preprocessing(np.zeros((1, 1, 3), np.float32), shorter_side=self.resize_size)
+        view = Preprocessing(jnp.zeros((1, 1, 3)), shorter_side=self.resize_size)
         return central_batches(self.source, (self.image_size, self.image_size, 3), view, batch_size, report)
 
 

@@ -29,14 +29,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, rows: np.ndarray) -> "Split":
+        """The examples of these rows."""
+        return Split(self.images[rows], self.labels[rows])
+
     def batches(self, batch_size: int, steps: int | None = None, seed: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of the steps from `start` on, uint8: those that a run of this seed trains on, without end where
         `steps` is None. Augmentation is left to the device, see `augment.pad_crop_mirror`.
         """
         rows = jax.jit(batch_rows, static_argnums=(2, 3))
         for step in itertools.count(start) if steps is None else range(start, start + steps):
-            places = np.asarray(rows(seed, step, batch_size, len(self)))
-            yield Batch(self.images[places], self.labels[places])
+            shown = self.take(np.asarray(rows(seed, step, batch_size, len(self))))
+            yield Batch(shown.images, shown.labels)
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,7 @@ def _load(name: str, data_dir: str | None, validation_images: int, seen: tuple[A
             )
         order = np.random.default_rng(0).permutation(len(dataset.train))
         kept, held = np.sort(order[validation_images:]), np.sort(order[:validation_images])
-        train = dataset.train
-        dataset = replace(
-            dataset,
-            train=Split(train.images[kept], train.labels[kept]),
-            validation=Split(train.images[held], train.labels[held]),
-        )
+        dataset = replace(dataset, train=dataset.train.take(kept), validation=dataset.train.take(held))
     for split in (dataset.train, dataset.validation, dataset.test):
         if split is not None:
             split.images.flags.writeable = split.labels.flags.writeable = False
@@ -114,18 +113,13 @@ def _digits() -> Dataset:
     images = np.rint(scans.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = scans.target.astype(np.int32)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
-    splits = (Split(images[rows], labels[rows]) for rows in (train, test))
-    return Dataset(next(splits), None, next(splits), tuple(str(digit) for digit in range(10)))
+    whole = Split(images, labels)
+    return Dataset(whole.take(train), None, whole.take(test), tuple(str(digit) for digit in range(10)))
 
 
 def _cifar(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     records = open_records(name, data_dir, ("train", "test"))
-    return Dataset(
-        train=_read_split(records, "train"),
-        validation=None,
-        test=_read_split(records, "test"),
-        class_names=records.class_names,
-    )
+    return Dataset(_read_split(records, "train"), None, _read_split(records, "test"), records.class_names)
 
 
 def _read_split(records: Records, split: str) -> Split:
