@@ -20,6 +20,7 @@ from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.fingerprints import fingerprint
+from resnet_jax.metrics_log import MetricsLog, read_metrics
 from resnet_jax.sharding import make_mesh, replicated
 from resnet_jax.training.state import TrainState
 
@@ -281,13 +282,13 @@ def test_damaged_lines_are_said_and_left_out(tmp_path, damage, capsys):
     first, _, third = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join([first, damage, third, b""]))
     said = []
-    assert workdir.read_metrics(tmp_path, said.append) == [LINES[0], LINES[2]]
+    assert read_metrics(tmp_path, said.append) == [LINES[0], LINES[2]]
     assert said == [f"{path}: line 2 is damaged and left out"]
     # A run that goes on says it once, and writes the file without them.
-    with workdir.MetricsLog(tmp_path, 30) as log:
+    with MetricsLog(tmp_path, 30) as log:
         log.write(40, {"train_loss": 0.25})
     assert capsys.readouterr().err == said[0] + "\n"
-    assert [line["step"] for line in workdir.read_metrics(tmp_path)] == [10, 30, 40]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [10, 30, 40]
     assert capsys.readouterr().err == ""
 
 
@@ -295,7 +296,7 @@ def test_a_last_line_that_a_kill_cut_short_is_nothing_to_say(tmp_path):
     path = write_lines(tmp_path)
     path.write_bytes(path.read_bytes()[:-9])
     said = []
-    assert workdir.read_metrics(tmp_path, said.append) == LINES[:2]
+    assert read_metrics(tmp_path, said.append) == LINES[:2]
     assert said == []
 
 
@@ -307,6 +308,6 @@ def test_no_byte_of_the_metrics_ends_in_a_traceback(tmp_path):
             path.write_bytes(text)
             flip(path, place, mask)
             said = []
-            lines = workdir.read_metrics(tmp_path, said.append)
+            lines = read_metrics(tmp_path, said.append)
             # Numbers and names in a line have no checksum.
             assert len(lines) == len(LINES) or said

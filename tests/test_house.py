@@ -76,7 +76,7 @@ def test_lower_rooms_do_not_know_higher_ones(below):
         ("tensorflow_datasets", "data/prepared.py"),
         ("grain", "data/stream.py"),
         ("simplejpeg", "data/decode.py"),
-        ("tensorboardX", "events.py"),
+        ("tensorboardX", "metrics_log.py"),
         ("matplotlib", "analysis/plots.py"),
         ("submitit", "sweeping/slurm.py"),
         ("optuna", "sweeping/search.py"),

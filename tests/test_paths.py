@@ -15,6 +15,7 @@ from resnet_jax.data.prepared import prepared_folder
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
 from resnet_jax.interop.files import read_tensors, write_tensors
+from resnet_jax.metrics_log import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -99,7 +100,7 @@ def test_files_and_data_below_the_home(home):
     assert arguments.parse_config("~/own.py").dataset.name == "digits"
     workdir.claim(home / "run", arguments.parse_config("digits"))
     assert workdir.read_config("~/run").dataset.name == "digits"
-    assert workdir.read_metrics("~/run") == []
+    assert read_metrics("~/run") == []
     assert list(Path().iterdir()) == []
 
 

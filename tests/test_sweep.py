@@ -1,6 +1,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -175,6 +176,9 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(tmp_path, capsys):
     assert failed["log"] == str(bad / "log.txt")
     assert failed["message"].startswith("the state of iteration 4 holds numbers that are not finite")
     assert f"{bad.name}: failed: {failed['message']} ({failed['log']})" in said.out
+    # One that began, and one that ended as the last one.
+    assert any(line.endswith(": running") for line in said.out.splitlines())
+    assert re.search(r"(complete, test error \S+|failed: .*); 0 left, about 0:00:00\n", said.out)
     assert said.err == (
         f"error: 1 of 6 points failed: read {bad / 'log.txt'}; the same command runs them again and no others\n"
     )

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from resnet_jax import errors, terminal
-from resnet_jax.sweeping.display import results_table
+from resnet_jax.sweeping.runs import results_table
 
 # What Rich would read as markup or an emoji, and what a name may hold on the disk.
 NAMES = ["a[copy].png", "[red]", "a[/b]", "[lr=0.1]", ":boom:", "$x$", "日本語", "שלום", "x" * 300, "a  b", "\\[b]"]

@@ -1,7 +1,9 @@
 """config.json: the fields of a run's config, with the version of their names and a checksum."""
 
 import difflib
+import functools
 import json
+import operator
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +41,13 @@ CHANGES = {
 VERSION = max(CHANGES)
 
 
+_MEND = (
+    "put a copy of it back, or remove it and start the resnet-jax train command that began the run again, which writes "
+    "it anew and goes on"
+)
+_CALLED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list of numbers"}
+
+
 def write_text(config: Config) -> str:
     """The text of config.json.
 
@@ -47,8 +56,8 @@ def write_text(config: Config) -> str:
     """
     fields = json.loads(config.to_json_best_effort())
     _check("the config", flat(fields))
-    whole = {"version": VERSION, "checksum": checksum({"version": VERSION, **fields}), **fields}
-    return json.dumps(whole, indent=2) + "\n"
+    fields = {"version": VERSION, **fields}
+    return json.dumps({"checksum": checksum(fields), **fields}, indent=2) + "\n"
 
 
 def parse_text(text: bytes, path: Path) -> Config:
@@ -77,13 +86,11 @@ def parse_text(text: bytes, path: Path) -> Config:
             "update it"
         )
     known = flat(fields)
-    for change in (change for number, change in CHANGES.items() if number > version):
-        for old, new in change.renamed.items():
-            if old in known:
-                known[new] = known.pop(old)
-        known = {**change.younger, **known}
+    for number, change in CHANGES.items():
+        if number > version:
+            known = change.younger | {change.renamed.get(name, name): value for name, value in known.items()}
     _check(str(path), known)
-    if saved is not None and saved != found:
+    if saved not in (None, found):
         raise InputError(
             f"{path} is damaged or was edited, for its checksum is not that of its fields: {_MEND}; "
             'to keep an edit, remove its line "checksum"'
@@ -92,12 +99,6 @@ def parse_text(text: bytes, path: Path) -> Config:
     with config.ignore_type():
         config.update_from_flattened_dict(known)
     return config
-
-
-_MEND = (
-    "put a copy of it back, or remove it and start the resnet-jax train command that began the run again, which writes "
-    "it anew and goes on"
-)
 
 
 def checksum(fields: Mapping[str, Any]) -> int:
@@ -109,25 +110,19 @@ def _check(what: str, fields: Mapping[str, Any]) -> None:
     """Refuses names and types that no config has; `what` holds the fields."""
     config = base.get_config()
     defaults = flat(json.loads(config.to_json_best_effort()))
+    renamed = {old: new for change in CHANGES.values() for old, new in change.renamed.items()}
     for name, value in fields.items():
         if name not in defaults:
-            renamed = {old: new for change in CHANGES.values() for old, new in change.renamed.items()}
             close = [renamed[name]] if name in renamed else difflib.get_close_matches(name, defaults, n=1)
             hint = f"did you mean config.{close[0]}? " if close else ""
-            raise InputError(f"{what} holds config.{name}, which is no field of this resnet_jax: {hint}{_UNKNOWN}")
+            raise InputError(
+                f"{what} holds config.{name}, which is no field of this resnet_jax: {hint}"
+                "remove it, or use the version that knows it"
+            )
         *parents, last = name.split(".")
-        section = config
-        for parent in parents:
-            section = section[parent]
-        wanted = section.get_type(last)
-        if value is None and defaults[name] is None:
-            continue
-        if not _fits(value, wanted):
+        wanted = functools.reduce(operator.getitem, parents, config).get_type(last)
+        if not (_fits(value, wanted) or (value is None and defaults[name] is None)):
             raise InputError(f"{what} holds config.{name}={value!r}, but it must be {_CALLED[wanted]}")
-
-
-_UNKNOWN = "remove it, or use the version that knows it"
-_CALLED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list of numbers"}
 
 
 def _fits(value: Any, wanted: type) -> bool:

@@ -6,7 +6,6 @@ the run goes on.
 """
 
 import contextlib
-import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, TypeVar
@@ -15,7 +14,6 @@ import rich.box
 import rich.console
 import rich.progress
 import rich.table
-from rich.live import Live
 from rich.text import Text
 
 from resnet_jax.errors import printable
@@ -34,23 +32,7 @@ class Console(rich.console.Console):
         return super().render_str(printable(text), **settings)
 
 
-class Table(rich.table.Table):
-    """A table whose columns fold a long word, where Rich would cut it."""
-
-    def __init__(self, *headers: str, title: str | None = None, **settings: Any):
-        super().__init__(*headers, title=title, title_justify="left", box=rich.box.SIMPLE, **settings)
-
-    def add_column(self, header: Any = "", *arguments: Any, **settings: Any) -> None:
-        """See Rich."""
-        super().add_column(header, *arguments, **{"overflow": "fold", **settings})
-
-
-class _Column(rich.progress.TextColumn):
-    def render(self, task: rich.progress.Task) -> Text:
-        return Text(printable(self.text_format.format(task=task)), style=self.style, justify=self.justify)
-
-
-class _Lossy(io.TextIOBase):
+class _Lossy:
     """A stream that loses what it cannot write, and replaces characters that its encoding lacks."""
 
     def __init__(self, stream: IO[str]):
@@ -59,15 +41,11 @@ class _Lossy(io.TextIOBase):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    @property
-    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return getattr(self._stream, "encoding", None) or "utf-8"
-
     def write(self, text: str) -> int:
         try:
             self._stream.write(text)
-        except UnicodeEncodeError:  # of which nothing is written then
-            self.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        except UnicodeEncodeError as error:  # of which nothing is written then
+            self.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         except (OSError, ValueError):  # a closed file raises the second one
             pass
         return len(text)
@@ -76,26 +54,15 @@ class _Lossy(io.TextIOBase):
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
-    def isatty(self) -> bool:
-        try:
-            return self._stream.isatty()
-        except ValueError:
-            return False
 
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-
-def console(file: IO[str] | None = None, *, stderr: bool = False, **settings: Any) -> Console:
+def console(file: IO[str] | None = None, **settings: Any) -> Console:
     """A console for names that people gave.
 
     Args:
-      file: where it writes; by default standard output, or standard error.
-      stderr: see there.
+      file: where it writes; by default standard output.
       settings: of Rich's console, such as `quiet`.
     """
-    stream: Any = file if file is not None else sys.stderr if stderr else sys.stdout
-    stream = getattr(stream, "rich_proxied_file", stream)
+    stream: Any = file if file is not None else sys.stdout
     if stream is not None:  # as where the process began with it closed
         stream = _Lossy(stream)
     made = Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, **settings)
@@ -115,22 +82,22 @@ def bar(console: Console, label: str, total: int, completed: int = 0) -> Iterato
       completed: how much of it is done already.
     """
     columns = (
-        _Column("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        _Column("{task.fields[note]}"),
+        rich.progress.TextColumn("{task.fields[note]}", markup=False),
         rich.progress.TimeRemainingColumn(),
-        _Column("left"),
+        rich.progress.TextColumn("left"),
     )
     hidden = console.is_jupyter or not console.is_terminal
     with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as shown:
-        task = shown.add_task(label, total=total, completed=completed, note="")
+        task = shown.add_task(printable(label), total=total, completed=completed, note="")
         yield lambda completed, note="": shown.update(task, completed=completed, note=note)
 
 
 def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
     """An `errors.Progress` that shows a `bar` on standard error."""
-    with bar(console(stderr=True), label, total) as update:
+    with bar(console(sys.stderr), label, total) as update:
         for i, item in enumerate(iterable, start=1):
             yield item
             update(i)
@@ -158,8 +125,3 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
     with out.capture() as capture:
         out.print(made, soft_wrap=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
-
-
-def live(console: Console) -> Live:
-    """A place on a terminal that shows a table, and another one after it."""
-    return Live(console=console, auto_refresh=False)

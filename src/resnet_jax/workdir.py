@@ -1,15 +1,14 @@
-"""The files of a run: config.json, metrics.jsonl with TensorBoard events beside it, result.json when it is complete."""
+"""The folder of a run: config.json says whose it is, result.json that it is complete."""
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet_jax import config_file
 from resnet_jax.configs import Config
-from resnet_jax.errors import InputError, complain
-from resnet_jax.events import Events
+from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
 from resnet_jax.hosts import flat, is_lead
 
@@ -109,8 +108,7 @@ def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
         raise damaged from error
     if not isinstance(result, dict) or not {"step", f"{result.get('split', 'test')}_error"} <= result.keys():
         raise damaged
-    # One that is older than the checksum has none.
-    if result.pop("checksum", None) not in (None, _checksum(result)):
+    if result.pop("checksum", None) not in (None, _checksum(result)):  # older results have none
         raise damaged
     return result
 
@@ -125,71 +123,3 @@ def _checksum(result: Mapping[str, Any]) -> int:
     return config_file.checksum(
         {name: value for name, value in result.items() if name not in ("training_seconds", "environment")}
     )
-
-
-def read_metrics(workdir: str | os.PathLike[str], say: Callable[[str], None] = complain) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last one that a kill cut short is left out, and so are damaged ones.
-
-    Args:
-      workdir: of the run.
-      say: is given a line about damaged ones.
-    """
-    path = expanded(workdir, "workdir") / "metrics.jsonl"
-    *whole, _ = (path.read_bytes() if path.exists() else b"").split(b"\n")
-    lines, damaged = [], []
-    for number, text in enumerate(whole, start=1):
-        try:
-            line = json.loads(text.decode())
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and type(line.get("step")) is int and all(map(_is_number, line.values())):
-            lines.append(line)
-        else:
-            damaged.append(str(number))
-    if damaged:
-        say(f"{path}: line {', '.join(damaged)} is damaged and left out")
-    return lines
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
-class MetricsLog:
-    """Writes scalars to metrics.jsonl, a line for each step, and to TensorBoard; a context manager.
-
-    Lines of steps after `step`, which a run that was killed had reached past its last checkpoint, are dropped: they
-    will be written again. Damaged ones are dropped too, which `say` is told, and also where TensorBoard
-    has to go without.
-    """
-
-    def __init__(self, workdir: Path, step: int, say: Callable[[str], None] = complain):
-        # Damaged lines are said here, once: the file is written without them.
-        kept = [line for line in read_metrics(workdir, say) if line["step"] <= step]
-        self._path = workdir / "metrics.jsonl"
-        self._begin(kept)
-        self._events = Events(workdir / "events", step, say)
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends the scalars of one step."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._file.flush()
-        self._events.write(step, scalars)
-
-    def amend(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds scalars to the last line, which is that of this step."""
-        self._file.close()
-        *before, last = read_metrics(self._path.parent)
-        self._begin([*before, {**last, **scalars}])
-        self._events.write(step, scalars)
-
-    def _begin(self, lines: list[dict[str, Any]]) -> None:
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-        self._file = self._path.open("a")
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._events.close()
-        self._file.close()

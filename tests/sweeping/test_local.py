@@ -114,7 +114,7 @@ def test_the_next_job_gets_the_device_that_the_last_one_has_left(machine, tmp_pa
     monkeypatch.setenv("GATES", str(tmp_path))
     processes = local.LocalProcesses(None)
     assert processes.jobs == 2
-    runs = [Run({"seed": str(i)}, tmp_path, 1) for i in range(3)]
+    runs = [Run({"seed": str(i)}, tmp_path) for i in range(3)]
     for run in runs:
         run.log.parent.mkdir(parents=True, exist_ok=True)
     command = ["train", f"--config={config}"]

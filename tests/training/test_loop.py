@@ -120,9 +120,9 @@ def test_validation_images_are_scored_instead_of_the_test_set_until_the_end(tmp_
 
 def test_the_log_of_a_command_imports_no_pytorch(tmp_path):
     """Two seconds of every start, where it is installed; and it can be imported afterwards."""
-    program = "import sys; from resnet_jax import events, workdir; from pathlib import Path\n"
-    program += "events.import_without_torch()\n"
-    program += f"with workdir.MetricsLog(Path({str(tmp_path)!r}), 0) as log: log.write(1, dict(loss=0.5))\n"
+    program = "import sys; from resnet_jax import metrics_log; from pathlib import Path\n"
+    program += "metrics_log.import_without_torch()\n"
+    program += f"with metrics_log.MetricsLog(Path({str(tmp_path)!r}), 0) as log: log.write(1, dict(loss=0.5))\n"
     program += "print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"

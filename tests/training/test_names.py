@@ -11,7 +11,7 @@ from small_run import lines_of, result_of, saved_steps, small_config
 from resnet_jax import cli, workdir
 from resnet_jax.errors import InputError, printable
 from resnet_jax.evaluation.run_evaluate import evaluate_runs
-from resnet_jax.events import Events
+from resnet_jax.metrics_log import Events, MetricsLog
 from resnet_jax.training.loop import train
 
 # Rich's markup, mathtext that is none, what a legend leaves out, a line end, and what an address or JSON might hold.
@@ -85,7 +85,7 @@ def test_a_picture_that_cannot_be_drawn_stops_no_evaluation(run_of_20, tmp_path,
 def test_events_that_cannot_be_written_stop_no_run(tmp_path, monkeypatch):
     said = []
     (tmp_path / "events").write_text("no folder")
-    with workdir.MetricsLog(tmp_path, 0, said.append) as log:
+    with MetricsLog(tmp_path, 0, said.append) as log:
         log.write(10, {"train_loss": 0.5})
         log.write(20, {"train_loss": 0.25})
     assert [line["step"] for line in lines_of(tmp_path)] == [10, 20]

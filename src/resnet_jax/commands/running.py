@@ -42,10 +42,10 @@ def train(arguments: Sequence[str]) -> None:
     config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
     import jax
 
-    from resnet_jax import environment, events, hosts, launch
+    from resnet_jax import environment, hosts, launch, metrics_log
     from resnet_jax.training import loop
 
-    events.import_without_torch()
+    metrics_log.import_without_torch()
     with launch.processes(values.distributed, values.num_processes, values.process_id):
         environment.check_devices()
         hosts.check_shared(directory)  # all processes, whatever their environments say

@@ -1,4 +1,4 @@
-"""What is known of each point of a sweep, from the files in its folder; and the rows of a sweep's results."""
+"""What is known of each point of a sweep, from the files in its folder; and the table of a sweep's results."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import workdir
+from resnet_jax import terminal
 from resnet_jax.errors import InputError
+from resnet_jax.metrics_log import read_metrics
 from resnet_jax.sweeping.points import Point, point_name
-
-_SPLITS = ("validation", "test", "train")
+from resnet_jax.workdir import read_result
 
 
 @dataclass
@@ -20,25 +20,19 @@ class Run:
     Attributes:
       point: the values of its fields.
       directory: its workdir.
-      iterations: that it has when it is complete.
       state: "waiting", "running", "complete" or "failed".
-      iteration: that it has reached.
-      split, error: what the newest error was measured on, and that error as a share; None before there is any.
+      split, error: of a complete one: what its error was measured on, and that error as a share.
       message: one line about why it failed.
       log_start: behind what earlier starts wrote in its log, in bytes.
     """
 
     point: Point
     directory: Path
-    iterations: int
     state: str = "waiting"
-    iteration: int = 0
     split: str | None = None
     error: float | None = None
     message: str = ""
     log_start: int = 0
-    _looked_at: int = -1
-    _damage: str = ""
 
     @property
     def name(self) -> str:
@@ -50,27 +44,11 @@ class Run:
         """What its processes said."""
         return self.directory / "log.txt"
 
-    def start_log(self) -> None:
+    def start(self) -> None:
         """Notes that a process is about to start."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.state, self.message = "running", ""
         self.log_start = self.log.stat().st_size if self.log.exists() else 0
-
-    def look(self) -> None:
-        """Reads how far it is from its metrics, if they have changed."""
-        path = self.directory / "metrics.jsonl"
-        changed = path.stat().st_mtime_ns if path.exists() else -1
-        if changed == self._looked_at:
-            return
-        self._looked_at = changed
-        damage: list[str] = []
-        lines = workdir.read_metrics(self.directory, damage.append)
-        self._damage = "".join(damage)
-        self.iteration = max((line["step"] for line in lines), default=0)
-        for split in _SPLITS:
-            errors = [line[f"{split}_error"] for line in lines if f"{split}_error" in line]
-            if errors:
-                self.split, self.error = split, errors[-1]
-                return
 
     def conclude(self, ending: str, *, validation: bool = False) -> None:
         """Finds out what has become of it when its process has ended.
@@ -80,32 +58,45 @@ class Run:
           validation: take the validation error for its error, never that of the result, which can be the test error.
         """
         try:
-            result = workdir.read_result(self.directory)
+            self.split, self.error = self._validation_error() if validation else self._final_error()
+            self.state = "complete"
         except InputError as error:
-            self.state, self.message = "failed", str(error)
-            return
-        self.look()
+            self.state, self.message = "failed", str(error) or _last_words(self.log, self.log_start) or ending
+
+    def _final_error(self) -> tuple[str, float]:
+        result = read_result(self.directory)
         if result is None:
-            self.state, self.message = "failed", _last_words(self.log, self.log_start) or ending
-            return
-        self.state, self.iteration = "complete", result["step"]
-        if not validation:
-            self.split = result.get("split", "test")
-            self.error = result[f"{self.split}_error"]
-        elif self.split != "validation":
-            self.state, self.message = "failed", "its metrics.jsonl holds no validation error"
-        elif self._damage:
-            # The last error that is left may be an earlier one than that of the last iteration.
-            self.state, self.message = "failed", f"{self._damage}: remove its folder to train it again"
+            raise InputError
+        split = result.get("split", "test")
+        return split, result[f"{split}_error"]
+
+    def _validation_error(self) -> tuple[str, float]:
+        self._final_error()  # it must be complete
+        damage: list[str] = []
+        lines = read_metrics(self.directory, damage.append)
+        errors = [line["validation_error"] for line in lines if "validation_error" in line]
+        if not errors:
+            raise InputError("its metrics.jsonl holds no validation error")
+        if damage:  # the last error that is left may be an earlier one than that of the last iteration
+            raise InputError(f"{damage[0]}: remove its folder to train it again")
+        return "validation", errors[-1]
+
+    def describe(self) -> str:
+        """Its name and state as a line."""
+        said = self.state
+        if self.error is not None:
+            said += f", {self.split} error {self.error:.2%}"
+        if self.message:
+            said += f": {self.message} ({self.log})"
+        return f"{self.name}: {said}"
 
     def as_json(self) -> dict[str, Any]:
         """What results.json says of it; "error" is the share, "message" says why there is none."""
-        complete = self.state == "complete"
         return {
             "point": self.point,
             "state": self.state,
-            "split": self.split if complete else None,
-            "error": self.error if complete else None,
+            "split": self.split,
+            "error": self.error,
             "message": self.message or None,
             "log": str(self.log),
         }
@@ -115,11 +106,8 @@ def _last_words(log: Path, start: int) -> str:
     """The last line with which a command refused, or else its last line at all, in what the last command wrote."""
     if not log.exists():
         return ""
-    with log.open("rb") as file:
-        file.seek(start)
-        said = file.read().decode(errors="replace").splitlines()
-    last = max((i for i, line in enumerate(said) if line.startswith("$ resnet-jax ")), default=-1)
-    lines = [line.strip() for line in said[last + 1 :] if line.strip()]
+    said = log.read_bytes()[start:].decode(errors="replace").rpartition("$ resnet-jax ")[2].splitlines()[1:]
+    lines = [line.strip() for line in said if line.strip()]
     refusals = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (refusals or lines or [""])[-1][:500]
 
@@ -133,7 +121,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[tuple[str, str], ...], list[float]] = {}
     for run in runs:
-        if run.state == "complete" and run.error is not None:
+        if run.error is not None:
             key = tuple((field, value) for field, value in run.point.items() if field != "seed")
             groups.setdefault(key, []).append(run.error)
     return [
@@ -145,3 +133,13 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
         }
         for key, errors in groups.items()
     ]
+
+
+def results_table(rows: Sequence[dict[str, Any]], title: str) -> str:
+    """The rows of `summarise` as a table, errors in percent."""
+    fields = list(rows[0]["point"])
+    cells = []
+    for row in rows:
+        spread = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
+        cells.append((*row["point"].values(), str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}"))
+    return terminal.table((*fields, "runs", "error, mean ± std (%)"), cells, title, text_columns=len(fields))

@@ -13,8 +13,8 @@ from resnet_jax.sweeping.points import Axes, Point, Range, point_name
 class Search:
     """Optuna's study of a sweep, kept in DIR/study.db: the same command goes on with it.
 
-    A trial whose point has been trained before, in whatever start, gets that point's error; one that was interrupted is
-    proposed again, and so is one that failed in an earlier start.
+    A trial whose point has been trained before, in whatever start, gets that point's error. A point that was
+    interrupted or failed in an earlier start is proposed again.
 
     Args:
       axes: to search; values as categories, ranges as numbers.
@@ -45,33 +45,28 @@ class Search:
         if self._study.user_attrs.get("axes", described) != described:
             raise InputError(f"{directory} holds a search over other axes: give the same ones, or another --workdir")
         self._study.set_user_attr("axes", described)
-        past = self._study.get_trials(deepcopy=False)
+        past = self._study.get_trials()
         # Another seed in each start: with the same one, a start would propose again what the last one began with.
         self._study.sampler = optuna.samplers.TPESampler(seed=len(past), constant_liar=True)
         self._left = trials - sum(trial.state == self._states.COMPLETE for trial in past)
         # Numbers of the trials that wait for the error of each point.
         self._open: dict[str, list[int]] = {}
-        self._again: list[tuple[int, dict[str, Any]]] = []
-        for trial in past:
-            if trial.state == self._states.RUNNING:
-                if trial.params.keys() == self._distributions.keys():
-                    self._again.append((trial.number, trial.params))
-                else:  # Killed while it was proposed.
-                    self._study.tell(trial.number, state=self._states.FAIL)
-        known = [trial.params for trial in past if trial.state != self._states.FAIL]
+        known = [trial.params for trial in past if trial.state == self._states.COMPLETE]
         known += [trial.system_attrs.get("fixed_params") for trial in past if trial.state == self._states.WAITING]
         for trial in past:
-            whole = trial.params.keys() == self._distributions.keys()
-            if trial.state == self._states.FAIL and whole and trial.params not in known:
+            if trial.state == self._states.RUNNING:
+                self._study.tell(trial.number, state=self._states.FAIL)
+            whole = trial.params.keys() == self._distributions.keys()  # and not killed while it was proposed
+            if trial.state in (self._states.RUNNING, self._states.FAIL) and whole and trial.params not in known:
                 known.append(trial.params)
                 self._study.enqueue_trial(trial.params)
 
     @property
     def complete(self) -> list[Point]:
         """The points that have an error, each once, in the order of their trials."""
-        trials = self._study.get_trials(deepcopy=False, states=(self._states.COMPLETE,))
-        points = {point_name(point): point for point in (self._point(trial.params) for trial in trials)}
-        return list(points.values())
+        trials = self._study.get_trials(states=(self._states.COMPLETE,))
+        points = [self._point(trial.params) for trial in trials]
+        return list({point_name(point): point for point in points}.values())
 
     @property
     def left(self) -> int:
@@ -81,13 +76,9 @@ class Search:
     def ask(self) -> Point:
         """The point of the next trial, while any is left; `tell` is wanted for each."""
         self._left -= 1
-        if self._again:
-            number, params = self._again.pop(0)
-        else:
-            trial = self._study.ask(self._distributions)
-            number, params = trial.number, trial.params
-        point = self._point(params)
-        self._open.setdefault(point_name(point), []).append(number)
+        trial = self._study.ask(self._distributions)
+        point = self._point(trial.params)
+        self._open.setdefault(point_name(point), []).append(trial.number)
         return point
 
     def tell(self, point: Point, error: float | None) -> None:

@@ -1,11 +1,12 @@
 """One run for each point of a grid of config fields, or of a search among them, and a table of what came out."""
 
 import contextlib
+import datetime
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,11 @@ from resnet_jax.configs import Config
 from resnet_jax.data import photographs
 from resnet_jax.errors import InputError
 from resnet_jax.files import write_whole
-from resnet_jax.sweeping.display import Display, describe, results_table
 from resnet_jax.sweeping.local import LocalProcesses
 from resnet_jax.sweeping.points import Point, corners, grid, parse_axes, point_name
-from resnet_jax.sweeping.runs import Run, summarise
+from resnet_jax.sweeping.runs import Run, results_table, summarise
 from resnet_jax.sweeping.search import Search
 from resnet_jax.sweeping.slurm import SlurmArray
-from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
 
 # Seconds between two looks at the processes.
@@ -50,7 +49,7 @@ class Plan:
 
     def run(self, point: Point, config: Config) -> Run:
         """A point as its folder shows it: complete or waiting; raises InputError if that is another config's."""
-        run = Run(point, self.directory / point_name(point), config.train.iterations)
+        run = Run(point, self.directory / point_name(point))
         if (run.directory / "config.json").exists():
             workdir.claim(run.directory, config)
         if (run.directory / "result.json").exists():
@@ -115,19 +114,18 @@ def sweep(
     runs = [] if plan.validation else [plan.run(*each) for each in zip(points, configs, strict=True)]
 
     directory.mkdir(parents=True, exist_ok=True)
-    console = terminal.console()
+    log = terminal.console().print
     with _locked(directory), contextlib.ExitStack() as stack:
         search = Search(parsed, trials, directory) if trials else None
         if search:
             runs += [plan.run(point, plan.config(point)) for point in search.complete]
         launch = SlurmArray(directory, jobs, slurm) if launcher == "slurm" else LocalProcesses(jobs)
         stack.callback(launch.stop)
-        display = stack.enter_context(Display(console, runs, len(runs) + (search.left if search else 0)))
         with Interruptible() as interruption:
-            _run_all(plan, runs, launch, search, display, interruption)
+            _run_all(plan, runs, launch, search, interruption, log)
         if interruption.requested:
             raise KeyboardInterrupt
-    return _finish(plan, runs, console)
+    return _finish(plan, runs, log)
 
 
 def _run_all(
@@ -135,28 +133,38 @@ def _run_all(
     runs: list[Run],
     launch: LocalProcesses | SlurmArray,
     search: Search | None,
-    display: Display,
     interruption: Interruptible,
+    log: Callable[[str], None],
 ) -> None:
     """Starts points and watches them until all have ended, or until an interruption has stopped those at work."""
+    for run in runs:
+        if run.state != "waiting":
+            log(run.describe())
+    begun, ended = time.monotonic(), 0
     while True:
         for run, ending in launch.ended():
             run.conclude(ending, validation=plan.validation)
             if interruption.requested and run.state == "failed":
-                run.state = "waiting"
+                run.state, run.message = "waiting", ""
             elif search:
-                search.tell(run.point, run.error if run.state == "complete" else None)
-        if not interruption.requested and interruption.reached():
-            launch.stop()
+                search.tell(run.point, run.error)
+            ended += 1
+            left = sum(each.state in ("waiting", "running") for each in runs) + (search.left if search else 0)
+            # As if each point took as long as those that have ended since the start.
+            seconds = round((time.monotonic() - begun) / ended * left)
+            log(f"{run.describe()}; {left} left, about {datetime.timedelta(seconds=seconds)}")
         if not interruption.requested:
-            _fill(plan, runs, launch, search)
-        display.update()
+            if interruption.reached():
+                launch.stop()
+            else:
+                for run in _fill(plan, runs, launch, search):
+                    log(run.describe())
         if not launch.running:
             return
         time.sleep(_EVERY)
 
 
-def _fill(plan: Plan, runs: list[Run], launch: LocalProcesses | SlurmArray, search: Search | None) -> None:
+def _fill(plan: Plan, runs: list[Run], launch: LocalProcesses | SlurmArray, search: Search | None) -> list[Run]:
     """Starts waiting points in the jobs that are free; where too few wait, a search adds some."""
     free = launch.jobs - len(launch.running)
     waiting = [run for run in runs if run.state == "waiting"]
@@ -168,15 +176,15 @@ def _fill(plan: Plan, runs: list[Run], launch: LocalProcesses | SlurmArray, sear
             runs.append(run)
             waiting += [run] if run.state == "waiting" else []
         if run.state in ("complete", "failed"):
-            search.tell(point, run.error if run.state == "complete" else None)
+            search.tell(point, run.error)
     chosen = waiting[: int(min(free, len(waiting)))]
     for run in chosen:
-        run.directory.mkdir(parents=True, exist_ok=True)
-        run.start_log()
+        run.start()
     launch.start([(run, plan.command(run)) for run in chosen])
+    return chosen
 
 
-def _finish(plan: Plan, runs: Sequence[Run], console: Console) -> list[dict[str, Any]]:
+def _finish(plan: Plan, runs: Sequence[Run], log: Callable[[str], None]) -> list[dict[str, Any]]:
     """Writes results.json and shows the tables; raises InputError if points have failed."""
     rows = summarise(runs)
     if plan.validation:
@@ -187,9 +195,9 @@ def _finish(plan: Plan, runs: Sequence[Run], console: Console) -> list[dict[str,
         title = "validation, the least error first" if plan.validation else "final iteration, never the best one"
         print(results_table(rows, title))
     failed = [run for run in runs if run.state == "failed"]
+    for run in failed:
+        log(run.describe())
     if failed:
-        for run in failed:
-            console.print(f"{run.name}: {describe(run)}")
         logs = ", ".join(str(run.log) for run in failed)
         raise InputError(
             f"{len(failed)} of {len(runs)} points failed: read {logs}; the same command runs them again and no others"

@@ -18,6 +18,7 @@ from resnet_jax.configs import Config
 from resnet_jax.environment import check_devices, describe_environment
 from resnet_jax.errors import InputError, Stopped, optional
 from resnet_jax.files import write_whole
+from resnet_jax.metrics_log import MetricsLog, read_metrics
 from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
 from resnet_jax.training.state import TrainState, abstract_state, create_state
@@ -77,7 +78,7 @@ def train(config: Config, directory: str | os.PathLike[str], make_task: TaskMake
             # Importing Matplotlib takes half a second, which nobody needs to wait for at the start.
             from resnet_jax.analysis.plots import plot_curves
 
-            plot_curves({directory.resolve().name: workdir.read_metrics(directory)}, curves)
+            plot_curves({directory.resolve().name: read_metrics(directory)}, curves)
     split = result.get("split", "test")
     console.print(
         f"{split} error {result[f'{split}_error']:.2%} on {result[f'{split}_images']} images "
@@ -108,7 +109,7 @@ def _train(
     config: Config, task: Task, state: TrainState, directory: Path, checkpoints: Checkpoints, console: Console
 ) -> dict[str, Any]:
     fields, total, step, watched, bad = config.train, config.train.iterations, int(state.step), None, int(state.skipped)
-    log = workdir.MetricsLog(directory, step, console.print) if hosts.is_lead() else contextlib.nullcontext()
+    log = MetricsLog(directory, step, console.print) if hosts.is_lead() else contextlib.nullcontext()
     label = f"{config.model.family}{config.model.depth}"
     with log, terminal.bar(console, label, total, step) as update, Interruptible() as interruption:
         if step < total:
@@ -118,7 +119,7 @@ def _train(
             watched = _score(task, state, step, interruption, checkpoints)
             if watched is None:
                 raise Stopped(f"the state of iteration {step} is saved")
-            if isinstance(log, workdir.MetricsLog):
+            if isinstance(log, MetricsLog):
                 log.amend(step, _means(watched, task.watched))
         while step < total:
             started, before = time.perf_counter(), step
@@ -133,7 +134,7 @@ def _train(
                 if watched is not None:
                     line |= _means(watched, task.watched)
                     console.print(_describe(step, total, line))
-            if isinstance(log, workdir.MetricsLog):
+            if isinstance(log, MetricsLog):
                 log.write(step, line)
             if interruption.requested or step == total or _passes(fields.checkpoint_every, before, step):
                 checkpoints.save(state, task.preprocessing, task.card, step)
@@ -142,7 +143,7 @@ def _train(
                 raise Stopped(f"the state of iteration {step} is saved")
             speed = fields.batch_size * len(rates) / line["seconds"]
             update(step, f"{speed:,.0f} images/s")
-    lines = workdir.read_metrics(directory)
+    lines = read_metrics(directory)
     # A run that ended between its last iteration and its result has not scored anything yet.
     scored = watched if watched and task.final == task.watched else None
     if scored is None:
@@ -164,7 +165,7 @@ def _train(
 
 def _lacks_score(config: Config, task: Task, directory: Path, step: int) -> bool:
     """Whether the line of this step should tell how well the watched split went, and does not."""
-    *before, last = [{"step": 0}, {"step": 0}, *workdir.read_metrics(directory)]
+    *before, last = [{"step": 0}, {"step": 0}, *read_metrics(directory)]
     due = step == config.train.iterations or _passes(config.train.eval_every, before[-1]["step"], step)
     return last["step"] == step > 0 and due and f"{task.watched}_loss" not in last
 
