@@ -89,7 +89,7 @@ BAD = [
     ("evaluate --workdir=run --batch_size=0", "must be at least 1"),
     ("evaluate --workdir=run --scales=big", "--scales=big is wrong"),
     ("evaluate --workdir=run --protocol=ten_crop", "is for photographs"),
-    ("evaluate --workdir=run --recalibrate=0", "averaged over 0 batches"),
+    ("evaluate --workdir=run --recalibrate=0", "averaged over at least 1 batch"),
     ("evaluate --workdir=run,data", "data is not the workdir of a run"),
     ("export --workdir=run", "--output is missing"),
     ("benchmark", "what to measure is missing"),

@@ -134,7 +134,6 @@ def test_the_variance_of_group_means_is_part_of_the_variance(group_size, accumul
 
 
 def test_no_batches(digits):
-    with pytest.raises(InputError, match="averaged over 0 batches, but it must be at least 1"):
-        recalibrate_run(digits, 0)
-    with pytest.raises(InputError, match="averaged over 0 batches"):
-        recalibrate(digits.classifier, [])
+    for batches in (0, -1):
+        with pytest.raises(InputError, match="at least 1 batch, but there is none"):
+            recalibrate_run(digits, batches)

@@ -66,7 +66,7 @@ def recalibrate(classifier: Classifier, batches: Iterable[jax.Array], grad_accum
         totals = jax.tree.map(np.add, totals, sums) if totals else sums
         count, shape = count + 1, images.shape
     if not count:
-        raise InputError("statistics were asked to be averaged over 0 batches, but it must be at least 1")
+        raise InputError("statistics are averaged over at least 1 batch, but there is none")
     statistics: dict[tuple[str, ...], Any] = {}
     for path, (height, width) in batch_norm_maps(model, shape[1:]).items():
         mean, var, squared_mean = totals[path] / count

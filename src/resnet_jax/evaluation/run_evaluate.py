@@ -92,7 +92,7 @@ def evaluate_runs(
         **found.summary(),
     }
     if folder is not None:
-        write_tables(folder, result, found, class_names, log)
+        _write_tables(folder, result, found, class_names, log)
     return result
 
 
@@ -119,7 +119,7 @@ def _open(
 
 
 def _made(folder: Path) -> Path:
-    """The folder for `write_tables`, which is there now."""
+    """The folder for an evaluation's files, which is there now."""
     if (folder / "config.json").exists():
         raise InputError(f"{folder} is the workdir of a run, which has a result.json of its own: use another --output")
     try:
@@ -129,15 +129,14 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def write_tables(
+def _write_tables(
     folder: Path, result: Mapping[str, Any], found: Outcomes, class_names: Sequence[str], log: Callable[[str], None]
 ) -> None:
     """Writes an evaluation into a folder, each file as a whole.
 
-    `predictions.csv` holds a line for each image that was scored, in the order of the data; `per_class.csv` one for
-    each class, without an accuracy where there are no images; `confusion.csv` counts, a row for each true class and a
-    column for each predicted one, which `confusion.png` shows where there are at most 30; `result.json` is `result`.
-    `log` is given a line about a picture that cannot be drawn.
+    `predictions.csv` holds a line for each image that was scored, `per_class.csv` one for each class, without an
+    accuracy where there are no images; `confusion.csv` has a row for each true class and a column for each predicted
+    one. A picture that cannot be drawn is one line to `log`.
     """
     confusion = found.confusion()
     predictions = (

@@ -1,8 +1,9 @@
 """Batch-norm statistics of many training batches of a run."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,9 +11,8 @@ import jax.numpy as jnp
 
 from resnet_jax import build, rng, sharding
 from resnet_jax.data import photographs, sources, stream
-from resnet_jax.data.augment import augment_photographs
-from resnet_jax.data.pipeline import put_split, train_batch
-from resnet_jax.errors import InputError
+from resnet_jax.data.augment import augment_photographs, pad_crop_mirror
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.recalibrate import recalibrate
 from resnet_jax.evaluation.trained import LoadedRun
@@ -24,60 +24,41 @@ def recalibrate_run(
     """The network with the statistics of the first training batches of its run, augmented as they were.
 
     Args:
-      run: a run.
+      run: whose config says which images and batches these are.
       batches: at least 1.
-      dataset, data_dir: what the data is and where it lies, if not what and where the run's config says.
+      dataset, data_dir: what the data is and where it lies, if not what and where the config says.
 
     Raises:
       InputError: no such data, or no batch.
     """
-    if batches < 1:
-        raise InputError(f"statistics were asked to be averaged over {batches} batches, but it must be at least 1")
     config = run.config
     sharding.check_divides(run.mesh, config.train.batch_size, "config.train.batch_size")
-    name = dataset or config.dataset.name
-    images_of = _streamed_images if name in photographs.NAMES else _resident_images
-    images = images_of(run, batches, name, data_dir or config.dataset.data_dir)
+    images = _training_images(run, batches, dataset or config.dataset.name, data_dir or config.dataset.data_dir)
     return recalibrate(run.classifier, images, config.train.accumulate)
 
 
-def _streamed_images(
+def _training_images(
     run: LoadedRun, batches: int, name: str, data_dir: str | os.PathLike[str] | None
 ) -> Iterator[jax.Array]:
-    config, classifier = run.config, run.classifier
-    # What there is to say of a folder, the evaluation has said.
-    dataset = photographs.open_photographs(name, data_dir, lambda line: None)
-
-    @partial(jax.jit, static_argnums=2)
-    def augmented(images, step, noise):
-        key = jax.random.fold_in(rng.stream(jnp.uint32(config.seed), "augmentation"), step)
-        return augment_photographs(key, images, classifier.preprocessing, noise, config.dataset.mirror)
-
-    batches_of = stream.train_batches(
-        dataset.train,
-        build.cropping(config),
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        start=0,
-        workers=build.workers(config),
-    )
-    try:
-        for step in range(batches):
-            yield augmented(sharding.put_batch(run.mesh, next(batches_of).images), step, config.stream.color_noise)
-    finally:
-        batches_of.close()
-
-
-def _resident_images(run: LoadedRun, batches: int, name: str, data_dir: str | os.PathLike[str] | None) -> Iterator[Any]:
-    config, classifier = run.config, run.classifier
-    dataset = sources.load(name, data_dir, config.dataset.validation_images)
-    split = put_split(dataset.train, run.mesh)
-    augmentation, size = build.augmentation(config), config.train.batch_size
+    config = run.config
+    fields, size = config.dataset, config.train.batch_size
+    streamed = name in photographs.NAMES
 
     @jax.jit
-    def augmented(split, preprocessing, step):
-        images = train_batch(split, preprocessing, augmentation, jnp.uint32(config.seed), step, size).images
-        return jax.lax.with_sharding_constraint(images, sharding.batch_sharded(run.mesh))
+    def augmented(images: jax.Array, preprocessing: Preprocessing, step: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(rng.stream(jnp.uint32(config.seed), "augmentation"), step)
+        if streamed:
+            return augment_photographs(key, images, preprocessing, config.stream.color_noise, fields.mirror)
+        return pad_crop_mirror(key, preprocessing(images), fields.pad, fields.mirror)
 
-    for step in range(batches):
-        yield augmented(split, classifier.preprocessing, jnp.asarray(step, jnp.int32))
+    if streamed:
+        # What there is to say of a folder, the evaluation has said.
+        train = photographs.open_photographs(name, data_dir, lambda line: None).train
+        cropping, workers = build.cropping(config), build.workers(config)
+        made: Any = stream.train_batches(train, cropping, seed=config.seed, batch_size=size, start=0, workers=workers)
+    else:
+        made = sources.load(name, data_dir, fields.validation_images).train.batches(size, seed=config.seed)
+    with contextlib.closing(made):
+        for step, batch in enumerate(itertools.islice(made, max(batches, 0))):
+            images = sharding.put_batch(run.mesh, batch.images)
+            yield augmented(images, run.classifier.preprocessing, step)
