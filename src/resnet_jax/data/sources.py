@@ -29,7 +29,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: np.ndarray) -> "Split":
+    def take(self, rows: np.ndarray | list[int]) -> "Split":
         """The examples of these rows."""
         return Split(self.images[rows], self.labels[rows])
 

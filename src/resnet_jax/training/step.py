@@ -39,7 +39,8 @@ def measure(logits: jax.Array, batch: Batch) -> Metrics:
     """Summed cross-entropy and top-1 errors of logits (batch, classes), in float32 at least."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     errors = (logits.argmax(-1) != batch.labels).astype(jnp.float32)
-    return Metrics((losses * batch.weights).sum(), (errors * batch.weights).sum(), batch.weights.sum())
+    weights = jnp.ones(batch.labels.shape) if batch.weights is None else batch.weights
+    return Metrics((losses * weights).sum(), (errors * weights).sum(), weights.sum())
 
 
 def train_step(
