@@ -94,6 +94,12 @@ def test_one_file_knows_one_foreign_thing(library, room):
     assert users == {room}
 
 
+def test_the_terminal_is_known_to_what_people_start_alone():
+    for room in ("models", "data", "evaluation", "analysis"):
+        for path in SOURCE.glob(f"{room}/*.py"):
+            assert "resnet_jax.terminal" not in imports(path), path
+
+
 def test_no_file_has_grown_beyond_350_lines():
     lengths = {path.relative_to(SOURCE).as_posix(): len(path.read_text().splitlines()) for path in FILES}
     assert {name: lines for name, lines in lengths.items() if lines > 350} == {}

@@ -66,7 +66,7 @@ def unseal(saved: Mapping[str, Any]) -> tuple[Card, dict[str, Any]]:
     names = {"class_names", "image_shape", "data_crc", "fingerprints", "mean_shape", "std_shape"}
     if saved.keys() == {"text", "crc"} and zlib.crc32(saved["text"].encode()) == saved["crc"]:
         fields = json.loads(saved["text"])
-    elif names <= saved.keys() <= names | {"channel_order", "shorter_side", "interpolation"}:
+    elif names <= saved.keys() <= names.union(_VIEW):
         parts = ("variables", "training")
         fields = {**saved, "version": 0, "fingerprints": dict(zip(parts, saved["fingerprints"], strict=True))}
     else:

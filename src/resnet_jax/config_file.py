@@ -88,7 +88,8 @@ def parse_text(text: bytes, path: Path) -> Config:
     known = flat(fields)
     for number, change in CHANGES.items():
         if number > version:
-            known = change.younger | {change.renamed.get(name, name): value for name, value in known.items()}
+            known = {change.renamed.get(name, name): value for name, value in known.items()}
+            known = {**change.younger, **known}
     _check(str(path), known)
     if saved not in (None, found):
         raise InputError(
