@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_ac
 from resnet_jax.data import sources
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.outcomes import Outcomes
+from resnet_jax.evaluation.evaluate import Outcomes
 from resnet_jax.evaluation.run_evaluate import evaluate_runs
 from resnet_jax.evaluation.scoring import Scored, score_images
 from resnet_jax.evaluation.trained import load, load_run

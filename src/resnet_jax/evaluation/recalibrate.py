@@ -55,23 +55,19 @@ def recalibrate(classifier: Classifier, batches: Iterable[jax.Array], grad_accum
             found[path] = means.mean(0), biased.mean(0) + means.var(0)
         return found
 
-    count, totals, shape = 0, {}, (0,)
+    found, shape = [], (0,)
     for images in batches:
         # One batch at a time: the devices would hold all that the host is ahead of them.
-        found = jax.device_get(moments(images))
-        sums = {
-            path: np.stack([mean, var, np.square(mean)])
-            for path, (mean, var) in jax.tree.map(np.float64, found).items()
-        }
-        totals = jax.tree.map(np.add, totals, sums) if totals else sums
-        count, shape = count + 1, images.shape
-    if not count:
+        found.append(jax.device_get(moments(images)))
+        shape = images.shape
+    if not found:
         raise InputError("statistics are averaged over at least 1 batch, but there is none")
     statistics: dict[tuple[str, ...], Any] = {}
     for path, (height, width) in batch_norm_maps(model, shape[1:]).items():
-        mean, var, squared_mean = totals[path] / count
-        values = count * shape[0] * height * width
-        unbiased = (var + np.maximum(squared_mean - np.square(mean), 0.0)) * (values / max(values - 1, 1))
+        means, variances = (np.array([batch[path][i] for batch in found], np.float64) for i in (0, 1))
+        mean, values = means.mean(0), len(found) * shape[0] * height * width
+        between = np.maximum(np.square(means).mean(0) - np.square(mean), 0.0)
+        unbiased = (variances.mean(0) + between) * (values / max(values - 1, 1))
         statistics[*path, "mean"], statistics[*path, "var"] = np.float32(mean), np.float32(unbiased)
     batch_stats: Any = traverse_util.unflatten_dict(statistics)
     return classifier.replace(variables={**variables, "batch_stats": batch_stats})

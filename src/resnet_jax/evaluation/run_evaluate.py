@@ -15,8 +15,7 @@ from resnet_jax.data import cache, photographs, sources
 from resnet_jax.data.encoded import Photographs
 from resnet_jax.errors import InputError, Progress, complain, no_progress, optional
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.evaluate import check_classes, evaluate
-from resnet_jax.evaluation.outcomes import Outcomes
+from resnet_jax.evaluation.evaluate import Outcomes, check_classes, evaluate
 from resnet_jax.evaluation.run_recalibrate import recalibrate_run
 from resnet_jax.evaluation.trained import load_run
 from resnet_jax.files import expanded, write_whole
