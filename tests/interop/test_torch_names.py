@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import InputError
-from resnet_jax.interop.published import pixel_statistics
 from resnet_jax.interop.torch_names import below_prefix, with_fc
 
 
@@ -117,13 +116,3 @@ def test_a_network_without_a_prefix_beside_its_average():
         assert found.keys() == network().keys()
         assert all((tensor == value).all() for tensor in found.values())
         assert not any("left out" in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "scale"), [((0, 0, 0), (255, 255, 255), 1), ((0.5,), (0.5,), 255), ((120,), (1,), 1)]
-)
-def test_either_statistic_tells_what_pixels_it_is_of(mean, std, scale):
-    found = pixel_statistics(mean, std)
-    assert [found[name].tolist() for name in ("mean", "std")] == [
-        [scale * value for value in each] for each in (mean, std)
-    ]

@@ -4,7 +4,11 @@ PyTorch, which tests marked `torch` need.
 
 import importlib.util
 
+import jax
 import numpy as np
+
+from resnet_jax import models
+from resnet_jax.interop import torch_weights
 
 torch = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 nn = torch.nn if torch else None
@@ -103,3 +107,11 @@ def tensors_of(model):
 
 def nchw(images):
     return torch.from_numpy(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))
+
+
+def tensors_of_ours(name, classes=3, channels=3, **fields):
+    """Random tensors of a network of ours by their torch names, made without torch."""
+    model = models.create(name, num_classes=classes, **fields)
+    rng = np.random.default_rng(0)
+    abstract = models.abstract_variables(model, (32, 32, channels))
+    return torch_weights.to_torch(jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract), model)

@@ -108,10 +108,11 @@ def read_torch(
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     found = origin.statements(path, metadata, log)
-    _check_refusals(path, found, given, network, log)
+    name = "{}{}".format(*family_and_depth(network))
+    _check_refusals(path, found, given, name, log)
     channels = torch_weights.input_channels(tensors)
     settings = _settle([Statement("given", given), *found], origin.assumed(network, channels))
-    _check_facts(settings, network, path)
+    _check_facts(settings, network, name, path)
     preprocessing = _preprocessing(settings, channels)
     value = {name: setting.value for name, setting in settings.items()}
     model = network.clone(
@@ -120,7 +121,7 @@ def read_torch(
         **{name: value[name] for name in MODEL_FIELDS if name != "batch_norm_epsilon"},
     )
     try:
-        variables = torch_weights.from_torch(tensors, model, torch_weights.conventions(model))
+        variables = torch_weights.from_torch(tensors, model, "own")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     for name, tensor in tensors.items():
@@ -241,23 +242,17 @@ def _checked(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_refusals(
-    path: Path,
-    found: Sequence[Statement],
-    given: Mapping[str, Any],
-    network: ResNet,
-    log: Callable[[str], None],
+    path: Path, found: Sequence[Statement], given: Mapping[str, Any], name: str, log: Callable[[str], None]
 ) -> None:
-    """Refuses a network that a source names and that the user does not gainsay."""
-    # What this package wrote into a file counts more than how the file is called.
-    own = next((each.fields for each in found if each.source == OWN), {})
-    for source, _, refusal, answer in found:
-        if refusal and answer in {**own, **given}:
-            stated = f"--{answer}={given[answer]}" if answer in given else f"{answer}={own[answer]}"
-            log(f"{stated} is used, although by {source}: {refusal}")
+    """Refuses a network that a source names and that neither the user nor the metadata of this package gainsays."""
+    answers = {field: f"--{field}={value}" for field, value in given.items()}
+    for source, fields, refusal, answer in found:
+        if source == OWN:
+            answers = {field: f"{field}={value}" for field, value in fields.items()} | answers
+        elif refusal and answer in answers:
+            log(f"{answers[answer]} is used, although by {source}: {refusal}")
         elif refusal:
-            family, depth = family_and_depth(network)
-            own = f"{family}{depth}"
-            advice = f". If the weights are those of a {own} all the same, say so: --model={own}"
+            advice = f". If the weights are those of a {name} all the same, say so: --model={name}"
             raise InputError(f"{path}, by {source}: {refusal}{advice if answer == 'model' else ''}")
 
 
@@ -287,21 +282,20 @@ def _settle(stated: Sequence[Statement], assumed: Sequence[Statement]) -> dict[s
     return settled
 
 
-def _check_facts(settings: Mapping[str, _Setting], network: ResNet, path: Path) -> None:
+def _check_facts(settings: Mapping[str, _Setting], network: ResNet, name: str, path: Path) -> None:
     """Refuses statements that the tensors gainsay."""
-    family, depth = family_and_depth(network)
-    own, model, classes = f"{family}{depth}", settings["model"], network.num_classes
-    plain = own.replace("resnet", "plain") if network.shortcut == "A" else own
-    if model.value not in (own, plain):
+    model, classes = settings["model"], network.num_classes
+    plain = name.replace("resnet", "plain") if network.shortcut == "A" else name
+    if model.value not in (name, plain):
         raise InputError(
-            f"{path} holds the weights of a {own} by their names and shapes, but the model is {model.value} "
+            f"{path} holds the weights of a {name} by their names and shapes, but the model is {model.value} "
             f"({model.source})"
         )
-    for name, count in (("num_classes", int), ("class_names", len)):
-        if name in settings and count(settings[name].value) != classes:
+    for field, count in (("num_classes", int), ("class_names", len)):
+        if field in settings and count(settings[field].value) != classes:
+            value, source, _ = settings[field]
             raise InputError(
-                f"{path} has {classes} classes, but {name} ({settings[name].source}) has "
-                f"{count(settings[name].value)}: is it of other weights?"
+                f"{path} has {classes} classes, but {field} ({source}) has {count(value)}: is it of other weights?"
             )
     if "mean" not in settings:
         raise InputError(f"{path} is for images of one channel: state their --mean and --std")

@@ -12,9 +12,6 @@ Tensors = Mapping[str, np.ndarray]
 # Every ResNet in torch's names has this weight, whatever stands before its name.
 _ANCHOR = "layer1.0.conv1.weight"
 
-# What files and programs put before all names, and what is only removed where no ResNet is found.
-_WRAPPERS = ("state_dict", "module", "_orig_mod", "model", "net", "backbone", "encoder")
-
 
 def silent(line: str) -> None:
     """A log that keeps nothing."""
@@ -26,7 +23,7 @@ def below_prefix(
     """The tensors of a ResNet without what stands before their names, such as "state_dict.module._orig_mod.".
 
     Where a file holds a network and its running average (its prefix names "ema" or "swa"), the average is taken, as
-    timm does.
+    timm does. Where it holds no ResNet, all tensors are returned as they are.
 
     Args:
       tensors: by their names; those of nested tables are joined by dots.
@@ -39,7 +36,7 @@ def below_prefix(
     tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] != "n_averaged"}
     prefixes = sorted(name.removesuffix(_ANCHOR) for name in tensors if f".{name}".endswith(f".{_ANCHOR}"))
     if not prefixes:
-        return _without_wrappers(tensors)
+        return tensors
     shown = ", ".join(each.rstrip(".") or "(none)" for each in prefixes)
     if prefix is not None:
         wanted = prefix.rstrip(".") + "." if prefix else ""
@@ -113,16 +110,6 @@ def headless(tensors: Tensors, beside: Collection[str]) -> InputError:
 def _linear_layers(tensors: Tensors) -> list[str]:
     outside = outside_backbone(tensors)
     return [name.removesuffix(".weight") for name in outside if name.endswith(".weight") and tensors[name].ndim == 2]
-
-
-def _without_wrappers(tensors: Tensors) -> dict[str, np.ndarray]:
-    names = dict(tensors)
-    while names:
-        first = next(iter(names)).partition(".")[0]
-        if first not in _WRAPPERS or not all(name.startswith(f"{first}.") for name in names):
-            break
-        names = {name.removeprefix(f"{first}."): tensor for name, tensor in names.items()}
-    return names
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

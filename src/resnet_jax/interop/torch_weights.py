@@ -106,14 +106,14 @@ _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 
 
-def from_torch(tensors: Tensors, model: ResNet, layout: str | Mapping[str, Any] | None = None) -> dict[str, Any]:
+def from_torch(tensors: Tensors, model: ResNet, layout: str | None = None) -> dict[str, Any]:
     """Our variables, float32, from a network's tensors by their torch names.
 
     Args:
       tensors: see `interop.files.read_weights`.
       model: the network that they are meant for.
-      layout: whose networks they are of, a name in `LAYOUTS`; by default see `default_layout`. A mapping amends the
-        default: of weights that a network of ours was trained to have it is `conventions(model)`.
+      layout: whose networks they are of, a name in `LAYOUTS`; by default see `default_layout`. "own" says that they
+        were trained in a network such as this one.
 
     Returns:
       The collections "params" and "batch_stats" as NumPy arrays.
@@ -131,16 +131,16 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | Mapping[str, Any] 
         expected = tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
         if name not in tensors:
             raise InputError(
-                f"the weights lack {name}, of shape {expected}{_and_others(missing)}: are they of another network?"
+                f"the weights lack {name}, of shape {expected}{_more(missing)}: are they of another network?"
             )
         if tensors[name].shape != expected:
             raise InputError(f"the weight {name} has the shape {tensors[name].shape}, but {expected} was expected")
     left = sorted(tensors.keys() - named.keys())
     if left:
         reason = next((f": {what}" for pattern, what in _REASONS.items() if re.search(pattern, left[0])), "")
+        shape = tensors[left[0]].shape
         raise InputError(
-            f"the weights hold {left[0]}, of shape {tensors[left[0]].shape}{_and_others(left)}, which this network "
-            f"does not have{reason}"
+            f"the weights hold {left[0]}, of shape {shape}{_more(left)}, which this network does not have{reason}"
         )
     _check_conventions(model, layout)
     flat = {
@@ -156,33 +156,26 @@ def input_channels(tensors: Tensors) -> int:
     return 1 if stem is not None and stem.ndim == 4 and stem.shape[1] == 1 else 3
 
 
-def _check_conventions(model: ResNet, layout: str | Mapping[str, Any] | None) -> None:
-    whose = layout if isinstance(layout, str) else default_layout(model)
-    if whose not in LAYOUTS:
-        raise InputError(f"unknown layout {whose!r}: it is one of {', '.join(LAYOUTS)}, or a mapping of fields")
-    amended = layout if isinstance(layout, Mapping) else {}
-    for name in amended.keys() - LAYOUTS[whose].keys():
-        raise InputError(f"a layout has no field {name!r}: its fields are {', '.join(LAYOUTS[whose])}")
-    wanted = {**LAYOUTS[whose], **amended}
-    differing = {field: ours for field, ours in conventions(model).items() if ours != wanted[field]}
+def _check_conventions(model: ResNet, layout: str | None) -> None:
+    layout = default_layout(model) if layout is None else layout
+    if layout == "own":
+        return
+    if layout not in LAYOUTS:
+        raise InputError(f"unknown layout {layout!r}: it is one of {', '.join(LAYOUTS)} and own")
+    differing = {field: ours for field, ours in conventions(model).items() if ours != LAYOUTS[layout][field]}
     if differing:
-        theirs = ", ".join(f"{field}={wanted[field]!r}" for field in differing)
+        theirs = ", ".join(f"{field}={LAYOUTS[layout][field]!r}" for field in differing)
         ours = ", ".join(f"{field}={value!r}" for field, value in differing.items())
         raise InputError(
-            f"weights of the layout {whose!r} are for networks with {theirs}, but this one has {ours} and would "
-            f"compute something else: create it as they want, or say that they are not so: layout={differing!r}"
+            f"weights of the layout {layout!r} are for networks with {theirs}, but this one has {ours} and would "
+            "compute something else: create it as they want, or, if they were trained in such a one, say layout='own'"
         )
 
 
-def _and_others(names: Sequence[str]) -> str:
-    """ "" of one name, else a summary of those after the first."""
-    others = len(names) - 1
-    if not others:
-        return ""
-    if all(".running_" in name for name in names):
-        return f", and {others} other running statistics (does it normalise by groups or layers?)"
+def _more(names: Sequence[str]) -> str:
+    """How many there are beside the first, and where."""
     roots = sorted({name.partition(".")[0] for name in names[1:]})
-    return f", and {others} more (in {', '.join(roots[:8])}{' …' if len(roots) > 8 else ''})"
+    return f", and {len(names) - 1} more (in {', '.join(roots[:8])}{' …' if len(roots) > 8 else ''})" if roots else ""
 
 
 # What blocks of other networks hold.
