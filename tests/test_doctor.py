@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax import arguments, cli, doctor, hosts, sharding
-from resnet_jax.data import shared_memory, stream
+from resnet_jax.data import shared_memory
 from resnet_jax.doctor import Finding
 from resnet_jax.errors import InputError
 
@@ -78,7 +78,7 @@ def test_data_that_are_absent_and_batches_without_room_are_found(tmp_path, monke
 
     assert said(examined(tmp_path), "data").startswith("4 photographs to train on")
     assert "does not exist" in said(examined(tmp_path / "none"), "data")
-    monkeypatch.setattr(stream, "check_room", lambda *sizes: shared_memory.check_room(*sizes, lambda: 0))
+    monkeypatch.setattr(shared_memory, "free_bytes", lambda: 0)
     result = examined(tmp_path)
     assert grades(result)["data"] == result["grade"] == "impossible"
     assert said(result, "data").startswith("/dev/shm has 0 MiB free, but 2 workers keep up to ")

@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +132,28 @@ def flags_of(arguments: Sequence[str], *define: Definition) -> flags.FlagValues:
     return values
 
 
+def _flag(define: Callable[..., Any], name: str, default: Any) -> Definition:
+    return lambda values, _: define(name, default, help="", flag_values=values)
+
+
 def string(name: str, default: str | None = None, choices: Sequence[str] = ()) -> Definition:
     """A flag that holds text, one of `choices` if there are any."""
-    if choices:
-        return lambda values, _: flags.DEFINE_enum(name, default, choices, "", flag_values=values)
-    return lambda values, _: flags.DEFINE_string(name, default, "", flag_values=values)
+    return _flag(partial(flags.DEFINE_enum, enum_values=choices) if choices else flags.DEFINE_string, name, default)
 
 
 def strings(name: str) -> Definition:
     """A flag that can be given several times; see `listed`."""
-    return lambda values, _: flags.DEFINE_multi_string(name, None, "", flag_values=values)
+    return _flag(flags.DEFINE_multi_string, name, None)
+
+
+def integer(name: str, default: int | None = None) -> Definition:
+    """A flag that holds a whole number."""
+    return _flag(flags.DEFINE_integer, name, default)
+
+
+def number(name: str, default: float | None = None) -> Definition:
+    """A flag that holds a number."""
+    return _flag(flags.DEFINE_float, name, default)
 
 
 def listed(values: Sequence[str]) -> list[str]:
@@ -169,16 +182,6 @@ def folders(values: Sequence[str], flag: str) -> list[Path]:
     if not found:
         raise InputError(f"--{flag} is empty: is a variable unset?")
     return found
-
-
-def integer(name: str, default: int | None = None) -> Definition:
-    """A flag that holds a whole number."""
-    return lambda values, _: flags.DEFINE_integer(name, default, "", flag_values=values)
-
-
-def number(name: str, default: float | None = None) -> Definition:
-    """A flag that holds a number."""
-    return lambda values, _: flags.DEFINE_float(name, default, "", flag_values=values)
 
 
 # Of commands that several processes run together; see `launch.start_processes`.

@@ -20,6 +20,7 @@ from resnet_jax.data import photographs, shared_memory, sources, stream
 from resnet_jax.environment import check_devices, describe_environment, describe_host, environment_lines
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
+from resnet_jax.training import task
 
 GRADES = ("ok", "attention", "impossible")
 
@@ -151,12 +152,7 @@ def _data(config: Config) -> tuple[str, str]:
 
 
 def _mesh(config: Config | None) -> tuple[str, str]:
-    mesh = sharding.make_mesh() if config is None else sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    if config is not None:
-        fields, group = config.train, config.model.group_size
-        sharding.check_divides(
-            mesh, fields.batch_size, "config.train.batch_size", accumulate=fields.accumulate, group_size=group
-        )
+    mesh = sharding.make_mesh() if config is None else task.make_mesh(config)
     return " × ".join(f"{name} {size}" for name, size in mesh.shape.items()), ""
 
 

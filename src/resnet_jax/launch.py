@@ -21,19 +21,20 @@ HEARTBEAT_SECONDS = 30
 # What is wrong is often wrong for all of them, and each says so.
 _SECONDS_TO_SAY_WHY = 5
 
-# What an environment must hold, and where it does.
-_ENVIRONMENTS = {
+# By value of --distributed: how JAX finds the processes, what the environment must hold, and where it does.
+_CLUSTERS = {
     "slurm": (
+        "slurm",
         ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"),
         "start the command with srun, inside a job",
     ),
-    "tpu": ((), ""),
+    "tpu": ("gcetpu", (), ""),
     "gke": (
+        "gketpu",
         ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"),
         "start the command in a pod that GKE gave TPUs, or pass HOST:PORT",
     ),
 }
-_DETECTION = {"slurm": "slurm", "tpu": "gcetpu", "gke": "gketpu"}
 
 
 def start_processes(distributed: str | None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -56,24 +57,25 @@ def start_processes(distributed: str | None, num_processes: int | None = None, p
         raise InputError("--num_processes and --process_id go with --distributed=HOST:PORT, the address of process 0")
     if distributed is None:
         return
-    where: dict[str, Any] = {}
     if explicit:
         _check_address(distributed, num_processes, process_id)
-        where = {"coordinator_address": distributed, "num_processes": num_processes, "process_id": process_id}
-    elif distributed not in _ENVIRONMENTS:
+        method = "deactivate"
+    elif distributed not in _CLUSTERS:
         raise InputError(f"--distributed is {distributed!r}, but it must be slurm, tpu, gke or HOST:PORT")
     elif distributed != "slurm" and importlib.util.find_spec("libtpu") is None:
         raise InputError(f"--distributed={distributed} needs libtpu: install the extra, .[tpu]")
     else:
-        variables, advice = _ENVIRONMENTS[distributed]
+        method, variables, advice = _CLUSTERS[distributed]
         missing = [variable for variable in variables if variable not in os.environ]
         if missing:
             raise InputError(f"--distributed={distributed} needs {', '.join(missing)} in the environment: {advice}")
     _on_abort(_say_who_is_lost)
     try:
         jax.distributed.initialize(
-            **where,
-            cluster_detection_method=_DETECTION.get(distributed, "deactivate"),
+            distributed if explicit else None,
+            num_processes,
+            process_id,
+            cluster_detection_method=method,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except Exception as error:  # of gRPC, the metadata server, or JAX's own detection

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -110,22 +109,27 @@ def train_benchmark(
     sharding.check_divides(mesh, batch_size, "batch_size")
     cost = complexity.summary(network, size)["multiply_adds"]
 
-    runs = [_prepare(name, each, network, mesh, input, batch_size, size, steps) for name, each in chosen.items()]
-    times = np.array(in_turn([run.round for run in runs], rounds)) / steps
-    memory = jax.local_devices()[0].memory_stats() or {}
+    runs, once = [], []
+    for name, variant in chosen.items():
+        run, measured_once = _prepare(variant, network, mesh, input, batch_size, size, steps)
+        runs.append(run)
+        once.append({"name": name, **measured_once})
+    measured = np.array(in_turn(runs, rounds))  # (variants, rounds, 2)
+    times = measured[:, :, 0] / steps
     results = []
-    for run, measured in zip(runs, times, strict=True):
-        images_per_second = batch_size / float(np.median(measured))
+    for i, own in enumerate(times):
+        images_per_second = batch_size / float(np.median(own))
         results.append(
             {
-                **run.once,
-                "step_time": spread(measured),
+                **once[i],
+                "step_time": spread(own),
                 "images_per_second": images_per_second,
                 "multiply_adds_per_second": 3 * cost * images_per_second,
-                "relative_speed": spread(times[0] / measured),
-                "loss": run.loss,
+                "relative_speed": spread(times[0] / own),
+                "loss": float(measured[i, -1, 1]),
             }
         )
+    memory = jax.local_devices()[0].memory_stats() or {}
     return {
         "environment": describe_environment(),
         "arguments": {**arguments, "shortcut": network.shortcut, "image_size": size, "variants": list(chosen)},
@@ -135,39 +139,13 @@ def train_benchmark(
     }
 
 
-@dataclass
-class _Run:
-    """A compiled variant with its state; `once` holds what is measured once."""
-
-    dispatch: Callable[[Any], tuple[Any, jax.Array]]
-    dispatches: int
-    state: Any
-    once: dict[str, Any]
-    loss: float = float("nan")
-
-    def round(self) -> float:
-        """Runs a round and returns its seconds. The dispatches queue up, as they do in training."""
-        started = time.perf_counter()
-        losses = None
-        for _ in range(self.dispatches):
-            self.state, losses = self.dispatch(self.state)
-        self.state, losses = jax.block_until_ready((self.state, losses))
-        seconds = time.perf_counter() - started
-        self.loss = float(losses[-1])
-        return seconds
-
-
 def _prepare(
-    name: str,
-    variant: Variant,
-    network: ResNet,
-    mesh: Mesh,
-    input: str,
-    batch_size: int,
-    image_size: int,
-    steps: int,
-) -> _Run:
-    """Compiles a variant and runs its first dispatch."""
+    variant: Variant, network: ResNet, mesh: Mesh, input: str, batch_size: int, image_size: int, steps: int
+) -> tuple[Callable[[], tuple[float, float]], dict[str, Any]]:
+    """Compiles a variant and runs its first dispatch; returns a function that runs a round, and what is measured once.
+
+    A round gives its seconds and the last loss. Its dispatches queue up, as they do in training.
+    """
     model = variant.network(network)
     optimizer = schedules.sgd(optax.constant_schedule(0.01), momentum=0.9, weight_decay=1e-4)
     image_shape = (image_size, image_size, 3)
@@ -184,22 +162,23 @@ def _prepare(
     compiled = lowered.compile()
     done = time.perf_counter()
 
-    def dispatch(state):
-        state, metrics, *_ = compiled(state, *data)
-        return state, metrics.loss / metrics.count
+    def run(dispatches: int) -> tuple[float, float]:
+        nonlocal state
+        metrics: Any = None
+        started = time.perf_counter()
+        for _ in range(dispatches):
+            state, metrics, *_ = compiled(state, *data)
+        state, metrics = jax.block_until_ready((state, metrics))
+        return time.perf_counter() - started, float(metrics.loss[-1] / metrics.count[-1])
 
-    run = _Run(dispatch, 1, state, {})
-    run.once = {
-        "name": name,
+    return partial(run, steps // per_dispatch), {
         "steps_per_dispatch": per_dispatch,
         "init_time": initialised - started,
         "trace_time": traced - ready,
         "compile_time": done - traced,
-        "first_dispatch_time": run.round(),
+        "first_dispatch_time": run(1)[0],
         "program_bytes": _program_bytes(compiled),
     }
-    run.dispatches = steps // per_dispatch
-    return run
 
 
 def _synthetic(model: nn.Module, optimizer: Any, mesh: Mesh, batch_size: int, shape: Sequence[int]) -> tuple[Any, Any]:

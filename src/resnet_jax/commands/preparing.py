@@ -38,13 +38,14 @@ def _prepare_cache(arguments: Sequence[str]) -> None:
         integer("shorter_side"),
         integer("quality", 95),
     )
+    output = given(path(values.output, "output"), "output")
     from resnet_jax import terminal
     from resnet_jax.data.cache import write_cache
     from resnet_jax.data.photographs import open_photographs
 
     write_cache(
         open_photographs(given(values.dataset, "dataset"), path(values.data_dir, "data_dir")),
-        given(path(values.output, "output"), "output"),
+        output,
         form=values.form,
         shorter_side=values.shorter_side,
         quality=values.quality,

@@ -82,7 +82,12 @@ def make_task(config: Config, say: Callable[[str], None], saved: Preprocessing |
     return stream_task(config, say, saved) if config.dataset.name in photographs.NAMES else resident_task(config)
 
 
-def _mesh(config: Config) -> Mesh:
+def make_mesh(config: Config) -> Mesh:
+    """The mesh that a config asks for, which cuts its batches into equal parts.
+
+    Raises:
+      InputError: the devices do not make it, or the batch does not fit it.
+    """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     fields = config.train
     sharding.check_divides(mesh, fields.batch_size, "config.train.batch_size", accumulate=fields.accumulate)
@@ -115,7 +120,7 @@ def _checksum(arrays: Any) -> int:
 
 def resident_task(config: Config) -> Task:
     """A task whose whole data set lies on the devices; see `make_task`."""
-    mesh = _mesh(config)
+    mesh = make_mesh(config)
     dataset = sources.load(config.dataset.name, config.dataset.data_dir, config.dataset.validation_images)
     card = Card(dataset.class_names, dataset.train.images.shape[1:], sources.checksum(dataset.train))
     _check_same(card, dataset.train, dataset.test, sources.checksum(dataset.test))
@@ -178,7 +183,7 @@ _AHEAD = 2
 
 def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing | None) -> Task:
     """A task whose photographs are read while it runs; see `make_task`."""
-    mesh = _mesh(config)
+    mesh = make_mesh(config)
     batch_size = config.train.batch_size
     dataset = photographs.open_photographs(config.dataset.name, config.dataset.data_dir, say)
     cache.warn_of_enlarging(dataset.shorter_side, build.shorter_sides(config), say)
