@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax.analysis.complexity import complexity, summary, table_rows
+from resnet_jax.analysis import layer_costs, summary, table_rows
 from resnet_jax.models import ResNet, create
 
 # (network, shortcut): parameters. Section 2.3.
@@ -119,7 +119,7 @@ def test_split_of_option_b(depth, convs, conv, batch_norm, fc):
         real[kind] += leaf.size
     assert real == expected
 
-    layers = complexity(model, 224)
+    layers = layer_costs(model, 224)
     assert {kind: sum(layer.parameters for layer in layers if layer.kind == kind) for kind in expected} == expected
     assert sum(layer.kind == "conv" for layer in layers) == convs
     assert sum(layer.kind == "batch_norm" for layer in layers) == convs
@@ -141,7 +141,7 @@ def test_split_of_option_b(depth, convs, conv, batch_norm, fc):
     ],
 )
 def test_depth_is_the_number_of_weighted_layers(name, shortcut, weighted, projections):
-    layers = complexity(create(name, shortcut=shortcut), 32)
+    layers = layer_costs(create(name, shortcut=shortcut), 32)
     multiplying = [layer.name for layer in layers if layer.kind in ("conv", "fc")]
     shortcuts = [layer for layer in multiplying if "/shortcut/" in layer]
     assert (len(multiplying) - len(shortcuts), len(shortcuts)) == (weighted, projections)
@@ -294,7 +294,7 @@ def test_activation_bytes_are_what_the_gradients_read(stem, bottleneck, shortcut
 
 
 def test_layers_of_a_scan_are_listed_as_often_as_they_run():
-    layers = complexity(create("cifar_resnet32", shortcut="A"), 32)
+    layers = layer_costs(create("cifar_resnet32", shortcut="A"), 32)
     names = [layer.name for layer in layers if layer.kind == "conv"]
     assert names[:4] == ["conv1", "stage1/block1/conv1", "stage1/block1/conv2", "stage1/block2/conv1"]
     assert names[-1] == "stage3/block5/conv2"
@@ -346,4 +346,4 @@ def test_rows_for_people():
 def test_errors():
     for size, channels in ((0, 3), (8, 0)):
         with pytest.raises(ValueError, match="at least one pixel"):
-            complexity(create("resnet50"), size, channels)
+            layer_costs(create("resnet50"), size, channels)

@@ -8,7 +8,7 @@ import pytest
 from linen import VARIANTS as LINEN
 
 from resnet_jax import cli
-from resnet_jax.analysis import complexity
+from resnet_jax.analysis import summary
 from resnet_jax.benchmark import VARIANTS, train_benchmark
 from resnet_jax.commands import benchmarks
 from resnet_jax.errors import InputError
@@ -18,7 +18,7 @@ TINY = {"model": "cifar_resnet8", "batch_size": 8, "image_size": 8, "steps": 2}
 
 
 def check(result, steps_per_dispatch, rounds):
-    cost = complexity.summary(create("cifar_resnet8"), 8)["multiply_adds"]
+    cost = summary(create("cifar_resnet8"), 8)["multiply_adds"]
     assert result["multiply_adds"] == cost
     assert [row["steps_per_dispatch"] for row in result["variants"]] == steps_per_dispatch
     for row in result["variants"]:

@@ -38,7 +38,7 @@ class Layer:
       output: shape without the batch, (height, width, channels) or (classes,).
       parameters: trained scalars: kernels, gamma and beta, the classifier's bias; no running statistics.
       multiply_adds: of convolutions and the classifier; everything else counts as nothing (paper table 1).
-      activation_bytes: kept from the forward to the backward pass, see `complexity`.
+      activation_bytes: kept from the forward to the backward pass, see `layer_costs`.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Layer:
     activation_bytes: int
 
 
-def complexity(model: ResNet, image_size: int, channels: int = 3) -> list[Layer]:
+def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer]:
     """Lists the layers of a network in the order of execution, with what each costs for one image.
 
     The activation memory is what reverse-mode differentiation keeps when it recomputes nothing, at the dtype of the
@@ -131,7 +131,7 @@ def _stage(module: str, stem: str) -> str:
 
 
 def summary(model: ResNet, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
-    """Adds the costs of `complexity` up, by stage and in total.
+    """Adds the costs of `layer_costs` up, by stage and in total.
 
     Args:
       model, channels: see there.
@@ -148,7 +148,7 @@ def summary(model: ResNet, image_size: int | None = None, channels: int = 3) -> 
     (25557032, 3857973248, 3800000000.0)
     """
     size = image_size if image_size is not None else 32 if model.stem == "cifar" else 224
-    layers = complexity(model, size, channels)
+    layers = layer_costs(model, size, channels)
     stages = []
     for name, group in itertools.groupby(layers, key=lambda layer: layer.stage):
         members = list(group)

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax import models, rng, sharding
-from resnet_jax.analysis import complexity
+from resnet_jax.analysis import summary
 from resnet_jax.benchmark.rounds import in_turn, spread, written
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.pipeline import Augmentation, DeviceSplit
@@ -107,7 +107,7 @@ def train_benchmark(
     size = image_size or (224 if network.stem == "imagenet" else 32)
     mesh = sharding.make_mesh()
     sharding.check_divides(mesh, batch_size, "batch_size")
-    cost = complexity.summary(network, size)["multiply_adds"]
+    cost = summary(network, size)["multiply_adds"]
 
     runs, once = [], []
     for name, variant in chosen.items():

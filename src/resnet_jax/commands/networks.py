@@ -110,16 +110,14 @@ def summary(arguments: Sequence[str]) -> None:
     resnet-jax summary --model=resnet50 [--shortcut=A|B|C] [--image_size=N] [--format=table|json]
     """
     values = flags_of(arguments, string("model"), string("shortcut"), integer("image_size"), FORMAT)
-    from resnet_jax import models, terminal
-    from resnet_jax.analysis.complexity import summary as summarise
-    from resnet_jax.analysis.complexity import table_rows
+    from resnet_jax import analysis, models, terminal
 
     try:
         model = models.create(given(values.model, "model"), shortcut=values.shortcut)
-        costs = {"model": values.model, **summarise(model, values.image_size)}
+        costs = {"model": values.model, **analysis.summary(model, values.image_size)}
     except ValueError as error:
         raise InputError(str(error)) from error
-    headings, *rows = table_rows(costs)
+    headings, *rows = analysis.table_rows(costs)
     shortcuts = f"shortcut {costs['shortcut']}" if costs["shortcut"] else "no shortcuts"
     size = costs["image_size"]
     show(values, costs, lambda: terminal.table(headings, rows, f"{values.model}, {shortcuts}, {size}×{size} images"))

@@ -158,8 +158,8 @@ def image_folder(
       InputError: the folder is absent, its classes do not fit together, or a centre is larger than its photograph.
 
     Example:
-      >>> photos = image_folder("photos", image_size=224)
-      >>> for batch in photos.train.batches(batch_size=64, steps=100):
+      >>> photos = image_folder("photos", image_size=224)  # doctest: +SKIP
+      >>> for batch in photos.train.batches(batch_size=64, steps=100):  # doctest: +SKIP
       ...     state, metrics = step(state, batch)
     """
     resize_size = image_size * 256 // 224 if resize_size is None else resize_size

@@ -154,7 +154,7 @@ def _dense_scores(classifier: Classifier, images: jax.Array, averaging: str) -> 
         return model.apply(classifier.variables, images, train=False, method="stages")[last]
 
     maps = last_maps(_mirrored(classifier, images[:, None]))
-    maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+    maps = maps.astype(np.promote_types(maps.dtype, jnp.float32))
     trained_on = jax.eval_shape(last_maps, jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)).shape[1:3]
     window = (min(trained_on[0], maps.shape[1]), min(trained_on[1], maps.shape[2]))
     pooled = nn.avg_pool(maps, window, strides=(1, 1))

@@ -204,6 +204,9 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.
 
     Returns:
       (batch, height', width', features), in the dtype of `x`. It can be differentiated in both modes and repeatedly.
+
+    >>> conv(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4)), 2, ((1, 1), (1, 1))).shape
+    (1, 3, 3, 4)
     """
     return _forward(x, kernel, stride, padding)
 

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from resnet_jax.models.conv import Conv
@@ -47,7 +48,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
-        statistics_dtype = jnp.promote_types(x.dtype, jnp.float32)
+        statistics_dtype = np.promote_types(x.dtype, jnp.float32)
         groups, devices = 1, 1
         if train and not self.is_initializing():
             devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
@@ -122,6 +123,10 @@ def batch_norm_maps(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tupl
     Args:
       model: a network of `resnet_jax.models`; it is traced, and nothing is computed.
       image_shape: (height, width, channels).
+
+    >>> from resnet_jax import models
+    >>> batch_norm_maps(models.create("cifar_resnet8"), (32, 32, 3))["stage3", "first", "bn2"]
+    (8, 8)
     """
     found = {}
 
@@ -144,6 +149,15 @@ def zero_pad_shortcut(x: jax.Array, features: int, stride: int, zero_channels: s
       features: channels of the result, at least those of `x`; any ratio.
       stride: 1 or 2.
       zero_channels: where the zeros go: "end", or "both" for half before and half after.
+
+    Returns:
+      (batch, height / stride, width / stride, features), the sides rounded up.
+
+    Raises:
+      ValueError: `x` has more channels than that.
+
+    >>> zero_pad_shortcut(jnp.ones((1, 2, 2, 1)), 3, 2, "both")[0, 0, 0].tolist()
+    [0.0, 1.0, 0.0]
     """
     missing = features - x.shape[-1]
     if missing < 0:
@@ -186,6 +200,9 @@ def max_pool(x: jax.Array, alignment: str) -> jax.Array:
       x: the maps.
       alignment: "caffe" lets the first window start at the first pixel and rounds the number of windows up; "torch"
         pads one pixel on every side.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), "torch")[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
     """
     if alignment == "torch":
         pads = [(1, 1), (1, 1)]

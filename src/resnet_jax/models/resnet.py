@@ -6,6 +6,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.models import stacking
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
@@ -120,7 +121,7 @@ class ResNet(nn.Module):
             setattr(self, f"stage{i}", Stage(partial(block, width), blocks, 1 if i == 1 else 2, self.unroll))
         # The paper does not give the classifier's initialisation; [13] (1502.01852) used 0.01 for its fully-connected
         # layers.
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        dtype = np.promote_types(self.dtype, jnp.float32)
         self.fc = nn.Dense(self.num_classes, dtype=dtype, kernel_init=nn.initializers.normal(0.01))
 
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -171,4 +172,4 @@ class ResNet(nn.Module):
         Returns:
           logits, (batch, num_classes), float32 or wider. `fc` alone classifies features that are averaged already.
         """
-        return self.fc(features.mean((1, 2), dtype=jnp.promote_types(features.dtype, jnp.float32)))
+        return self.fc(features.mean((1, 2), dtype=np.promote_types(features.dtype, jnp.float32)))

@@ -30,6 +30,11 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
 
     Raises:
       ValueError: the name, depth or shortcut does not exist; the message says what does.
+
+    >>> create("resnet50", num_classes=10, stride_in="3x3").stage_sizes
+    (3, 4, 6, 3)
+    >>> create("cifar_resnet20").shortcut
+    'A'
     """
     match = re.fullmatch(r"(cifar_)?(resnet|plain)(\d+)", name)
     if match is None:

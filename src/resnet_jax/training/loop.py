@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from resnet_jax import build, config_file, hosts, terminal, workdir
-from resnet_jax.analysis.complexity import complexity
+from resnet_jax.analysis import layer_costs
 from resnet_jax.checkpoint import Checkpoints, saved_preprocessing
 from resnet_jax.configs import Config
 from resnet_jax.environment import check_devices, describe_environment
@@ -252,7 +252,7 @@ def _count_bad(
 def _describe_program(config: Config, task: Task, program: Any) -> str:
     """What a step costs, and what the compiled program holds in the memory of each device."""
     height, width, channels = task.card.image_shape
-    forward = sum(layer.multiply_adds for layer in complexity(task.model, height, channels)) if height == width else 0
+    forward = sum(layer.multiply_adds for layer in layer_costs(task.model, height, channels)) if height == width else 0
     images = config.train.batch_size // task.mesh.size
     cost = f"a step is {3 * forward * images / 1e9:,.3g} billion multiply-adds on each of {task.mesh.size} devices"
     memory = program.memory_analysis()

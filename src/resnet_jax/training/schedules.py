@@ -1,5 +1,6 @@
 """The paper's optimiser: SGD with momentum, weight decay, and its learning-rate schedules (sections 3.4 and 4.2)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -116,6 +117,8 @@ def sgd(
     decay = optax.add_decayed_weights(weight_decay, None if decay_everything else _is_kernel)
     if trust_coefficient is not None:
         decay = optax.chain(decay, layerwise_trust(trust_coefficient))
+    if plateau is not None:
+        plateau = optax.GradientTransformationExtraArgs(plateau.init, _promoting(plateau.update))
     rate = scheduled_learning_rate(schedule, warmup), plateau or optax.identity()
     trace = optax.trace(momentum)
     ordered = (*rate, trace) if momentum_form == "caffe" else (trace, *rate)
@@ -142,13 +145,23 @@ def layerwise_trust(coefficient: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same where JAX is told to promote no dtype: Optax multiplies whole numbers with fractions."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*arguments, **named)
+
+    return call
+
+
 def _is_kernel(params):
     return traverse_util.path_aware_map(lambda path, _: path[-1] == "kernel", params)
 
 
 def piecewise(learning_rate: float, boundaries: tuple[int, ...], factor: float) -> optax.Schedule:
     """`learning_rate`, multiplied by `factor` at each boundary, in iterations."""
-    return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
+    return _promoting(optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor)))
 
 
 def ramped(schedule: optax.Schedule, iterations: int, start: float | None = None) -> optax.Schedule:
