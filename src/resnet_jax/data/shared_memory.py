@@ -40,7 +40,7 @@ def check_room(batch_bytes: int, workers: int) -> None:
     fit = max(free // batch_bytes - _OF_THEIR_READER, 0) // _OF_A_WORKER
     fewer = f"config.stream.workers={fit}, for which there is room, or " if fit else ""
     raise InputError(
-        f"{FOLDER} has {free // 2**20:,} MiB free, but {workers} workers keep up to {-(-needed // 2**20):,} MiB of "
+        f"{FOLDER} has {free / 2**20:,.0f} MiB free, but {workers} workers keep up to {needed / 2**20:,.0f} MiB of "
         f"batches there: {_ADVICE.format(f'{-(-needed // 2**20)}m')}, or use {fewer}config.stream.workers=0, which "
         "decodes in threads"
     )
