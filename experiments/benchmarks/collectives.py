@@ -31,8 +31,8 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.environment import describe_environment, environment_lines
 from resnet_jax.terminal import table
 from resnet_jax.training import schedules
+from resnet_jax.training.compiled import compile_stream_step
 from resnet_jax.training.state import abstract_state
-from resnet_jax.training.step import compile_stream_step
 
 IMAGES_ON_A_DEVICE = 32  # the paper's 256 images on 8 GPUs
 

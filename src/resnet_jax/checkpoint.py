@@ -265,6 +265,8 @@ def saved_preprocessing(workdir: Path) -> Preprocessing | None:
 
 def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
     training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+    if state.ema is not None:
+        training["ema"] = state.ema
     return {"variables": state.variables, "training": training}
 
 

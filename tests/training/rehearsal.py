@@ -21,8 +21,9 @@ from resnet_jax import build, sharding
 from resnet_jax.checkpoint import Card
 from resnet_jax.data import photographs
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.training.compiled import compile_stream_step
+from resnet_jax.training.metrics import Mean
 from resnet_jax.training.state import abstract_state
-from resnet_jax.training.step import Metrics, compile_stream_step
 from resnet_jax.training.task import Task
 
 # Training images, and images to score.
@@ -155,7 +156,8 @@ class Stand:
             step = int(state.step)
             errors = float(np.rint(self.wrong[step - 1] / self.config.train.batch_size * scored_images))
             # A loss that tells which state was scored.
-            return Metrics(jnp.float32(step), jnp.float32(errors), jnp.float32(scored_images))
+            count = np.float32(scored_images)
+            return {"loss": Mean(np.float32(step), count), "error": Mean(np.float32(errors), count)}
 
         split = "validation" if self.streamed else "test"
         return lambda config, say, saved: Task(

@@ -79,7 +79,7 @@ def test_any_state_is_trained_on_the_batches_of_its_own_step(photographs):
 
     def losses(state, steps):
         state, metrics, _ = made.advance(state, steps, lambda: False)
-        return state, np.asarray(metrics.loss).tolist()
+        return state, np.asarray(metrics["loss"].total).tolist()
 
     state, expected = losses(fresh(), 4)
     kept = jax.tree.map(lambda leaf: leaf.copy(), state)

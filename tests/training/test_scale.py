@@ -63,7 +63,7 @@ def updated(devices, fsdp=1, accumulate=1, **fields):
         state, batch, losses = state_on(mesh, model), batch_on(mesh), []
         for _ in range(2):
             state, metrics = step(state, batch)
-            losses.append(float(metrics.loss / metrics.count))
+            losses.append(float(metrics["loss"]))
         return jax.device_get(state), losses
 
 
@@ -200,15 +200,15 @@ def test_a_bad_step_that_is_skipped_changes_nothing_but_the_step(devices):
     mesh = sharding.make_mesh(devices)
     model = small_model()
     state = state_on(mesh, model, jnp.float32)
-    step = jax.jit(partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh, skip_bad=True))
+    step = jax.jit(partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh, skip_nonfinite=True))
     state, _ = step(state, batch_on(mesh, np.float32))
     skipped, metrics = step(state, batch_on(mesh, np.float32, bad=9))
-    assert np.isnan(metrics.loss)
+    assert np.isnan(metrics["loss"].total)
     assert (int(state.step), int(skipped.step)) == (1, 2)
     for name in ("params", "batch_stats", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(skipped, name), getattr(state, name))
     after, metrics = step(skipped, batch_on(mesh, np.float32))
-    assert np.isfinite(metrics.loss)
+    assert np.isfinite(metrics["loss"].total)
     assert not np.array_equal(after.params["fc"]["kernel"], state.params["fc"]["kernel"])
 
 
@@ -230,9 +230,9 @@ def test_a_gradient_that_is_not_finite_is_a_bad_step_even_where_the_loss_is_fini
     state, batch = create_state(model, OPTIMIZER, 3, (8, 8, 3), mesh), batch_on(mesh, np.float32)
     step = partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh)
     after, metrics = jax.jit(step)(state, batch)
-    assert float(metrics.loss) == pytest.approx(BATCH * np.log(10))
+    assert float(metrics["loss"].total) == pytest.approx(BATCH * np.log(10))
     assert not np.isfinite(after.params["weights"]).all()
-    after, metrics = jax.jit(partial(step, skip_bad=True))(state, batch)
-    assert np.isnan(metrics.loss)
+    after, metrics = jax.jit(partial(step, skip_nonfinite=True))(state, batch)
+    assert np.isnan(metrics["loss"].total)
     for name in ("params", "batch_stats", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))

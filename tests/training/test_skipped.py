@@ -40,14 +40,14 @@ def rates_and_state(optimizer, pixels):
     """The learning rate after each of some steps, on images of these pixels, and the last state."""
     mesh, model = make_mesh(1), SumModel()
     state = create_state(model, optimizer, 0, (1, 1, 4), mesh)
-    step = partial(train_step, model=model, optimizer=optimizer, mesh=mesh, skip_bad=True)
+    step = partial(train_step, model=model, optimizer=optimizer, mesh=mesh, skip_nonfinite=True)
     # Half of the labels are the class that a tie is taken for.
     labels = jnp.array([0, 3])
 
     def one(state, pixel):
         # One number for all classes changes no loss.
         state, metrics = step(state, Batch(jnp.broadcast_to(pixel, (2, 1, 1, 4)), labels, jnp.ones(2)))
-        return state, (schedules.learning_rate(state.opt_state), metrics.loss, state.skipped)
+        return state, (schedules.learning_rate(state.opt_state), metrics["loss"].total, state.skipped)
 
     return *jax.device_get(jax.jit(partial(jax.lax.scan, one))(state, jnp.array(pixels))[1]), jax.device_get(
         jax.jit(lambda state: jax.lax.scan(one, state, jnp.array(pixels))[0])(state)

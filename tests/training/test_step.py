@@ -14,8 +14,10 @@ from resnet_jax.data.batch import Batch
 from resnet_jax.data.pipeline import Augmentation, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 from resnet_jax.training import schedules
+from resnet_jax.training.compiled import compile_evaluate, compile_train_steps
+from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.state import TrainState, create_state
-from resnet_jax.training.step import compile_evaluate, compile_train_steps, measure, train_step
+from resnet_jax.training.step import train_step
 
 BATCH = 16
 OPTIMIZER = schedules.sgd(schedules.piecewise(0.1, (12,), 0.1), momentum=0.9, weight_decay=1e-4)
@@ -57,7 +59,7 @@ class Run:
     def dispatch(self, steps):
         """Trains; returns the loss of each step."""
         self.state, metrics, self.rates = self.train_steps(self.state, self.split, self.preprocessing, self.seed, steps)
-        return metrics.loss / metrics.count
+        return metrics["loss"].total / metrics["loss"].count
 
     def losses(self):
         """Of 20 steps, in dispatches of 5."""
@@ -84,10 +86,16 @@ def test_metrics_are_numpys_with_weights():
     losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(64), labels]
     np.testing.assert_allclose(np.exp(-losses), probabilities[np.arange(64), labels])
 
-    ours = measure(jnp.asarray(logits), Batch(jnp.zeros((64, 8, 8, 1)), jnp.asarray(labels), jnp.asarray(weights)))
-    assert float(ours.loss) == pytest.approx((losses * weights).sum(), rel=1e-6)
-    assert float(ours.errors) == ((logits.argmax(1) != labels) * weights).sum()
-    assert float(ours.count) == weights.sum() < 64
+    batch = Batch(jnp.zeros((64, 8, 8, 1)), jnp.asarray(labels), jnp.asarray(weights))
+    loss, metrics = cross_entropy(jnp.asarray(logits), batch, top_k=(5, 20))
+    assert float(loss) == pytest.approx((losses * weights).sum(), rel=1e-6)
+    top5 = (np.argsort(-logits, 1)[:, :5] != labels[:, None]).all(1)
+    wrong = {"error": logits.argmax(1) != labels, "top5_error": top5, "top20_error": np.zeros(64)}
+    assert 0 < top5.sum() < wrong["error"].sum()
+    assert {name: float(total) for name, (total, _) in metrics.items()} == {
+        name: (each * weights).sum() for name, each in wrong.items()
+    }
+    assert {float(count) for _, count in metrics.values()} == {weights.sum()} != {64}
 
 
 def test_the_same_run_on_1_2_and_8_devices(runs):
@@ -170,7 +178,7 @@ def test_groups_are_per_device_statistics(group, meshes):
             state, metrics = jax.jit(partial(train_step, model=run.model, optimizer=OPTIMIZER, mesh=run.mesh))(
                 run.state, batch
             )
-            assert float(metrics.loss / metrics.count) == pytest.approx(float(loss), rel=1e-12)
+            assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-12)
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), state.params, expected)
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), state.batch_stats, updated)
 
@@ -187,9 +195,9 @@ def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size)
     evaluate = compile_evaluate(run.model, run.mesh, batch_size=batch_size)
     with jax.transfer_guard("disallow"):
         totals = jax.device_get(evaluate(run.state.variables, run.test, run.preprocessing))
-    assert totals.count == len(digits.test) == 360
-    assert totals.errors == (logits.argmax(1) != digits.test.labels).sum()
-    assert totals.loss == pytest.approx(losses.sum(), rel=1e-5)
+    assert totals["loss"].count == totals["error"].count == len(digits.test) == 360
+    assert totals["error"].total == (logits.argmax(1) != digits.test.labels).sum()
+    assert totals["loss"].total == pytest.approx(losses.sum(), rel=1e-5)
 
 
 def test_a_step_in_bfloat16_with_the_imagenet_stem():
@@ -206,7 +214,7 @@ def test_a_step_in_bfloat16_with_the_imagenet_stem():
         assert {leaf.dtype for leaf in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
         moved = jax.tree.map(lambda new, old: np.asarray(new - old).ravel(), after.params, state.params)
         updates.append(np.concatenate(jax.tree.leaves(moved)))
-        losses.append(float(metrics.loss))
+        losses.append(float(metrics["loss"].total))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[1] != losses[0]
     exact, rounded = updates

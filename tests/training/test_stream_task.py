@@ -128,7 +128,7 @@ def losses_of(task, steps=6):
     state = create_state(task.model, task.optimizer, 0, task.card.image_shape, task.mesh)
     _, metrics, _ = task.advance(state, steps, lambda: False)
     task.close()
-    return np.asarray(metrics.loss / metrics.count)
+    return np.asarray(metrics["loss"].total / metrics["loss"].count)
 
 
 def test_the_same_loss_curve_on_1_and_8_devices(finished, photographs):

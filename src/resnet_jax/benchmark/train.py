@@ -23,8 +23,9 @@ from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.terminal import table
 from resnet_jax.training import schedules
+from resnet_jax.training.compiled import compile_train_steps
 from resnet_jax.training.state import create_state
-from resnet_jax.training.step import compile_train_steps, train_step
+from resnet_jax.training.step import train_step
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -169,7 +170,7 @@ def _prepare(
         for _ in range(dispatches):
             state, metrics, *_ = compiled(state, *data)
         state, metrics = jax.block_until_ready((state, metrics))
-        return time.perf_counter() - started, float(metrics.loss[-1] / metrics.count[-1])
+        return time.perf_counter() - started, float(metrics["loss"].total[-1] / metrics["loss"].count[-1])
 
     return partial(run, steps // per_dispatch), {
         "steps_per_dispatch": per_dispatch,

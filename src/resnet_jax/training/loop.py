@@ -21,8 +21,8 @@ from resnet_jax.files import write_whole
 from resnet_jax.metrics_log import MetricsLog, read_metrics
 from resnet_jax.terminal import Console
 from resnet_jax.training.interrupt import Interruptible
+from resnet_jax.training.metrics import Mean, Metrics
 from resnet_jax.training.state import TrainState, abstract_state, create_state
-from resnet_jax.training.step import Metrics
 from resnet_jax.training.task import Task, TaskMaker, make_task
 
 _ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
@@ -125,7 +125,7 @@ def _train(
             started, before = time.perf_counter(), step
             state, metrics, rates = task.advance(state, _steps(config, step), interruption.reached)
             metrics, rates = jax.device_get((metrics, rates))
-            bad = _count_bad(metrics.loss, bad, before, config, task, directory, checkpoints)
+            bad = _count_bad(metrics["loss"].total, bad, before, config, task, directory, checkpoints)
             step += len(rates)
             line = _means(metrics, "train")
             line |= {"learning_rate": float(rates[-1]), "seconds": time.perf_counter() - started}
@@ -154,7 +154,7 @@ def _train(
         **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error") if key in line},
         "split": task.final,
         **_means(scored, task.final),
-        f"{task.final}_images": int(scored.count),
+        f"{task.final}_images": int(scored["loss"].count),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "training_seconds": sum(line.get("seconds", 0.0) for line in lines),
         "environment": describe_environment(),
@@ -186,10 +186,10 @@ def _score(
 
 
 def _check_score(found: Metrics, split: str, step: int, checkpoints: Checkpoints) -> None:
-    if not math.isfinite(found.loss):
+    loss = found["loss"].total
+    if not math.isfinite(loss):
         raise InputError(
-            f"the loss on the {split} images is {found.loss} after iteration {step}; {_last_whole(checkpoints)}"
-            f". {_ADVICE}"
+            f"the loss on the {split} images is {loss} after iteration {step}; {_last_whole(checkpoints)}. {_ADVICE}"
         )
 
 
@@ -206,18 +206,15 @@ def _steps(config: Config, step: int) -> int:
 
 
 def _means(metrics: Metrics, name: str) -> dict[str, float]:
-    """Mean loss and error of the steps whose loss is finite, and how many others there were."""
-    loss, errors, count = (np.atleast_1d(each) for each in (metrics.loss, metrics.errors, metrics.count))
-    good = np.isfinite(loss)
+    """The mean of each metric over the steps whose loss is finite, and how many others there were."""
+    good = np.isfinite(np.atleast_1d(metrics["loss"].total))
     skipped: dict[str, float] = {f"{name}_skipped": int((~good).sum())} if not good.all() else {}
     if not good.any():
         return skipped
-    images = count[good].sum()
-    return {
-        f"{name}_loss": float(loss[good].sum() / images),
-        f"{name}_error": float(errors[good].sum() / images),
-        **skipped,
+    kept = {
+        key: Mean(*(np.atleast_1d(each)[good] for each in (mean.total, mean.count))) for key, mean in metrics.items()
     }
+    return {f"{name}_{key}": float(kept[key]) for key in ("loss", *sorted(kept.keys() - {"loss"}))} | skipped
 
 
 def _passes(every: int, before: int, after: int) -> bool:

@@ -1,5 +1,7 @@
 """The paper's optimiser: SGD with momentum, weight decay, and its learning-rate schedules (sections 3.4 and 4.2)."""
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,10 +46,10 @@ def scheduled_learning_rate(
         below `warmup_until_error`; then the schedule applies and never the warm-up again (section 4.2, n = 18).
         None for no warm-up.
 
-    The update needs the batch's training error as the keyword argument `value`, and `step`, the run's own: a schedule
-    counts iterations, also those whose updates were skipped. A window counts updates that were made, and so do a
-    plateau's epochs: an error that was measured with a skipped step is in none of them. Without `step` the updates are
-    the steps.
+    The update takes two keyword arguments, as `train_step` gives them: `value`, the batch's training error, without
+    which there is no warm-up; and `step`, the run's own: a schedule counts iterations, also those whose updates were
+    skipped. A window counts updates that were made, and so do a plateau's epochs: an error that was measured with a
+    skipped step is in none of them. Without `step` the updates are the steps.
     """
 
     def init(params):
@@ -60,8 +62,12 @@ def scheduled_learning_rate(
             jnp.zeros((), jnp.float32),
         )
 
-    def update(updates, state, params=None, *, value, step=None, **_):
+    def update(updates, state, params=None, *, value=None, step=None, **_):
         del params
+        if value is None:
+            if warmup is not None:
+                raise ValueError("a warm-up ends by the training error: give it as update(…, value=error)")
+            value = 0.0
         rate = schedule(state.step if step is None else step)
         if warmup is not None:
             rate = jnp.where(state.warming_up, warmup, rate)
@@ -75,11 +81,14 @@ def scheduled_learning_rate(
             jnp.where(at_end, 0.0, window_error),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] (value is required)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def skipped(before: Any, after: Any) -> Any:
-    """The optimiser's state after a step whose update is not made: that `before` it, with the rate of the step."""
+    """The optimiser's state after a step whose update is not made: that `before` it, with the rate of the step.
+
+    The schedule of another optimiser than `sgd` counts its updates, and waits for those that are skipped.
+    """
     return jax.tree.map(
         lambda old, new: old._replace(learning_rate=new.learning_rate) if isinstance(old, ScheduleState) else old,
         before,
@@ -89,9 +98,9 @@ def skipped(before: Any, after: Any) -> Any:
 
 
 def sgd(
-    schedule: optax.Schedule,
-    momentum: float,
-    weight_decay: float,
+    learning_rate: float | optax.Schedule,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
     decay_everything: bool = True,
     warmup: float | None = None,
     plateau: optax.GradientTransformationExtraArgs | None = None,
@@ -105,8 +114,9 @@ def sgd(
     Goyal et al. (1706.02677, remark 2) keep it outside, or correct for that.
 
     Args:
-      schedule, warmup: see `scheduled_learning_rate`.
-      momentum, weight_decay: 0.9 and 0.0001 in the paper.
+      learning_rate: of all steps, or a schedule: step -> learning rate.
+      momentum, weight_decay: the paper's by default.
+      warmup: see `scheduled_learning_rate`.
       decay_everything: decay biases and batch-norm parameters too (Caffe's default; the paper does not say), or only
         the kernels of convolutions and of the classifier.
       plateau: scales the rate further, such as `optax.contrib.reduce_on_plateau`.
@@ -119,6 +129,7 @@ def sgd(
         decay = optax.chain(decay, layerwise_trust(trust_coefficient))
     if plateau is not None:
         plateau = optax.GradientTransformationExtraArgs(plateau.init, _promoting(plateau.update))
+    schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
     rate = scheduled_learning_rate(schedule, warmup), plateau or optax.identity()
     trace = optax.trace(momentum)
     ordered = (*rate, trace) if momentum_form == "caffe" else (trace, *rate)
@@ -183,8 +194,10 @@ def ramped(schedule: optax.Schedule, iterations: int, start: float | None = None
     return rate
 
 
-def learning_rate(opt_state: Any) -> jax.Array:
-    """The rate of the last step of `sgd`."""
-    at = next(i for i, state in enumerate(opt_state) if isinstance(state, ScheduleState))
-    scheduled, plateau = opt_state[at : at + 2]
-    return scheduled.learning_rate * plateau.scale if hasattr(plateau, "scale") else scheduled.learning_rate
+def learning_rate(opt_state: Any) -> jax.Array | None:
+    """The rate of the last step; None where no part of the optimiser is `scheduled_learning_rate`."""
+    kinds = (ScheduleState, optax.contrib.ReduceLROnPlateauState)
+    parts = jax.tree.leaves(opt_state, is_leaf=lambda leaf: isinstance(leaf, kinds))
+    rates = [part.learning_rate for part in parts if isinstance(part, ScheduleState)]
+    scales = [part.scale for part in parts if isinstance(part, optax.contrib.ReduceLROnPlateauState)]
+    return functools.reduce(operator.mul, scales, rates[0]) if rates else None

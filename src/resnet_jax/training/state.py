@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax import models, rng
-from resnet_jax.sharding import fsdp_shardings, replicated
+from resnet_jax.sharding import fsdp_shardings, make_mesh, put_everywhere, replicated
 
 
 @flax.struct.dataclass
@@ -24,6 +24,7 @@ class TrainState:
       batch_stats: running means and variances of the batch norms, float32.
       opt_state: of the optimiser.
       skipped: how many of the last steps in a row made no update, int32; see `step.train_step`.
+      ema: exponential moving averages of the variables, or None; see `step.train_step`.
     """
 
     step: jax.Array
@@ -31,44 +32,79 @@ class TrainState:
     batch_stats: Any
     opt_state: optax.OptState
     skipped: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
+    ema: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
         """What `model.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
+    @property
+    def eval_variables(self) -> dict[str, Any]:
+        """What is evaluated: the averaged variables where there are some."""
+        return self.variables if self.ema is None else self.ema
+
 
 def create_state(
-    model: nn.Module,
+    network: Any,
     optimizer: optax.GradientTransformation,
-    seed: int,
-    image_shape: tuple[int, ...],
-    mesh: Mesh,
+    seed: int = 0,
+    image_shape: tuple[int, ...] | None = None,
+    mesh: Mesh | None = None,
+    *,
+    ema: bool = False,
 ) -> TrainState:
-    """Draws the initial state of a run, directly into its shardings (see `state_shardings`).
+    """The initial state of a run, made directly in its shardings (see `state_shardings`).
 
     Args:
-      model: a network of `resnet_jax.models`.
-      optimizer: of `schedules.sgd`.
-      seed: of the run; the parameters depend on nothing else.
-      image_shape: (height, width, channels).
-      mesh: that holds the state.
+      network: a Linen module that is called with (images, train), whose variables are drawn; or what has `model` and
+        `variables`, such as an `evaluation.Classifier`, whose variables are copied.
+      optimizer: `schedules.sgd`, or any other one of Optax.
+      seed: of the run; the parameters that are drawn depend on nothing else.
+      image_shape: (height, width, channels) of a module's images.
+      mesh: that holds the state; None is all devices.
+      ema: keeps averages of the variables too; see `step.train_step`.
+
+    Raises:
+      ValueError: a module without an image_shape.
+
+    Example:
+      >>> import optax, resnet_jax.models
+      >>> model = resnet_jax.models.create("cifar_resnet8", num_classes=2)
+      >>> state = create_state(model, optax.adamw(1e-3), seed=0, image_shape=(32, 32, 3))
+      >>> print(state.step, state.params["fc"]["kernel"].shape)
+      0 (64, 2)
     """
-    init = partial(_init, model, optimizer, image_shape)
-    shardings = state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
-    return jax.jit(init, out_shardings=shardings)(rng.stream(seed, "parameters"))
+    mesh = mesh or make_mesh()
+    if not isinstance(network, nn.Module):
+        # Copied, for the steps to donate what nobody else holds.
+        init, given = partial(_with_variables, optimizer, ema), put_everywhere(mesh, network.variables)
+    elif image_shape is None:
+        raise ValueError(
+            "the parameters of a module are drawn for images: give their image_shape=(height, width, channels)"
+        )
+    else:
+        init, given = partial(_init, network, optimizer, image_shape, ema), rng.stream(seed, "parameters")
+    return jax.jit(init, out_shardings=state_shardings(mesh, jax.eval_shape(init, given)))(given)
 
 
 def abstract_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], mesh: Mesh
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    mesh: Mesh,
+    *,
+    ema: bool = False,
 ) -> TrainState:
     """Shapes, dtypes and shardings of a state, for restoring one and for compiling; arguments as of `create_state`."""
-    shapes = jax.eval_shape(partial(_init, model, optimizer, image_shape), jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        state_shardings(mesh, shapes),
-    )
+    shapes = jax.eval_shape(partial(_init, model, optimizer, image_shape, ema), jax.random.key(0))
+    return _abstract(shapes, state_shardings(mesh, shapes))
+
+
+def abstract_variables(model: nn.Module, image_shape: tuple[int, ...], mesh: Mesh | None = None) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of `TrainState.variables`, without an optimiser; arguments as of `create_state`."""
+    shapes = {"batch_stats": {}, **models.abstract_variables(model, image_shape)}
+    return _abstract(shapes, variable_shardings(mesh or make_mesh(), shapes))
 
 
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
@@ -76,15 +112,24 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
     everywhere: Any = replicated(mesh)
     return TrainState(
         everywhere,
-        fsdp_shardings(mesh, state.params),
-        jax.tree.map(lambda _: everywhere, state.batch_stats),
-        fsdp_shardings(mesh, state.opt_state),
-        everywhere,
+        **variable_shardings(mesh, state.variables),
+        opt_state=fsdp_shardings(mesh, state.opt_state),
+        skipped=everywhere,
+        ema=None if state.ema is None else variable_shardings(mesh, state.ema),
     )
 
 
+def variable_shardings(mesh: Mesh, variables: Any) -> dict[str, Any]:
+    """As of `state_shardings`, of {"params", "batch_stats"}."""
+    return {
+        "params": fsdp_shardings(mesh, variables["params"]),
+        "batch_stats": jax.tree.map(lambda _: replicated(mesh), variables["batch_stats"]),
+    }
+
+
 def must_be_finite(state: TrainState) -> list[jax.Array]:
-    """The arrays in which an infinity or a NaN is damage: parameters, running statistics and the optimiser's buffers.
+    """The arrays in which an infinity or a NaN is damage: parameters, running statistics, their averages and the
+    optimiser's buffers.
 
     A buffer, such as the momentum of a kernel, has the name and the shape of its parameter. What else an optimiser
     keeps can be a sentinel: the best error of `optax.contrib.reduce_on_plateau` is infinite until an epoch is over.
@@ -95,12 +140,30 @@ def must_be_finite(state: TrainState) -> list[jax.Array]:
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
         if any(shapes.get(path[i:]) == leaf.shape for i in range(len(path)))
     ]
-    return [*jax.tree.leaves(state.variables), *buffers]
+    return [*jax.tree.leaves((state.variables, state.ema)), *buffers]
+
+
+def _abstract(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
+    )
 
 
 def _init(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], key: jax.Array
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    ema: bool,
+    key: jax.Array,
 ) -> TrainState:
-    variables = models.init(model, image_shape, key)
-    params = variables["params"]
-    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+    return _with_variables(optimizer, ema, models.init(model, image_shape, key))
+
+
+def _with_variables(optimizer: optax.GradientTransformation, ema: bool, variables: Any) -> TrainState:
+    variables, averages = (jax.tree.map(jnp.copy, {"batch_stats": {}, **variables}) for _ in range(2))
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        **variables,
+        opt_state=optimizer.init(variables["params"]),
+        ema=averages if ema else None,
+    )

@@ -21,14 +21,9 @@ from resnet_jax.data.pipeline import put_split
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
+from resnet_jax.training.compiled import compile_evaluate, compile_stream_eval, compile_stream_step, compile_train_steps
+from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, abstract_state
-from resnet_jax.training.step import (
-    Metrics,
-    compile_evaluate,
-    compile_stream_eval,
-    compile_stream_step,
-    compile_train_steps,
-)
 
 
 @dataclass(frozen=True)
@@ -249,7 +244,7 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
         return state, metrics, rates
 
     def score(state: TrainState, split: str, stop: Callable[[], bool]) -> Metrics:
-        totals: Any = Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+        totals: Any = None
         size = config.eval.batch_size + -config.eval.batch_size % mesh.size
         photos = getattr(dataset, split)
         damaged: list[int] = []
@@ -257,11 +252,12 @@ def stream_task(config: Config, say: Callable[[str], None], saved: Preprocessing
         for batch in views:
             found = evaluate(state.variables, Batch(*sharding.put_batch(mesh, batch)), preprocessing)
             # One batch at a time: the devices would hold all that the host is ahead of them.
-            totals = jax.tree.map(np.add, jax.device_get(totals), jax.device_get(found))
+            found = jax.device_get(found)
+            totals = found if totals is None else jax.tree.map(np.add, totals, found)
             if stop():
                 return totals
         _report(left_out, damaged)
-        if not totals.count:
+        if totals is None or not totals["loss"].count:
             raise InputError(f"all of the {len(photos)} {split} photographs are damaged: is the data set whole?")
         return totals
 
