@@ -64,7 +64,7 @@ def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator
 
 
 def center_view(pixels: np.ndarray, shorter_side: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """The centre crop (section 3.4): (height, width, 3) uint8 of any size -> (*size, 3); see `windows.center_window`."""
+    """The centre crop (section 3.4), see `windows.center_window`: (height, width, 3) uint8 -> (*size, 3)."""
     height, width = pixels.shape[:2]
     return resample(pixels, center_window(height, width, shorter_side, size), size, interpolation)
 
