@@ -7,9 +7,11 @@ from networks import random_preprocessing, random_variables
 
 from resnet_jax import models, sharding
 from resnet_jax.data.encoded import Photograph
+from resnet_jax.data.sources import Split
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols, scoring
 from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.evaluation.evaluate import evaluate
 
 
 def network(seed=0, shorter_side=None):
@@ -148,3 +150,26 @@ def test_probabilities_do_not_underflow(images):
         assert (found.damage, found.scores.shape) == ("", (10,))
         assert np.isfinite(found.scores).all()
         assert -1.1e4 < found.scores[0] < -0.9e4
+
+
+def test_evaluate_takes_classifiers_and_any_split(images):
+    said = []
+    photographs = evaluate(network(), images, log=said.append)
+    assert [photographs.summary()[name] for name in ("images", "damaged")] == [51, 2]
+    assert sorted(line.split(" is damaged")[0] for line in said) == ["notes", "nothing"]
+    pixels = np.random.default_rng(4).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    split = Split(pixels, np.arange(20, dtype=np.int32) % 10)
+    members = [network(0), network(1)]
+    each = [np.asarray(jax.nn.softmax(member(pixels)), np.float64) for member in members]
+    for classifiers, expected in ((members[0], each[0]), (members, np.mean(each, axis=0))):
+        found = evaluate(classifiers, split, batch_size=7)
+        assert found.predicted.tolist() == expected.argmax(1).tolist()
+        assert found.error == pytest.approx((expected.argmax(1) != split.labels).mean())
+        assert found.loss == pytest.approx(-np.log(expected[np.arange(20), split.labels]).mean(), rel=1e-4)
+    for classifiers, message in (
+        ([], "at least one classifier"),
+        ([members[0], members[1].replace(class_names=tuple("abcdefghix"))], "class 9 is 'x' in classifier 1, but 'j'"),
+        (members[0].replace(image_shape=(8, 8, 3)), "for images of 8 x 8 x 3, but those of the data are 32 x 32 x 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate(classifiers, split)
