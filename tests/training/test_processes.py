@@ -181,7 +181,7 @@ REFUSALS = {
     "batch": r"^config.train.batch_size=18 cannot be divided by 4 devices: use a size such as 16 or 20",
     "accumulate": r"batch_size=16 cannot be divided by 4 devices times config.train.accumulate=3: .* such as 12 or 24",
     "group": r"^config.model.group_size=4 does not fit 2 images: use",
-    "data": r"different data: the number of images to score is 360 on process 0 and 359 on process 1; use ",
+    "data": r"different data: .*the number of images to score is 360 on process 0 and 359 on process 1; use ",
     "pixels": r"different data: the checksum of the images to score is \d+ on process 0 and \d+ on process 1; use ",
 }
 
