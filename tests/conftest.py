@@ -120,7 +120,7 @@ def _optimized(request):
 def run_of_20(tmp_path_factory) -> Path:
     """The folder of a complete run, with checkpoints of iteration 10 and 20, which tests copy before they change it."""
     from resnet_jax.configs import digits
-    from resnet_jax.training import loop
+    from resnet_jax.runs import loop
 
     directory, config = tmp_path_factory.mktemp("run_of_20") / "run", digits.get_config()
     config.update_from_flattened_dict(RUN_OF_20)

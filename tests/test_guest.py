@@ -117,8 +117,8 @@ def main():
     compare("doctor")
     photographs = folder.get_config()
     photographs.update_from_flattened_dict({
-        "dataset.data_dir": str(root / "photos"), "model.depth": 18, "eval.batch_size": 8, "stream.workers": 1,
-        "stream.side": 32, "stream.shorter_side": 40, "stream.scales": (40, 48), **short,
+        "dataset.data_dir": str(root / "photos"), "model.depth": 18, "eval.batch_size": 8, "stream.num_workers": 1,
+        "stream.image_size": 32, "stream.resize_size": 40, "stream.scales": (40, 48), **short,
     })
     train(photographs, root / "photo_run")
     compare("train on photographs with workers")

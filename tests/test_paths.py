@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax import arguments, cli, workdir
+from resnet_jax.cli import arguments, main
 from resnet_jax.configs import digits
-from resnet_jax.data.photographs import open_photographs
-from resnet_jax.data.prepared import prepared_folder
+from resnet_jax.data.images import open_images
+from resnet_jax.data.tfds import prepared_folder
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
 from resnet_jax.interop.files import read_tensors, write_tensors
-from resnet_jax.metrics_log import read_metrics
+from resnet_jax.runs import workdir
+from resnet_jax.runs.metrics_log import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -93,7 +94,7 @@ def test_files_and_data_below_the_home(home):
         folder = home / "photos" / split / "cat"
         folder.mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "one.png")
-    assert len(open_photographs("folder", "~/photos").train) == 1
+    assert len(open_images("folder", "~/photos").train) == 1
     with pytest.raises(InputError, match=f"dataset.data_dir={home / 'x'} does not exist"):
         prepared_folder("cifar10", "~/x")
     (home / "own.py").write_text(Path(digits.__file__).read_text())
@@ -111,7 +112,7 @@ def test_bytes_that_are_no_text_can_be_written_into_one(tmp_path):
 
 def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
     Path("-x.png").touch()
-    assert cli.main(["predict", "--workdir=run", "-x.png"]) == 2
+    assert main.main(["predict", "--workdir=run", "-x.png"]) == 2
     assert capsys.readouterr().err.endswith("the file of that name is ./-x.png\n")
 
 
@@ -146,7 +147,7 @@ def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
 )
 def test_a_path_that_cannot_be_used_is_one_line(home, capsys, line, message):
     Path("file").touch()
-    assert cli.main(line.split()) == 2
+    assert main.main(line.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

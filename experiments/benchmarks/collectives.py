@@ -26,11 +26,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax import models, sharding
+from resnet_jax import models
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.environment import describe_environment, environment_lines
-from resnet_jax.terminal import table
-from resnet_jax.training import schedules
+from resnet_jax.distributed.machine import describe_environment, environment_lines
+from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, replicated
+from resnet_jax.runs.terminal import table
+from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import compile_stream_step
 from resnet_jax.training.state import abstract_state
 
@@ -51,16 +52,16 @@ LINKS = (
 )
 
 
-def compile_step(network, mesh, *, batch_size, image_size, accumulate=1):
+def compile_step(network, mesh, *, batch_size, image_size, grad_accum_steps=1):
     """Compiles `compile_stream_step` for shapes alone, with the paper's optimiser and augmentation.
 
     Returns:
       the shapes of the state, and the program.
     """
-    optimizer = schedules.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
-    step = compile_stream_step(network, optimizer, mesh, noise=0.1, mirrored=True, accumulate=accumulate)
+    optimizer = optimizers.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
+    step = compile_stream_step(network, optimizer, mesh, noise=0.1, mirrored=True, grad_accum_steps=grad_accum_steps)
     state = abstract_state(network, optimizer, (image_size, image_size, 3), mesh)
-    cut, everywhere = sharding.batch_sharded(mesh), sharding.replicated(mesh)
+    cut, everywhere = batch_sharded(mesh), replicated(mesh)
     images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8, sharding=cut)
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut)
     mean = jax.ShapeDtypeStruct((1, 1, 3), jnp.float32, sharding=everywhere)
@@ -70,7 +71,7 @@ def compile_step(network, mesh, *, batch_size, image_size, accumulate=1):
     return state, lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
 
 
-def read_step(model, shortcut, batch_size, image_size, group_size, fsdp, accumulate):
+def read_step(model, shortcut, batch_size, image_size, bn_group_size, fsdp, grad_accum_steps):
     """Compiles a step for all devices of this process and counts its collectives, by kind and devices that take part.
 
     Returns:
@@ -78,12 +79,14 @@ def read_step(model, shortcut, batch_size, image_size, group_size, fsdp, accumul
       device) and "collectives", a list of {"kind", "devices", "count", "largest_bytes", "bytes" (of all of them, see
       `hlo.Collective`), "sent_bytes"}.
     """
-    mesh = sharding.make_mesh(fsdp=fsdp)
+    mesh = make_mesh(fsdp=fsdp)
     batch_size = batch_size or IMAGES_ON_A_DEVICE * mesh.size
-    sharding.check_divides(mesh, batch_size, "batch_size", accumulate=accumulate)
-    network = models.create(model, shortcut=shortcut, group_size=group_size)
+    check_divides(mesh, batch_size, "batch_size", grad_accum_steps=grad_accum_steps)
+    network = models.create(model, shortcut=shortcut, bn_group_size=bn_group_size)
     size = image_size or (224 if network.stem == "imagenet" else 32)
-    state, compiled = compile_step(network, mesh, batch_size=batch_size, image_size=size, accumulate=accumulate)
+    state, compiled = compile_step(
+        network, mesh, batch_size=batch_size, image_size=size, grad_accum_steps=grad_accum_steps
+    )
     # Nothing is sent among one device.
     operations = {each: count for each, count in hlo.read_collectives(compiled).items() if each.devices > 1}
     rows = []
@@ -171,9 +174,9 @@ def main():
     for name, default in {
         "batch_size": None,
         "image_size": None,
-        "group_size": None,
+        "bn_group_size": None,
         "fsdp": 1,
-        "accumulate": 1,
+        "grad_accum_steps": 1,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--devices", default="8,64,1024")

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax import hosts, launch, sharding
-from resnet_jax.environment import describe_environment
+from resnet_jax.distributed import agreement, launch
+from resnet_jax.distributed.machine import describe_environment
+from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
 
 # A ResNet-50 has so many parameters, and its gradient as many float32 values.
 GRADIENT = 25_557_032
@@ -56,8 +57,8 @@ def measure_transfers(device: Any, count: int, rounds: int) -> dict[str, float]:
 
 def compile_all_reduce(mesh: Mesh, count: int) -> Callable[[jax.Array], jax.Array]:
     """Compiles the sum of one array of `count` float32 values from each device: (devices, count) -> (count,)."""
-    parts = jax.ShapeDtypeStruct((mesh.size, count), jnp.float32, sharding=sharding.batch_sharded(mesh))
-    add = jax.jit(lambda parts: parts.sum(0), out_shardings=sharding.replicated(mesh))
+    parts = jax.ShapeDtypeStruct((mesh.size, count), jnp.float32, sharding=batch_sharded(mesh))
+    add = jax.jit(lambda parts: parts.sum(0), out_shardings=replicated(mesh))
     return add.lower(parts).compile()
 
 
@@ -73,7 +74,7 @@ def measure_all_reduce(count: int, rounds: int) -> dict[str, Any]:
       "bus_bandwidth", that times 2(n-1)/n, which is what a ring sends from each of n devices, so that figures of
       different n can be compared; and "right": whether every device of this process holds the true sum.
     """
-    mesh = sharding.make_mesh()
+    mesh = make_mesh()
     devices = mesh.size
     add = compile_all_reduce(mesh, count)
 
@@ -81,7 +82,7 @@ def measure_all_reduce(count: int, rounds: int) -> dict[str, Any]:
         # Small whole numbers, whose sum is exact in float32.
         return jnp.broadcast_to(1.0 + jnp.arange(devices, dtype=jnp.float32)[:, None] % 7, (devices, count))
 
-    parts = jax.jit(make_parts, out_shardings=sharding.batch_sharded(mesh))()
+    parts = jax.jit(make_parts, out_shardings=batch_sharded(mesh))()
     times, total = [], None
     for _ in range(rounds + 1):
         total = None  # its memory is free for the next one
@@ -90,7 +91,7 @@ def measure_all_reduce(count: int, rounds: int) -> dict[str, Any]:
         total = add(parts).block_until_ready()
         times.append(time.perf_counter() - started)
     # Each device looks at its own copy.
-    extremes = jax.jit(lambda total: jnp.stack([total.min(), total.max()]), out_shardings=sharding.replicated(mesh))
+    extremes = jax.jit(lambda total: jnp.stack([total.min(), total.max()]), out_shardings=replicated(mesh))
     expected = float(np.sum(1 + np.arange(devices) % 7))
     right = all(np.all(np.asarray(shard.data) == expected) for shard in extremes(total).addressable_shards)
     seconds, size = statistics.median(times[1:]), 4 * count
@@ -117,10 +118,10 @@ def main():
         own = [measure_transfers(device, given.bytes, given.rounds) for device in jax.local_devices()]
         result = {
             "environment": describe_environment(),
-            "transfers": hosts.exchange(own),
-            "all_reduces": hosts.exchange(measure_all_reduce(given.values, given.rounds)),
+            "transfers": agreement.exchange(own),
+            "all_reduces": agreement.exchange(measure_all_reduce(given.values, given.rounds)),
         }
-        if hosts.is_lead():
+        if agreement.is_lead():
             print(json.dumps(result, indent=2), flush=True)
 
 

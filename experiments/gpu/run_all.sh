@@ -40,7 +40,7 @@ result() {
   fi
 }
 
-resnet_jax() { "$PYTHON" -m resnet_jax.cli "$@"; }
+resnet_jax() { "$PYTHON" -m resnet_jax.cli.main "$@"; }
 
 # throughput MODEL DTYPE BATCH [ARGUMENT …]: a process of its own, so that its peak memory is that of one network.
 throughput() {
@@ -86,8 +86,8 @@ input() {
 stream() {
   local dtype workdir dtypes=(bfloat16 float32) size=(--config.train.iterations=200 --config.train.log_every=50 --config.train.eval_every=200)
   [[ -n $TINY ]] && size=(--config.train.iterations=2 --config.model.family=cifar_resnet --config.model.depth=8
-    --config.model.shortcut=A --config.stream.side=32 --config.stream.scales='(37,69)' --config.stream.shorter_side=37
-    --config.train.batch_size=32 --config.model.group_size=4 --config.stream.mean_images=8)
+    --config.model.shortcut=A --config.stream.image_size=32 --config.stream.scales='(37,69)' --config.stream.resize_size=37
+    --config.train.batch_size=32 --config.model.bn_group_size=4 --config.stream.mean_images=8)
   [[ -n $TINY ]] && dtypes=(bfloat16)
   for dtype in "${dtypes[@]}"; do
     workdir=$RUNS/stream-resnet50-$dtype
@@ -108,7 +108,7 @@ recipe() {
     return
   fi
   [[ -n $TINY ]] && size=(--config.train.iterations=4 --config.train.batch_size=16 --config.model.depth=8
-    --config.model.group_size=none)
+    --config.model.bn_group_size=none)
   if resnet_jax train --config=cifar10 --config.model.family="$1" --config.dataset.data_dir="$DATA" \
     --workdir="$workdir" "${size[@]}"; then
     result "recipe_$1_20" cat "$workdir/result.json"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from resnet_jax.benchmark.input import Loader, Round, loader_table, make_loaders, measure
 from resnet_jax.data.cache import FORMS, write_cache
-from resnet_jax.data.photographs import open_photographs
-from resnet_jax.environment import describe_environment
+from resnet_jax.data.images import open_images
+from resnet_jax.distributed.machine import describe_environment
 
 WINDOWS = {"area": "inception", "scale": "paper"}
 
@@ -51,11 +51,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
-    files = open_photographs("folder", arguments.folder)
+    files = open_images("folder", arguments.folder)
     sources = {"files": files.train}
     for form in FORMS[::-1]:
-        write_cache(files, arguments.caches / form, form=form, say=print)
-        sources[f"{form} cache"] = open_photographs("cache", str(arguments.caches / form)).train
+        write_cache(files, arguments.caches / form, form=form, log=print)
+        sources[f"{form} cache"] = open_images("cache", str(arguments.caches / form)).train
     versions = {
         name: metadata.version(name) for name in ("grain", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
     }

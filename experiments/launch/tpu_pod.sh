@@ -41,7 +41,7 @@ case $what in
   train)
     # 128 images on each of 16 chips; the rate stays 0.1 for each 256, and rises over five epochs.
     command=$(quoted "$program" train --config=imagenet_90ep --config.train.batch_size=2048 \
-      --config.optimizer.ramp_iterations=3127 --config.dataset.data_dir="${DATA:?}" \
+      --config.optimizer.warmup_steps=3127 --config.dataset.data_dir="${DATA:?}" \
       --workdir="${RUNS:?}/resnet50-90ep" --distributed=tpu "$@")
     # Only 76, another host was lost, is worth another try without a look at the log, and not for ever.
     loop="for try in {1..20}; do $command; status=\$?; [ \$status = 76 ] || break; sleep 5

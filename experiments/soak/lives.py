@@ -55,8 +55,8 @@ class Soak:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
-        fields = self.fields | {"mesh.fsdp": shape.fsdp, "stream.workers": shape.workers}
-        command = [sys.executable, "-m", "resnet_jax.cli", "train", f"--config={self.config}"]
+        fields = self.fields | {"mesh.fsdp": shape.fsdp, "stream.num_workers": shape.workers}
+        command = [sys.executable, "-m", "resnet_jax.cli.main", "train", f"--config={self.config}"]
         command += [f"--config.{field}={value}" for field, value in fields.items()] + [f"--workdir={self.workdir}"]
         environment = {
             **os.environ,

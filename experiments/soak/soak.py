@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from resnet_jax.environment import describe_environment
+from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.files import write_whole
 
 # Relative, of the loss of each step. Other shapes add in another order, and training enlarges the differences: with
@@ -45,11 +45,11 @@ DIGITS = {**COMMON, "train.log_every": 10}
 PHOTOGRAPHS = {
     **COMMON,
     "train.log_every": 1,
-    "stream.side": 16,
-    "stream.shorter_side": 20,
+    "stream.image_size": 16,
+    "stream.resize_size": 20,
     "eval.batch_size": 20,
     "optimizer.learning_rate": LEARNING_RATE,
-    "optimizer.ramp_iterations": 0,
+    "optimizer.warmup_steps": 0,
     "optimizer.boundaries": (),
 }
 

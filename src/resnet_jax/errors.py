@@ -14,11 +14,11 @@ class InputError(ValueError):
     """Something the user gave is wrong. The message says what was given, what was expected, and what to do."""
 
 
-class Stopped(KeyboardInterrupt):
+class Preempted(KeyboardInterrupt):
     """A signal ended a run, whose state is saved: the same command goes on."""
 
 
-class LostError(RuntimeError):
+class PeerLostError(RuntimeError):
     """Another process of the run is gone; the message says how this one noticed."""
 
 
@@ -56,7 +56,7 @@ def printable(text: str) -> str:
     )
 
 
-def complain(line: str) -> None:
+def warn(line: str) -> None:
     """Prints a line to stderr about something wrong that a command goes on without."""
     # Where nobody reads it, nothing is lost that a command needs.
     with contextlib.suppress(OSError, ValueError):
@@ -75,15 +75,15 @@ def no_progress(iterable: Iterable[T], total: int, label: str) -> Iterable[T]:
 
 
 @contextlib.contextmanager
-def optional(what: str, say: Callable[[str], None] = complain) -> Iterator[None]:
+def optional(what: str, log: Callable[[str], None] = warn) -> Iterator[None]:
     """Whatever goes wrong inside is one line: no result waits for a picture.
 
     Args:
       what: is missing then, such as "the picture curves.png".
-      say: is given the line.
+      log: is given the line.
     """
     try:
         yield
     except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        say(f"{what} is missing: {why}")
+        log(f"{what} is missing: {why}")

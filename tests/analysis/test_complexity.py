@@ -165,9 +165,9 @@ MULTIPLY_ADDS = [
     ("resnet50", "B", {}, 3.8580),
     ("resnet101", "B", {}, 7.5702),
     ("resnet152", "B", {}, 11.2824),
-    ("resnet50", "B", {"stride_in": "3x3"}, 4.0892),
-    ("resnet101", "B", {"stride_in": "3x3"}, 7.8014),
-    ("resnet152", "B", {"stride_in": "3x3"}, 11.5136),
+    ("resnet50", "B", {"bottleneck_stride": "3x3"}, 4.0892),
+    ("resnet101", "B", {"bottleneck_stride": "3x3"}, 7.8014),
+    ("resnet152", "B", {"bottleneck_stride": "3x3"}, 11.5136),
     ("resnet50", "A", {}, 3.4983),
     ("plain50", None, {}, 3.4983),
     ("resnet101", "A", {}, 7.2105),
@@ -190,7 +190,7 @@ def test_multiply_adds_agree_with_table_1():
         assert stated["multiply_adds"] == pytest.approx(paper, rel=0.02), name
         if depth in (50, 101):
             # Only the first 1x1 convolution can have had the stride.
-            assert billions(name, stride_in="3x3") * 1e9 != pytest.approx(paper, rel=0.02), name
+            assert billions(name, bottleneck_stride="3x3") * 1e9 != pytest.approx(paper, rel=0.02), name
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ def traced_multiply_adds(jaxpr) -> int:
         ("resnet34", "A", 224, {}),
         ("resnet34", "C", 97, {"num_classes": 7}),
         ("resnet50", "B", 224, {}),
-        ("resnet50", "C", 160, {"stride_in": "3x3", "pool_alignment": "torch", "unroll": True}),
-        ("resnet101", "B", 225, {"stride_in": "3x3"}),
+        ("resnet50", "C", 160, {"bottleneck_stride": "3x3", "stem_pool_padding": "torch", "unroll": True}),
+        ("resnet101", "B", 225, {"bottleneck_stride": "3x3"}),
         ("resnet152", "A", 33, {}),
         ("cifar_resnet56", "A", 32, {"num_classes": 100}),
         ("cifar_resnet110", "B", 31, {"dtype": jnp.bfloat16}),
@@ -322,7 +322,7 @@ def test_the_papers_figures_stand_beside_its_own_networks_only():
     none = {"parameters": None, "multiply_adds": None}
     for name, fields in [
         ("resnet50", {"shortcut": "A"}),
-        ("resnet50", {"stride_in": "3x3"}),
+        ("resnet50", {"bottleneck_stride": "3x3"}),
         ("resnet50", {"num_classes": 10}),
         ("plain50", {}),
         ("cifar_resnet20", {"shortcut": "C"}),

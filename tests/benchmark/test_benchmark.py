@@ -7,10 +7,9 @@ import jax
 import pytest
 from linen import VARIANTS as LINEN
 
-from resnet_jax import cli
 from resnet_jax.analysis import summary
 from resnet_jax.benchmark import VARIANTS, train_benchmark
-from resnet_jax.commands import benchmarks
+from resnet_jax.cli import benchmarks, main
 from resnet_jax.errors import InputError
 from resnet_jax.models import create
 
@@ -56,7 +55,7 @@ def test_the_command_prints_tables(capsys):
     assert f"jax {jax.__version__}" in text
     assert max(map(len, text.splitlines())) <= 160
 
-    assert cli.main(["benchmark", "train", "--variants=linen,scanned"]) == 2
+    assert main.main(["benchmark", "train", "--variants=linen,scanned"]) == 2
     assert "--variants has 'linen', but each must be one of scanned, rolled" in capsys.readouterr().err
 
 

@@ -15,9 +15,9 @@ TINY = {
     "shortcut": None,
     "batch_size": 16,
     "image_size": 8,
-    "group_size": 1,
+    "bn_group_size": 1,
     "fsdp": 1,
-    "accumulate": 1,
+    "grad_accum_steps": 1,
 }
 
 
@@ -41,7 +41,7 @@ def test_the_bytes_are_those_of_parameters_statistics_and_three_metrics():
 
 @pytest.mark.slow
 def test_the_bytes_where_devices_share_the_parameters():
-    found = collectives.read_step(**TINY | {"fsdp": 4, "accumulate": 2})
+    found = collectives.read_step(**TINY | {"fsdp": 4, "grad_accum_steps": 2})
     assert {(row["kind"], row["devices"]) for row in found["collectives"]} == {
         ("all-gather", 4),
         ("reduce-scatter", 4),
@@ -81,7 +81,7 @@ def test_the_script_prints_a_plan_for_devices_that_are_not_there():
     ("wrong", "message"),
     [
         ({"batch_size": 12}, "batch_size=12 cannot be divided by 8 devices"),
-        ({"group_size": 3}, "group_size=3 does not fit the 2 images"),
+        ({"bn_group_size": 3}, "group_size=3 does not fit the 2 images"),
         ({"fsdp": 3}, "fsdp is 3, which does not divide the 8 devices"),
     ],
 )

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax import cli
 from resnet_jax.benchmark import input_benchmark
 from resnet_jax.benchmark.input import Loader, Round, loader_table, measure, pillow_window
-from resnet_jax.data.passes import available_cores
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.cli import main
+from resnet_jax.data.images import open_images
+from resnet_jax.data.sequential import available_cores
 from resnet_jax.data.stream import Cropping
 from resnet_jax.data.tiles import encode_tiles
 from resnet_jax.errors import InputError
@@ -54,7 +54,7 @@ def test_the_result(folder, capsys):
     assert json.loads(json.dumps(result)) == result
 
     flags = ["--dataset=folder", f"--data_dir={folder}", "--batch_size=2", "--rounds=1", "--seconds=0.05"]
-    assert cli.main(["benchmark", "input", *flags, "--workers=0,1"]) == 0
+    assert main.main(["benchmark", "input", *flags, "--workers=0,1"]) == 0
     text = capsys.readouterr().out
     assert "workers=0,1" in text
     assert all(f"\n  {name} " in text for name in names)
@@ -96,7 +96,7 @@ def test_medians_quartiles_and_ratios_of_rounds_in_turn():
 
 @pytest.mark.parametrize("crop", ["scale", "area"])
 def test_pillows_windows_are_those_of_training(folder, crop):
-    photograph = open_photographs("folder", folder).train[1]
+    photograph = open_images("folder", folder).train[1]
     cropping = Cropping(crop, (256, 480), 224)
     with Image.open(f"{folder}/train/b/1.jpg") as image:
         pixels = np.asarray(image)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnet_jax.data.encoded import Photograph
+from resnet_jax.data.encoded import EncodedImage
 
 COUNT, HEIGHT, WIDTH = 20, 34, 36
 DAMAGED = b"no image"
@@ -20,7 +20,7 @@ class Listed:
         return len(self.data)
 
     def __getitem__(self, index):
-        return Photograph(self.data[index], 10 * index, f"photograph {index}")
+        return EncodedImage(self.data[index], 10 * index, f"photograph {index}")
 
 
 def coordinates(index, height=HEIGHT, width=WIDTH):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import cache, passes, stream
+from resnet_jax.data import cache, sequential, stream
 from resnet_jax.data.cache import write_cache
 from resnet_jax.data.decode import decode
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.data.tiles import TiledJpeg
 from resnet_jax.errors import InputError
 
@@ -50,9 +50,9 @@ def folder(tmp_path_factory):
 
 
 def write(folder, to, said=None, **options):
-    say = (said if said is not None else []).append
-    write_cache(open_photographs("folder", folder, say), to, **options, say=say)
-    return open_photographs("cache", str(to))
+    log = (said if said is not None else []).append
+    write_cache(open_images("folder", folder, log), to, **options, log=log)
+    return open_images("cache", str(to))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def caches(folder, tmp_path_factory):
     found = {}
     for form in cache.FORMS:
         said, to = [], tmp_path_factory.mktemp("caches") / form
-        found[form] = write(folder, to, said, form=form, shorter_side=64), to, said
+        found[form] = write(folder, to, said, form=form, resize_size=64), to, said
     return found
 
 
@@ -70,11 +70,11 @@ def pillows(path):
         return image.convert("RGB")
 
 
-def expected(folder, name, shorter_side=64):
+def expected(folder, name, resize_size=64):
     """Pillow's own resizing."""
     image = pillows(folder / name)
-    if min(image.size) > shorter_side:
-        scaled = [length * shorter_side // min(image.size) for length in image.size]
+    if min(image.size) > resize_size:
+        scaled = [length * resize_size // min(image.size) for length in image.size]
         image = image.resize(scaled, Image.Resampling.BICUBIC)
     return np.asarray(image)
 
@@ -150,10 +150,10 @@ def test_training_on_a_raw_cache_is_training_on_the_files(folder, tmp_path):
     shutil.copytree(folder, whole)
     for name in DAMAGED:
         (whole / name).unlink()
-    cached = write(whole, tmp_path / "cache", form="raw", shorter_side=400)
+    cached = write(whole, tmp_path / "cache", form="raw", resize_size=400)
     cropping = stream.Cropping("area", (0, 0), 32)
     batches = []
-    for photographs, workers in ((open_photographs("folder", str(whole)).train, 0), (cached.train, 2)):
+    for photographs, workers in ((open_images("folder", str(whole)).train, 0), (cached.train, 2)):
         found = stream.train_batches(photographs, cropping, seed=0, batch_size=6, start=3, workers=workers)
         with contextlib.closing(found):
             batches.append([next(found) for _ in range(3)])
@@ -169,11 +169,11 @@ def test_damaged_photographs_are_left_out_named_and_counted(caches, form):
     for name in DAMAGED:
         assert [line for line in said if line.startswith(f"{name} is damaged (")]
     assert "2 damaged ones are left out" in said[-1]
-    card = json.loads((to / "cache.json").read_text())
-    assert card["damaged"] == list(DAMAGED)
-    assert card["damaged_count"] == 2
-    assert card["photographs"] == {"train": 6, "validation": 2}
-    assert card["bytes"] == sum((to / name).stat().st_size for name in card["files"])
+    metadata = json.loads((to / "cache.json").read_text())
+    assert metadata["damaged"] == list(DAMAGED)
+    assert metadata["damaged_count"] == 2
+    assert metadata["photographs"] == {"train": 6, "validation": 2}
+    assert metadata["bytes"] == sum((to / name).stat().st_size for name in metadata["files"])
 
 
 def test_nothing_but_damage(folder, tmp_path):
@@ -186,12 +186,12 @@ def test_nothing_but_damage(folder, tmp_path):
 
 
 def test_each_cache_has_a_crc_of_its_own(caches, folder, tmp_path):
-    again = write(folder, tmp_path / "again", form="raw", shorter_side=64)
-    smaller = write(folder, tmp_path / "smaller", form="raw", shorter_side=63)
-    coarser = write(folder, tmp_path / "coarser", form="jpeg", shorter_side=64, quality=50)
+    again = write(folder, tmp_path / "again", form="raw", resize_size=64)
+    smaller = write(folder, tmp_path / "smaller", form="raw", resize_size=63)
+    coarser = write(folder, tmp_path / "coarser", form="jpeg", resize_size=64, quality=50)
     raw, jpeg = (caches[form][0].crc for form in ("raw", "jpeg"))
     assert again.crc == raw
-    assert len({raw, jpeg, smaller.crc, coarser.crc, open_photographs("folder", str(folder)).crc}) == 5
+    assert len({raw, jpeg, smaller.crc, coarser.crc, open_images("folder", str(folder)).crc}) == 5
 
 
 def contents(folder):
@@ -202,7 +202,7 @@ def contents(folder):
 def test_going_on_where_it_was_interrupted(caches, folder, tmp_path, monkeypatch, form):
     monkeypatch.setattr(cache, "_SHARD", 2)
     monkeypatch.setattr(cache, "_check_space", lambda *_: None)
-    options = {"form": form, "shorter_side": 64}
+    options = {"form": form, "resize_size": 64}
     uninterrupted = write(folder, tmp_path / "uninterrupted", **options)
     read, to = [], tmp_path / "cache"
 
@@ -214,13 +214,13 @@ def test_going_on_where_it_was_interrupted(caches, folder, tmp_path, monkeypatch
 
     original = cache._encode
     monkeypatch.setattr(cache, "_encode", encode)
-    monkeypatch.setattr(passes, "available_cores", lambda: 1)
+    monkeypatch.setattr(sequential, "available_cores", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         write(folder, to, **options)
     done = {path.name: path.stat().st_ino for path in to.glob("*.photographs")}
     assert len(done) == 3
     with pytest.raises(InputError, match="is not complete: go on with resnet-jax prepare cache") as refused:
-        open_photographs("cache", str(to))
+        open_images("cache", str(to))
     for option in (f"--output={to}", f"--form={form}", "--shorter_side=64", "--dataset=folder"):
         assert option in str(refused.value).split()
 
@@ -246,7 +246,7 @@ def test_another_cache_in_the_folder(caches, folder, tmp_path):
     to = caches["jpeg"][1]
     before = contents(to)
     with pytest.raises(InputError, match=r"differs in quality .95 there, 80 asked for.: use another --output"):
-        write(folder, to, form="jpeg", shorter_side=64, quality=80)
+        write(folder, to, form="jpeg", resize_size=64, quality=80)
     with pytest.raises(InputError, match=r"form .'jpeg' there, 'raw' asked for.*shorter_side .64 there, 256 asked"):
         write(folder, to, form="raw")
     shutil.copytree(folder, tmp_path / "photographs")
@@ -254,7 +254,7 @@ def test_another_cache_in_the_folder(caches, folder, tmp_path):
     (tmp_path / "photographs" / "val" / "a").mkdir()
     smooth("L", 9, 9).save(tmp_path / "photographs" / "val" / "a" / "more.png")
     with pytest.raises(InputError, match="differs in source_crc"):
-        write(tmp_path / "photographs", to, form="jpeg", shorter_side=64)
+        write(tmp_path / "photographs", to, form="jpeg", resize_size=64)
     with pytest.raises(InputError, match="holds something else than a cache"):
         write(folder, folder)
     assert contents(to) == before
@@ -264,7 +264,7 @@ def test_no_space(folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     # The raw training photographs of 64 pixels have 27,000 bytes on average, and there are 10 of all kinds.
     said = []
-    write(folder, tmp_path / "first", said, shorter_side=64)
+    write(folder, tmp_path / "first", said, resize_size=64)
     needed = 10 * sum(expected(folder, name).nbytes for name in PHOTOGRAPHS if name.startswith("train")) / 8
     for free, refused in ((0.99 * needed, True), (1.01 * needed, False)):
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
@@ -273,7 +273,7 @@ def test_no_space(folder, tmp_path, monkeypatch):
             if refused
             else (contextlib.nullcontext())
         ):
-            write(folder, tmp_path / "cache", shorter_side=64)
+            write(folder, tmp_path / "cache", resize_size=64)
     assert said[0].startswith("10 photographs take about 0.00 GB in ")
 
 
@@ -281,7 +281,7 @@ def test_no_space(folder, tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"form": "png"}, "--form is 'png', but it must be one of raw, jpeg"),
-        ({"shorter_side": 0}, "--shorter_side is 0, but it must be at least 1"),
+        ({"resize_size": 0}, "--shorter_side is 0, but it must be at least 1"),
         ({"form": "jpeg", "quality": 101}, "--quality is 101, but it must be from 1 to 100"),
     ],
 )
@@ -293,9 +293,9 @@ def test_wrong_arguments(folder, tmp_path, options, message):
 
 def test_what_is_no_cache(caches, folder, tmp_path):
     with pytest.raises(InputError, match="data_dir is missing"):
-        open_photographs("cache", None)
+        open_images("cache", None)
     with pytest.raises(InputError, match="is no cache of photographs"):
-        open_photographs("cache", str(folder))
+        open_images("cache", str(folder))
     for spoil, message in (
         (lambda path: path.unlink(), r"should have \d+ bytes and has none: copy the cache once more"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"should have \d+ bytes and has \d+: copy"),
@@ -303,17 +303,17 @@ def test_what_is_no_cache(caches, folder, tmp_path):
         copy = tmp_path / "copy"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(caches["raw"][1], copy)
-        open_photographs("cache", str(copy))
+        open_images("cache", str(copy))
         spoil(copy / "train-00000.photographs")
         with pytest.raises(InputError, match=message):
-            open_photographs("cache", str(copy))
+            open_images("cache", str(copy))
 
 
 @pytest.mark.test_data
 def test_imagenet(test_data, tmp_path):
-    source = open_photographs("imagenet2012", str(test_data / "tfds"))
-    write_cache(source, tmp_path, form="raw", shorter_side=96, say=print)
-    opened = open_photographs("cache", str(tmp_path))
+    source = open_images("imagenet2012", str(test_data / "tfds"))
+    write_cache(source, tmp_path, form="raw", resize_size=96, log=print)
+    opened = open_images("cache", str(tmp_path))
     assert (len(opened.train), len(opened.validation)) == (len(source.train), len(source.validation))
     assert opened.class_names == source.class_names
     for index in range(0, len(source.train), 20):
@@ -325,16 +325,16 @@ def test_imagenet(test_data, tmp_path):
 def test_another_cache_in_the_same_folder_is_another_cache(folder, tmp_path, monkeypatch):
     """In one process, as in a notebook; a folder that is named from where one stands may become another one."""
     monkeypatch.chdir(tmp_path)
-    first = write(folder, Path("cache"), shorter_side=48).train
+    first = write(folder, Path("cache"), resize_size=48).train
     kept = first[3].data.copy()
     shutil.rmtree("cache")
-    second = write(folder, Path("cache"), shorter_side=32).train
+    second = write(folder, Path("cache"), resize_size=32).train
     np.testing.assert_array_equal(second[3].data, expected(folder, "train/b/4.png", 32))
     Path("below").mkdir()
     shutil.move("cache", "below/cache")
-    write(folder, Path("cache"), shorter_side=40)
+    write(folder, Path("cache"), resize_size=40)
     monkeypatch.chdir(tmp_path / "below")
-    third = open_photographs("cache", "cache").train
+    third = open_images("cache", "cache").train
     np.testing.assert_array_equal(third[3].data, expected(folder, "train/b/4.png", 32))
     # What is mapped stays as it was.
     np.testing.assert_array_equal(first[3].data, kept)

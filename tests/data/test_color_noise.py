@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax.data.augment import augment_photographs, color_noise
+from resnet_jax.data.augment import augment_images, pca_lighting
 from resnet_jax.data.preprocessing import Preprocessing
 
 # Section 3.1 of the notes on the paper: rows are R, G, B, columns are components; of RGB in [0, 1].
@@ -32,28 +32,28 @@ def slow_noise(key, images, scale):
 @pytest.mark.parametrize("scale", [0.1, 1.0])
 def test_the_formula_with_the_same_draws(scale):
     images, key = pictures(32), jax.random.key(3)
-    noisy = color_noise(key, images, scale)
+    noisy = pca_lighting(key, images, scale)
     assert noisy.dtype == jnp.float32
     np.testing.assert_allclose(noisy, slow_noise(key, images, scale), atol=2e-4)
     assert np.abs(noisy - images).max() > 20 * scale
     # Of bytes and of floats, and not clipped.
-    np.testing.assert_array_equal(color_noise(key, images.astype(np.float32), scale), noisy)
+    np.testing.assert_array_equal(pca_lighting(key, images.astype(np.float32), scale), noisy)
     assert noisy.min() < 0
     assert noisy.max() > 255
 
 
 def test_one_colour_for_each_image():
     images = pictures(64)
-    shifts = np.asarray(color_noise(jax.random.key(0), images, 0.1)) - images
+    shifts = np.asarray(pca_lighting(jax.random.key(0), images, 0.1)) - images
     np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :1, :1], shifts.shape), atol=1e-4)
     assert len(np.unique(shifts[:, 0, 0], axis=0)) == 64
-    other = np.asarray(color_noise(jax.random.key(1), images, 0.1)) - images
+    other = np.asarray(pca_lighting(jax.random.key(1), images, 0.1)) - images
     assert np.abs(other - shifts)[:, 0, 0].max(1).min() > 0.01
 
 
 def test_the_covariance_of_the_colours():
     count = 50_000
-    shifts = np.asarray(color_noise(jax.random.key(0), np.zeros((count, 1, 1, 3), np.uint8), 0.1), np.float64)
+    shifts = np.asarray(pca_lighting(jax.random.key(0), np.zeros((count, 1, 1, 3), np.uint8), 0.1), np.float64)
     shifts = shifts.reshape(count, 3) / 255
     covariance = COMPONENTS @ np.diag((0.1 * EIGENVALUES) ** 2) @ COMPONENTS.T
     # Where the covariance is that, these have the covariance 1, with standard errors of sqrt(2 / count) or less.
@@ -110,7 +110,7 @@ def test_noise_then_preprocessing_then_mirror_images(noise, mirrored):
     expected = np.stack([image[:, ::-1] if flip else image for image, flip in zip(expected, flips, strict=True)])
     assert mirrored == (0 < flips.sum() < 40)
     np.testing.assert_allclose(
-        augment_photographs(key, images, PREPROCESSING, noise, mirrored), expected, rtol=1e-5, atol=5e-4
+        augment_images(key, images, PREPROCESSING, noise, mirrored), expected, rtol=1e-5, atol=5e-4
     )
 
 
@@ -118,7 +118,7 @@ def test_half_of_the_images_are_mirrored():
     images = np.zeros((4000, 1, 2, 3), np.uint8)
     images[:, 0, 1] = 200
     zero = Preprocessing(jnp.zeros((1, 1, 3)))
-    seen = np.asarray(augment_photographs(jax.random.key(0), images, zero, 0.0, True))[:, 0, :, 0]
+    seen = np.asarray(augment_images(jax.random.key(0), images, zero, 0.0, True))[:, 0, :, 0]
     assert set(map(tuple, seen.tolist())) == {(0, 200), (200, 0)}
     # Five standard deviations of a binomial distribution.
     assert abs((seen[:, 0] == 200).sum() - 2000) < 5 * 1000**0.5
@@ -128,10 +128,10 @@ def test_draws_do_not_depend_on_sharding():
     images, key = pictures(32), jax.random.key(0)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, P("data"))
-    augment = jax.jit(augment_photographs, static_argnums=(3, 4), out_shardings=sharding)
+    augment = jax.jit(augment_images, static_argnums=(3, 4), out_shardings=sharding)
     images = jax.device_put(images, sharding)
     sharded = augment(key, images, PREPROCESSING, 0.1, True)
     assert len(sharded.sharding.device_set) == 8
-    one = jax.jit(augment_photographs, static_argnums=(3, 4))(key, pictures(32), PREPROCESSING, 0.1, True)
+    one = jax.jit(augment_images, static_argnums=(3, 4))(key, pictures(32), PREPROCESSING, 0.1, True)
     np.testing.assert_allclose(sharded, one, atol=1e-4)
     assert "all-" not in augment.lower(key, images, PREPROCESSING, 0.1, True).compile().as_text()

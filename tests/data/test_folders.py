@@ -13,7 +13,7 @@ from resnet_jax.data import image_files as image_files_module
 from resnet_jax.data.decode import decode
 from resnet_jax.data.folders import image_files
 from resnet_jax.data.image_files import UprightFile
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.errors import InputError
 
 
@@ -147,7 +147,7 @@ def photos(tmp_path):
 
 def test_a_data_set_says_what_was_passed_over(photos):
     said = []
-    data = open_photographs("folder", str(photos), said.append)
+    data = open_images("folder", str(photos), said.append)
     names = [data.train[i].name for i in range(len(data.train))]
     assert names == ["train/cat/a.png", "train/cat/holiday/2024/b.jfif", "train/dog/c.jpe", "train/dog/d.avif"]
     assert data.train.labels.tolist() == [0, 0, 1, 1]
@@ -165,7 +165,7 @@ def test_a_class_of_which_nothing_can_be_read(photos):
         if path.suffix != ".heic":
             path.unlink()
     with pytest.raises(InputError, match=r"train/cat holds no images .*; passed over: 2 \.heic \(pip install"):
-        open_photographs("folder", str(photos))
+        open_images("folder", str(photos))
 
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "éléphant") for form in ("NFC", "NFD"))
@@ -177,7 +177,7 @@ def test_accents_make_no_other_class(tmp_path, train, val):
     image_file(tmp_path / "train" / train / "a.png")
     image_file(tmp_path / "train" / "zebra" / "b.png")
     image_file(tmp_path / "val" / val / "c.png")
-    data = open_photographs("folder", str(tmp_path))
+    data = open_images("folder", str(tmp_path))
     names = data.class_names
     assert sorted(names) == sorted((train, "zebra"))
     assert names[data.validation.labels[0]] == train
@@ -188,7 +188,7 @@ def test_both_ways_to_write_a_class_are_one_class(tmp_path):
     for name, file in ((COMPOSED, "a.png"), (DECOMPOSED, "b.png"), ("zebra", "c.png")):
         image_file(tmp_path / "train" / name / file)
         image_file(tmp_path / "val" / name / file)
-    data = open_photographs("folder", str(tmp_path))
+    data = open_images("folder", str(tmp_path))
     assert data.class_names == (DECOMPOSED, "zebra")
     for split in (data.train, data.validation):
         assert split.labels.tolist() == [0, 0, 1]
@@ -198,7 +198,7 @@ def test_a_class_that_differs_in_its_capitals_is_pointed_out(tmp_path):
     image_file(tmp_path / "train" / "Dog" / "a.png")
     image_file(tmp_path / "val" / "dog" / "a.png")
     with pytest.raises(InputError, match=r"val holds the class 'dog', which .*train lacks, which has 'Dog'"):
-        open_photographs("folder", str(tmp_path))
+        open_images("folder", str(tmp_path))
 
 
 @pytest.mark.parametrize(("names", "upright"), [(("n01440764", "n01443537"), False), (("n01440764", "mine"), True)])
@@ -208,7 +208,7 @@ def test_orientation_of_imagenets_own_files_is_ignored(tmp_path, names, upright)
     for name in names:
         image_file(tmp_path / "train" / name / "a.jpg", exif=tags)
         image_file(tmp_path / "val" / name / "a.jpg", exif=tags)
-    data = open_photographs("folder", str(tmp_path))
+    data = open_images("folder", str(tmp_path))
     for split in (data.train, data.validation):
         assert isinstance(split[0].data, UprightFile) == upright
         assert decode(split[0].data).shape == ((7, 5, 3) if upright else (5, 7, 3))

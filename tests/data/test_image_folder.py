@@ -10,7 +10,7 @@ from PIL import Image
 
 from resnet_jax import data
 from resnet_jax.data import stream
-from resnet_jax.data.batch import batch_rows
+from resnet_jax.data.batch import batch_indices
 from resnet_jax.errors import InputError
 
 
@@ -108,7 +108,7 @@ def test_small_data_sets_have_the_batches_of_a_run():
     assert len(digits.class_names) == 10
     found = list(digits.train.batches(100, steps=3, seed=1, start=20))
     for step, batch in zip(range(20, 23), found, strict=True):
-        rows = np.asarray(batch_rows(1, step, 100, len(digits.train)))
+        rows = np.asarray(batch_indices(1, step, 100, len(digits.train)))
         np.testing.assert_array_equal(batch.images, digits.train.images[rows])
         np.testing.assert_array_equal(batch.labels, digits.train.labels[rows])
     assert len(list(itertools.islice(digits.train.batches(2000), 2))) == 2

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import shared_memory, stream
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.data.shared_memory import check_room, free_bytes, ran_out
 from resnet_jax.errors import InputError
 
@@ -40,7 +40,7 @@ def test_batches_without_room_are_refused_and_what_would_do_is_said(free):
     said = str(caught.value)
     assert said.startswith("/dev/shm has 64 MiB free, but 8 workers keep up to 1,250 MiB of batches there")
     assert "docker run --shm-size=1250m" in said
-    assert "config.stream.workers=0" in said
+    assert "config.stream.num_workers=0" in said
     assert "workers=0, for which" not in said
     free(25 * 2**20)
     with pytest.raises(InputError, match=r"config\.stream\.workers=5, for which there is room"):
@@ -73,7 +73,7 @@ def test_which_death_is_want_of_room():
 
 def test_training_asks_before_it_begins(photographs, monkeypatch):
     monkeypatch.setattr("os.statvfs", lambda path: os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 0)))
-    train = open_photographs("folder", str(photographs)).train
+    train = open_images("folder", str(photographs)).train
     fields = {"seed": 0, "batch_size": 4, "start": 0}
     with pytest.raises(InputError, match="/dev/shm has 0 MiB free, but 1 workers"):
         stream.train_batches(train, stream.Cropping("scale", (32, 40), 32), workers=1, **fields)

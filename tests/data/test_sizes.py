@@ -9,7 +9,7 @@ import pytest
 from numbered import COUNT, HEIGHT, whole
 
 from resnet_jax.data import stream
-from resnet_jax.data.batch import batch_rows, shuffled
+from resnet_jax.data.batch import batch_indices, shuffled
 
 CROPPING = stream.Cropping("scale", (HEIGHT, HEIGHT), 32)
 
@@ -94,10 +94,10 @@ def rows_by_hand(seed, step, batch_size, count):
     ],
 )
 def test_rows_of_a_batch_are_those_of_unbounded_numbers(step, batch_size, count):
-    found = batch_rows(3, jnp.int32(step), batch_size, count)
+    found = batch_indices(3, jnp.int32(step), batch_size, count)
     np.testing.assert_array_equal(found, rows_by_hand(3, step, batch_size, count))
 
 
 def test_batches_whose_places_cannot_be_counted_are_refused():
     with pytest.raises(ValueError, match="batches of 70000 out of 80000 examples have places beyond"):
-        batch_rows(0, 0, 70_000, 80_000)
+        batch_indices(0, 0, 70_000, 80_000)

@@ -21,9 +21,9 @@ from numbered import COUNT, DAMAGED, HEIGHT, WIDTH, Listed, coordinates, spoiled
 from PIL import Image
 
 from resnet_jax.data import stream
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping, DamageReport
-from resnet_jax.errors import InputError, LostError
+from resnet_jax.errors import InputError, PeerLostError
 
 SIDE = 32
 CROPPING = Cropping("scale", (HEIGHT, HEIGHT), SIDE)
@@ -141,7 +141,7 @@ def folder(tmp_path):
                 Image.fromarray(coordinates(index)).save(path)
             else:
                 path.write_bytes(DAMAGED)
-    return open_photographs("folder", str(tmp_path))
+    return open_images("folder", str(tmp_path))
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_too_many_damaged_photographs(most, allowed):
             damaged(np.array([-1, allowed]))
         assert str(error.value) == (
             f"{allowed + 1} of {COUNT} photographs are damaged, photograph {allowed} the last so far, "
-            f"and config.stream.damaged_share={most} allows no more: mend or remove them"
+            f"and config.stream.max_corrupt_fraction={most} allows no more: mend or remove them"
         )
 
 
@@ -308,6 +308,6 @@ def test_a_worker_that_is_killed(folder):
     next(batches)
     (worker,) = [child for child in multiprocessing.active_children() if "Tracker" not in type(child).__name__]
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(LostError, match=r"was killed.*config\.stream\.workers is 1"):
+    with pytest.raises(PeerLostError, match=r"was killed.*config\.stream\.workers is 1"):
         list(itertools.islice(batches, 20))
     batches.close()

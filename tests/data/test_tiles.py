@@ -9,7 +9,7 @@ import simplejpeg
 from PIL import Image
 
 from resnet_jax.data.decode import decode, image_size, read_window
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping
 from resnet_jax.data.tiles import TiledJpeg, cut_tiles, encode_tiles, find_tiles
 from resnet_jax.data.windows import Box
@@ -162,7 +162,7 @@ def test_a_window(box):
 @pytest.mark.test_data
 @pytest.mark.parametrize("crop", ["scale", "area"])
 def test_windows_of_photographs(test_data, crop):
-    photographs = open_photographs("imagenet2012", str(test_data / "tfds")).train
+    photographs = open_images("imagenet2012", str(test_data / "tfds")).train
     cropping = Cropping(crop, (256, 480), 224)
     for index in range(0, len(photographs), 8):
         data = photographs[index].data

@@ -144,9 +144,9 @@ class Scripted:
         return self.draws.pop(0)
 
 
-def whole_size(height, width, shorter_side):
+def whole_size(height, width, resize_size):
     """(height, width) after resizing; the longer side rounded down."""
-    scale = Fraction(shorter_side, min(height, width))
+    scale = Fraction(resize_size, min(height, width))
     return math.floor(height * scale), math.floor(width * scale)
 
 
@@ -304,17 +304,17 @@ def in_resized(box, height_width, resized):
 def test_centre_and_corner_windows(size):
     tall, wide = size
     for height_width in [(500, 375), (375, 500), (256, 256), (333, 501), (100, 977), (1201, 300), (257, 256)]:
-        for shorter_side in (256, 257, 259, 480):
-            resized = whole_size(*height_width, shorter_side)
-            assert windows.resized_size(*height_width, shorter_side) == resized
+        for resize_size in (256, 257, 259, 480):
+            resized = whole_size(*height_width, resize_size)
+            assert windows.resized_size(*height_width, resize_size) == resized
             low, far = resized[0] - tall, resized[1] - wide
             # Python rounds halves to even numbers, as torchvision's centre crop does.
             top, left = round(low / 2), round(far / 2)
             starts = [(0, 0), (0, far), (low, 0), (low, far), (top, left)]
-            boxes = windows.corner_windows(*height_width, shorter_side, size)
+            boxes = windows.corner_windows(*height_width, resize_size, size)
             expected = [(top, left, top + tall, left + wide) for top, left in starts]
             assert [in_resized(box, height_width, resized) for box in boxes] == expected
-            assert windows.center_window(*height_width, shorter_side, size) == boxes[4]
+            assert windows.center_window(*height_width, resize_size, size) == boxes[4]
             for box in boxes:
                 assert 0 <= box.left < box.right <= height_width[1]
                 assert 0 <= box.top < box.bottom <= height_width[0]

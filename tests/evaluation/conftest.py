@@ -9,10 +9,10 @@ import pytest
 import slow_reference as slow
 from networks import save_run
 
-from resnet_jax.arguments import parse_config
-from resnet_jax.data.photographs import open_photographs
-from resnet_jax.evaluation.trained import load
-from resnet_jax.training import loop
+from resnet_jax.cli.arguments import parse_config
+from resnet_jax.data.images import open_images
+from resnet_jax.runs import loop
+from resnet_jax.runs.load import load
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def logits(trained):
 @pytest.fixture(scope="session")
 def photograph_data(test_data):
     """ImageNet with 200 photographs to train on and 100 to validate on."""
-    return open_photographs("imagenet2012", str(test_data / "tfds"))
+    return open_images("imagenet2012", str(test_data / "tfds"))
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax import build, sharding, workdir
-from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import ResNet
+from resnet_jax.runs import build, workdir
+from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
 from resnet_jax.training.state import TrainState
 
 
@@ -59,7 +60,7 @@ def pooled(model, variables, images):
     return np.asarray(last_maps(model, variables, images), np.float64).mean(axis=(1, 2))
 
 
-def tiny_network(side, pictures, shorter_side=None, channel_order="rgb"):
+def tiny_network(side, pictures, resize_size=None, channel_order="rgb"):
     """A network with the ImageNet stem and 1000 classes.
 
     Args:
@@ -74,7 +75,7 @@ def tiny_network(side, pictures, shorter_side=None, channel_order="rgb"):
         shortcut="B",
     )
     preprocessing = random_preprocessing(
-        side, shorter_side=shorter_side, interpolation="bilinear", channel_order=channel_order
+        side, resize_size=resize_size, interpolation="bilinear", channel_order=channel_order
     )
     variables = random_variables(model, side, 0)
     features = pooled(model, variables, preprocessing(pictures))
@@ -101,14 +102,14 @@ def save_run(
     config.dataset.name, config.dataset.data_dir = dataset, data_dir
     model = build.model(config, len(class_names))
     variables = random_variables(model, 32, seed)
-    preprocessing = random_preprocessing(32, shorter_side=37, interpolation="bilinear")
+    preprocessing = random_preprocessing(32, resize_size=37, interpolation="bilinear")
     features = pooled(model, variables, preprocessing(pictures))
     variables["params"]["fc"] = classifier(features, labels, len(class_names))
     state = TrainState(
         jnp.asarray(step, jnp.int32), opt_state=build.optimizer(config, 1).init(variables["params"]), **variables
     )
-    state, preprocessing = jax.device_put((state, preprocessing), sharding.replicated(sharding.make_mesh()))
+    state, preprocessing = jax.device_put((state, preprocessing), replicated(make_mesh()))
     workdir.claim(directory, config)
     with Checkpoints(directory, write=True) as checkpoints:
-        checkpoints.save(state, preprocessing, Card(tuple(class_names), (32, 32, 3), data_crc), step)
+        checkpoints.save(state, preprocessing, CheckpointMetadata(tuple(class_names), (32, 32, 3), data_crc), step)
     return directory

@@ -13,13 +13,13 @@ def opened(photograph):
     return Image.open(io.BytesIO(photograph.data)).convert("RGB")
 
 
-def resized(image, shorter_side):
+def resized(image, resize_size):
     """The whole image, its longer side rounded down, as torchvision does."""
     width, height = image.size
     if width < height:
-        size = (shorter_side, shorter_side * height // width)
+        size = (resize_size, resize_size * height // width)
     else:
-        size = (shorter_side * width // height, shorter_side)
+        size = (resize_size * width // height, resize_size)
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 

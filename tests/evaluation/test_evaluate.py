@@ -8,20 +8,20 @@ from networks import save_run
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
-from resnet_jax.data import sources
+from resnet_jax.data import small
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.evaluate import Outcomes
-from resnet_jax.evaluation.run_evaluate import evaluate_runs
 from resnet_jax.evaluation.scoring import Scored, score_images
-from resnet_jax.evaluation.trained import load, load_run
+from resnet_jax.runs.evaluate import evaluate_runs
+from resnet_jax.runs.load import load, load_run
 
 pytestmark = pytest.mark.optimized
 
 
 @pytest.mark.parametrize("split", ["test", "train", "validation"])
 def test_scores_are_numpys(workdir, logits, split):
-    data = getattr(sources.load("digits", validation_images=77), split)
+    data = getattr(small.load("digits", validation_images=77), split)
     scores = np.asarray(logits(data.images), np.float64)
     log_probabilities = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     wrong = scores.argmax(-1) != data.labels

@@ -10,12 +10,12 @@ from PIL import Image
 from resnet_jax.configs import folder as folder_config
 from resnet_jax.data.cache import write_cache
 from resnet_jax.data.decode import decode
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping, train_batches
 from resnet_jax.data.tiles import TiledJpeg
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.run_evaluate import evaluate_runs
-from resnet_jax.training.task import make_task
+from resnet_jax.runs.evaluate import evaluate_runs
+from resnet_jax.runs.task import make_task
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 
@@ -41,8 +41,8 @@ def photos(tmp_path_factory):
 
 @pytest.mark.parametrize("form", ["raw", "jpeg"])
 def test_a_cache_keeps_photographs_upright(photos, tmp_path, form):
-    write_cache(open_photographs("folder", photos), tmp_path / "cache", form=form, say=lambda line: None)
-    files, cache = open_photographs("folder", str(photos)), open_photographs("cache", str(tmp_path / "cache"))
+    write_cache(open_images("folder", photos), tmp_path / "cache", form=form, log=lambda line: None)
+    files, cache = open_images("folder", str(photos)), open_images("cache", str(tmp_path / "cache"))
     shapes = set()
     for split, kept in ((files.train, cache.train), (files.validation, cache.validation)):
         for index in range(len(split)):
@@ -56,11 +56,11 @@ def test_a_cache_keeps_photographs_upright(photos, tmp_path, form):
 
 
 def test_a_cache_that_ignored_orientation_is_another_cache(photos, tmp_path):
-    write_cache(open_photographs("folder", photos), tmp_path / "cache", say=lambda line: None)
-    card = tmp_path / "cache" / "cache.json"
-    card.write_text(card.read_text().replace('"orientation": "upright"', '"orientation": null'))
+    write_cache(open_images("folder", photos), tmp_path / "cache", log=lambda line: None)
+    metadata = tmp_path / "cache" / "cache.json"
+    metadata.write_text(metadata.read_text().replace('"orientation": "upright"', '"orientation": null'))
     with pytest.raises(InputError, match="another cache, which differs in orientation"):
-        write_cache(open_photographs("folder", photos), tmp_path / "cache", say=lambda line: None)
+        write_cache(open_images("folder", photos), tmp_path / "cache", log=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +68,22 @@ def caches(photos, tmp_path_factory):
     """Of a shorter side of 40 and of 64, which is that of the photographs."""
     root = tmp_path_factory.mktemp("caches")
     for side in (40, 64):
-        write_cache(open_photographs("folder", photos), root / str(side), shorter_side=side, say=lambda line: None)
+        write_cache(open_images("folder", photos), root / str(side), resize_size=side, log=lambda line: None)
     return root
 
 
 @pytest.mark.parametrize(
     ("kept", "fields", "wanted"),
     [
-        (40, {"crop": "scale", "scales": (32, 48), "shorter_side": 36}, "config.stream.scales up to 48 are wanted"),
+        (40, {"crop": "scale", "scales": (32, 48), "resize_size": 36}, "config.stream.scales up to 48 are wanted"),
         (
             40,
-            {"crop": "scale", "scales": (32, 40), "shorter_side": 44},
-            "config.stream.shorter_side up to 44 are wanted",
+            {"crop": "scale", "scales": (32, 40), "resize_size": 44},
+            "config.stream.resize_size up to 44 are wanted",
         ),
-        (40, {"crop": "area", "shorter_side": 40}, "config.stream.crop up to 113 are wanted"),
-        (40, {"crop": "scale", "scales": (32, 40), "shorter_side": 40}, None),
-        (64, {"crop": "scale", "scales": (32, 48), "shorter_side": 36}, None),
+        (40, {"crop": "area", "resize_size": 40}, "config.stream.crop up to 113 are wanted"),
+        (40, {"crop": "scale", "scales": (32, 40), "resize_size": 40}, None),
+        (64, {"crop": "scale", "scales": (32, 48), "resize_size": 36}, None),
     ],
 )
 def test_training_says_that_a_cache_keeps_less_than_it_wants(caches, kept, fields, wanted):
@@ -105,7 +105,7 @@ def test_training_says_that_a_cache_keeps_less_than_it_wants(caches, kept, field
 def test_evaluation_of_accents_and_of_a_small_cache(photos, caches, tmp_path):
     """The run knows the class by the name that macOS gives its folder, the data by another; and the other way round."""
     pictures = np.stack([np.asarray(photograph(number).resize((32, 32))) for number in range(4)])
-    names = open_photographs("folder", str(photos)).class_names
+    names = open_images("folder", str(photos)).class_names
     assert names == (DECOMPOSED, "zebra")
     save = {"dataset": "folder", "data_dir": str(photos)}
     run = save_run(tmp_path / "run", (COMPOSED, "zebra"), pictures, [0, 1, 0, 1], **save)
@@ -141,7 +141,7 @@ def test_files_with_damage_of_any_kind_are_replaced_in_training(photos, tmp_path
     at = data.index(b"mdat") + 4
     data[at : at + 40] = bytes(40)
     damaged.write_bytes(data)
-    opened = open_photographs("folder", str(root))
+    opened = open_images("folder", str(root))
     batches = train_batches(opened.train, Cropping("area", (32, 32), 32), seed=0, batch_size=4, start=0, workers=0)
     batch = next(batches)
     batches.close()

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import sources
+from resnet_jax.data import small
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.predict import predict
-from resnet_jax.evaluation.run_evaluate import evaluate_runs
-from resnet_jax.evaluation.trained import load
+from resnet_jax.runs.evaluate import evaluate_runs
+from resnet_jax.runs.load import load
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return sources.load("digits").test
+    return small.load("digits").test
 
 
 def probabilities(trained, images):

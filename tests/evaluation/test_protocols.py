@@ -3,9 +3,9 @@ import pytest
 import slow_reference as slow
 from networks import tiny_network
 
-from resnet_jax import sharding
 from resnet_jax.data import decode
-from resnet_jax.data.encoded import Photograph
+from resnet_jax.data.encoded import EncodedImage
+from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.scoring import score_images
@@ -29,7 +29,7 @@ def crops(pictures):
 
 @pytest.fixture(scope="module")
 def trained(crops):
-    return tiny_network(SIDE, crops[:40, 4], shorter_side=SHORTER_SIDE, channel_order="bgr")
+    return tiny_network(SIDE, crops[:40, 4], resize_size=SHORTER_SIDE, channel_order="bgr")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def on_one_device(crops):
 def scored(trained, images, protocol, batch_size, devices=None):
     """Probabilities in the order of the images."""
     found = sorted(
-        score_images([trained], images, protocol, batch_size, sharding.make_mesh(devices)), key=lambda each: each.index
+        score_images([trained], images, protocol, batch_size, make_mesh(devices)), key=lambda each: each.index
     )
     assert [each.index for each in found] == list(range(len(images)))
     assert [each.label for each in found] == [image.label for image in images]
@@ -120,7 +120,7 @@ def test_dense(photographs, on_one_device, averaging, scales):
     images = list(photographs[:12])
     # Longer than four times their width, the other way round, a square, and smaller than any scale.
     for box in ((0, 0, 250, 40), (0, 0, 30, 300), (0, 0, 200, 200), (0, 0, 9, 7)):
-        images.append(Photograph(np.asarray(slow.opened(photographs[30]).crop(box)), 5, "a part"))
+        images.append(EncodedImage(np.asarray(slow.opened(photographs[30]).crop(box)), 5, "a part"))
     views = [[protocols.dense_view(decode.decode(each.data), scale, "bilinear") for scale in scales] for each in images]
     assert [each[-1].shape for each in views[-4:-1]] == [(96, 384, 3), (384, 96, 3), (96, 96, 3)]
     both = [reference.dense(each, window=2) for each in views]
@@ -157,7 +157,7 @@ def test_dense_sizes():
 def test_the_window_is_the_map_that_the_network_was_trained_on(crops, on_one_device):
     """At the network's own size there is one window, so that dense scores are those of the image and its mirror."""
     trained, reference = on_one_device
-    images = [Photograph(five[4], 0, "") for five in crops[:12]]
+    images = [EncodedImage(five[4], 0, "") for five in crops[:12]]
     expected = [(reference.center(five[4]) + self_mirrored(reference, five[4])) / 2 for five in crops[:12]]
     for averaging in protocols.AVERAGING:
         found = scored(trained, images, protocols.choose("dense", (SIDE,), averaging), 12, devices=1)

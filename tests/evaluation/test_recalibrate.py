@@ -7,27 +7,28 @@ import pytest
 from flax import traverse_util
 from networks import random_variables
 
-from resnet_jax import arguments, build
-from resnet_jax.data import photographs, sources, stream
-from resnet_jax.data.augment import augment_photographs, pad_crop_mirror
+from resnet_jax.cli import arguments
+from resnet_jax.data import small, stream
+from resnet_jax.data.augment import augment_images, pad_crop_mirror
 from resnet_jax.data.batch import shuffled
+from resnet_jax.data.images import open_images
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.recalibrate import recalibrate
-from resnet_jax.evaluation.run_recalibrate import recalibrate_run
-from resnet_jax.evaluation.trained import load_run
 from resnet_jax.models import ResNet
 from resnet_jax.models.conv import Conv
 from resnet_jax.rng import stream as random_stream
-from resnet_jax.training import loop
+from resnet_jax.runs import build, loop
+from resnet_jax.runs.load import load_run
+from resnet_jax.runs.recalibrate import recalibrate_run
 
 BATCHES = 3
 
 
-def pooled(model, variables, batches, group_size):
+def pooled(model, variables, batches, bn_group_size):
     """By NumPy, over the outputs of all convolutions in all batches: each is what a batch norm sees."""
-    model = model.clone(group_size=group_size)
+    model = model.clone(bn_group_size=bn_group_size)
 
     @jax.jit
     def captured(images):
@@ -63,13 +64,13 @@ def compare(found, expected, before):
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     directory = tmp_path_factory.mktemp("digits") / "run"
-    fields = "model.depth=8 mesh.data=1 train.iterations=4 train.batch_size=64 model.group_size=32 train.log_every=4"
+    fields = "model.depth=8 mesh.data=1 train.iterations=4 train.batch_size=64 model.bn_group_size=32 train.log_every=4"
     loop.train(arguments.parse_config("digits", fields.split()), directory)
     return load_run(directory)
 
 
 def test_statistics_are_averages_over_training_batches(digits):
-    config, before, train = digits.config, digits.classifier, sources.load("digits").train
+    config, before, train = digits.config, digits.classifier, small.load("digits").train
 
     def images(step):
         rows = shuffled(jnp.arange(64, dtype=jnp.uint32) + 64 * step, jnp.zeros(64, jnp.uint32), len(train), 0)
@@ -86,10 +87,12 @@ def test_statistics_are_averages_over_training_batches(digits):
 @pytest.mark.test_data
 def test_of_photographs(digits, test_data):
     """A small network is shown the windows that training would be shown."""
-    fields = ["train.batch_size=8", "stream.side=32", "stream.scales=(37, 69)", "stream.shorter_side=37"]
+    fields = ["train.batch_size=8", "stream.image_size=32", "stream.scales=(37, 69)", "stream.resize_size=37"]
     config = arguments.parse_config("imagenet", [*fields, f"dataset.data_dir={test_data / 'tfds'}"])
-    model = build.model(arguments.parse_config("cifar10", ["model.depth=8", "model.group_size=none"]), num_classes=10)
-    train = photographs.open_photographs("imagenet2012", str(test_data / "tfds")).train
+    model = build.model(
+        arguments.parse_config("cifar10", ["model.depth=8", "model.bn_group_size=none"]), num_classes=10
+    )
+    train = open_images("imagenet2012", str(test_data / "tfds")).train
     preprocessing = Preprocessing(jnp.full((1, 1, 3), 120.0), jnp.full((1, 1, 3), 60.0))
     variables = random_variables(model, 32, 0)
     classifier = digits.classifier.replace(model=model, variables=variables, preprocessing=preprocessing)
@@ -100,7 +103,7 @@ def test_of_photographs(digits, test_data):
     images = []
     for step in range(BATCHES):
         key = jax.random.fold_in(random_stream(0, "augmentation"), step)
-        images.append(augment_photographs(key, jnp.asarray(next(windows).images), preprocessing, 0.1, True))
+        images.append(augment_images(key, jnp.asarray(next(windows).images), preprocessing, 0.1, True))
     windows.close()
     expected = pooled(model, variables, images, None)
     found = recalibrate_run(replace(digits, config=config, classifier=classifier), BATCHES)
@@ -116,18 +119,18 @@ GROUPINGS = {
 }
 
 
-@pytest.mark.parametrize(("group_size", "accumulate"), GROUPINGS)
-def test_the_variance_of_group_means_is_part_of_the_variance(group_size, accumulate):
+@pytest.mark.parametrize(("bn_group_size", "grad_accum_steps"), GROUPINGS)
+def test_the_variance_of_group_means_is_part_of_the_variance(bn_group_size, grad_accum_steps):
     """Images that are far apart: each group's variance is small, that of all of them is not."""
-    model = ResNet((2,), (4,), False, "cifar", 3, "B", group_size=group_size)
+    model = ResNet((2,), (4,), False, "cifar", 3, "B", bn_group_size=bn_group_size)
     variables = random_variables(model, 8, 0)
     rng = np.random.default_rng(3)
     brightness = 10 * np.arange(16).reshape(2, 8, 1, 1, 1)
     batches = np.float32(rng.normal(size=(2, 8, 8, 8, 3)) + brightness)
     classifier = Classifier(model, variables, None, ("a", "b", "c"), (8, 8, 3))
-    found = recalibrate(classifier, batches, accumulate).variables["batch_stats"]
+    found = recalibrate(classifier, batches, grad_accum_steps).variables["batch_stats"]
 
-    groups = [jnp.asarray(images[rows]) for images in batches for rows in GROUPINGS[group_size, accumulate]]
+    groups = [jnp.asarray(images[rows]) for images in batches for rows in GROUPINGS[bn_group_size, grad_accum_steps]]
     expected = pooled(model, variables, groups, None)
     assert jax.tree.structure(found) == jax.tree.structure(jax.device_get(variables["batch_stats"]))
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-4), found, expected)

@@ -5,24 +5,25 @@ import numpy as np
 import pytest
 from networks import random_preprocessing, random_variables
 
-from resnet_jax import models, sharding
-from resnet_jax.data.encoded import Photograph
-from resnet_jax.data.sources import Split
+from resnet_jax import models
+from resnet_jax.data.encoded import EncodedImage
+from resnet_jax.data.small import Split
+from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols, scoring
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.evaluate import evaluate
 
 
-def network(seed=0, shorter_side=None):
+def network(seed=0, resize_size=None):
     """For 32 x 32 windows and 10 classes."""
     model = models.create("cifar_resnet8")
-    preprocessing = random_preprocessing(32, shorter_side=shorter_side)
+    preprocessing = random_preprocessing(32, resize_size=resize_size)
     return Classifier(model, random_variables(model, 32, seed), preprocessing, tuple("abcdefghij"), (32, 32, 3))
 
 
 def score_images(classifiers, images, protocol, batch_size, devices=None):
-    return scoring.score_images(classifiers, images, protocol, batch_size, sharding.make_mesh(devices))
+    return scoring.score_images(classifiers, images, protocol, batch_size, make_mesh(devices))
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,9 @@ def images():
         height, width = ((32, 32), (40, 64), (70, 33), (32, 100))[index % 4]
         coarse = random.integers(0, 256, (3, 3, 3), dtype=np.uint8)
         pixels = np.kron(coarse, np.ones((-(-height // 3), -(-width // 3), 1), np.uint8))[:height, :width]
-        made.append(Photograph(pixels, index % 10, f"image {index}"))
-    made[11] = Photograph(b"", 1, "nothing")
-    made[40] = Photograph(b"these are notes", 1, "notes")
+        made.append(EncodedImage(pixels, index % 10, f"image {index}"))
+    made[11] = EncodedImage(b"", 1, "nothing")
+    made[40] = EncodedImage(b"these are notes", 1, "notes")
     return made
 
 
@@ -103,7 +104,7 @@ def test_large_views_make_small_batches(monkeypatch):
 
     monkeypatch.setattr(protocols, "scores", watched)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
-    images = [Photograph(pixels, 0, "") for _ in range(40)]
+    images = [EncodedImage(pixels, 0, "") for _ in range(40)]
     trained = network()
     list(score_images([trained], images, protocols.choose("center"), 16, devices=2))
     list(score_images([trained], images, protocols.choose("ten_crop"), 16, devices=2))
@@ -113,7 +114,7 @@ def test_large_views_make_small_batches(monkeypatch):
 
 
 def test_an_ensemble_is_the_mean_of_its_members(images):
-    members = [network(seed=0), network(seed=1), network(seed=2, shorter_side=40)]
+    members = [network(seed=0), network(seed=1), network(seed=2, resize_size=40)]
     for name, scales in (("center", None), ("ten_crop", None), ("dense", (32,))):
         protocol = protocols.choose(name, scales)
 

@@ -76,7 +76,7 @@ def refused(read, message, *arguments, **stated):
 
 def view(network):
     ours = network.preprocessing
-    return network.image_shape[0], ours.shorter_side, ours.interpolation
+    return network.image_shape[0], ours.resize_size, ours.interpolation
 
 
 def statistics(network):
@@ -109,14 +109,14 @@ def test_of_bottlenecks_and_cifar_networks_other_things_are(read, resnet50, resn
     assert "stride_in=3x3 (assumed, as torchvision's)" in said
     _, said = read(resnet20)
     assert "zero_channels=both (assumed, as akamaster's)" in said
-    assert not [line for line in said if line.startswith(("stride_in", "pool_alignment", "resize"))]
+    assert not [line for line in said if line.startswith(("bottleneck_stride", "stem_pool_padding", "resize"))]
     assert said[-1].endswith("own statistics want --mean=0.4914,0.4822,0.4465 --std=0.2023,0.1994,0.201")
 
 
 def test_what_the_user_states_counts_before_all_else(read, resnet18):
     stated = {
         "model": "resnet18",
-        "pool_alignment": "caffe",
+        "stem_pool_padding": "caffe",
         "batch_norm_epsilon": 1e-3,
         "mean": (0.1, 0.2, 0.3),
         "std": (0.5,),
@@ -126,7 +126,7 @@ def test_what_the_user_states_counts_before_all_else(read, resnet18):
         "class_names": ("x", "y", "z"),
     }
     network, said = read(resnet18, "resnetblur18.safetensors", CONFIG, **stated)
-    assert (network.model.pool_alignment, network.model.epsilon) == ("caffe", 1e-3)
+    assert (network.model.stem_pool_padding, network.model.epsilon) == ("caffe", 1e-3)
     assert view(network) == (288, 303, "bilinear")
     assert list(statistics(network)) == [of_255((0.1, 0.2, 0.3)), of_255((0.5, 0.5, 0.5))]
     assert network.class_names == ("x", "y", "z")
@@ -201,15 +201,15 @@ def test_a_config_of_something_else_is_left_aside_and_named(text, read, resnet18
 
 
 def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
-    stated = {"channel_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0,), "pool_alignment": "caffe"}
+    stated = {"channel_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0,), "stem_pool_padding": "caffe"}
     refused(
         read, r"by the name resnet50_msra.*State it: --stride_in=1x1", resnet50, "resnet50_msra-5891d200.safetensors"
     )
-    network, said = read(resnet50, "resnet50_msra-5891d200.safetensors", stride_in="1x1", **stated)
+    network, said = read(resnet50, "resnet50_msra-5891d200.safetensors", bottleneck_stride="1x1", **stated)
     assert torch_weights.conventions(network.model) == {
         "epsilon": 1e-5,
-        "pool_alignment": "caffe",
-        "stride_in": "1x1",
+        "stem_pool_padding": "caffe",
+        "bottleneck_stride": "1x1",
     }
     assert network.preprocessing.channel_order == "bgr"
     assert list(statistics(network)) == [np.float32([103.53, 116.28, 123.675]).tolist(), [1.0] * 3]
@@ -226,7 +226,7 @@ def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
         ({"model": "resnet26"}, "--model=resnet26: ImageNet networks have 18, 34"),
         ({"model": "resnet34"}, r"holds the weights of a resnet18 .* but the model is resnet34 \(given\)"),
         ({"model": "plain18"}, r"holds the weights of a resnet18 .* but the model is plain18 \(given\)"),
-        ({"stride_in": "2x2"}, "--stride_in=2x2 is not one of 1x1, 3x3"),
+        ({"bottleneck_stride": "2x2"}, "--stride_in=2x2 is not one of 1x1, 3x3"),
         ({"interpolation": "nearest"}, "--interpolation=nearest is not one of bilinear, bicubic"),
         ({"mean": (0.5, 0.5, 0.5)}, "--mean and --std belong together"),
         ({"mean": (0.5, 0.5), "std": (1.0,)}, r"--mean is 0\.5,0\.5, but it must be three numbers"),
@@ -243,7 +243,7 @@ def test_statements_that_cannot_be(stated, message, read, resnet18):
 
 
 def test_a_plain_network_is_what_the_user_says(read):
-    tensors = tensors_of_ours("cifar_resnet8", 10, zero_channels="both")
+    tensors = tensors_of_ours("cifar_resnet8", 10, shortcut_padding="both")
     network, said = read(tensors, model="cifar_plain8")
     assert network.model.shortcut is None
     assert said[0] == "model=cifar_plain8 (given)"
@@ -252,7 +252,7 @@ def test_a_plain_network_is_what_the_user_says(read):
 def test_what_is_written_comes_back_as_it_was(tmp_path, resnet50):
     """A network that is nothing like torchvision's, with a mean image: to the bit, whatever the file is called."""
     path = tmp_path / "my_resnetv2.safetensors"
-    model = models.create("resnet50", num_classes=3, stride_in="1x1", pool_alignment="caffe", epsilon=2e-5)
+    model = models.create("resnet50", num_classes=3, bottleneck_stride="1x1", stem_pool_padding="caffe", epsilon=2e-5)
     variables = torch_weights.from_torch(resnet50, model, "own")
     mean = np.random.default_rng(3).uniform(0, 255, (8, 8, 3)).astype(np.float32)
     preprocessing = Preprocessing(jnp.asarray(mean), jnp.ones((1, 1, 3)), "bgr", 11, "bicubic")

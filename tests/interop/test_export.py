@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax import build, cli, sharding, workdir
-from resnet_jax.checkpoint import Card, Checkpoints
+from resnet_jax.cli import main
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.predict import predict
-from resnet_jax.evaluation.trained import load, load_run
-from resnet_jax.interop import export
+from resnet_jax.interop import exporting
 from resnet_jax.models import ResNet
+from resnet_jax.runs import build, workdir
+from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
+from resnet_jax.runs.load import load, load_run
 from resnet_jax.training.state import TrainState
 
 NAMES = ("null", "één", "two", "three", "four")
@@ -100,10 +102,10 @@ def grey(tmp_path_factory):
     variables = drawn(model, preprocessing, shape)
     opt_state = build.optimizer(config, train_images=1).init(variables["params"])
     state = TrainState(jnp.asarray(7, jnp.int32), opt_state=opt_state, **variables)
-    state, preprocessing = jax.device_put((state, preprocessing), sharding.replicated(sharding.make_mesh()))
+    state, preprocessing = jax.device_put((state, preprocessing), replicated(make_mesh()))
     workdir.claim(directory, config)
     with Checkpoints(directory, write=True) as checkpoints:
-        checkpoints.save(state, preprocessing, Card(NAMES, shape, data_crc=0), step=7)
+        checkpoints.save(state, preprocessing, CheckpointMetadata(NAMES, shape, data_crc=0), step=7)
     return directory
 
 
@@ -113,10 +115,10 @@ def bottleneck():
     shape = (64, 64, 3)
     model = ResNet((2, 3), (8, 16), True, "imagenet", len(NAMES), "B")
     mean, std = jnp.array([[[120.0, 110.0, 90.0]]]), jnp.array([[[60.0, 64.0, 70.0]]])
-    preprocessing = Preprocessing(mean, std, shorter_side=73, interpolation="bilinear")
+    preprocessing = Preprocessing(mean, std, resize_size=73, interpolation="bilinear")
     variables = drawn(model, preprocessing, shape)
     classifier = Classifier(model, variables, preprocessing, NAMES, shape)
-    return jax.device_put(classifier, sharding.replicated(sharding.make_mesh()))
+    return jax.device_put(classifier, replicated(make_mesh()))
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def check_photographs(classifier, paths, named):
 
 def write(directory, file):
     run = load_run(directory)
-    return export.export(run.classifier, file, run.step)
+    return exporting.export(run.classifier, file, run.step)
 
 
 def custom_calls(exported):
@@ -192,8 +194,8 @@ def test_a_workdirs_file_gives_predicts_probabilities_elsewhere(grey, stranger, 
 @pytest.mark.slow
 def test_bottlenecks_and_pooling_in_colour(bottleneck, stranger, tmp_path):
     file = tmp_path / "program"
-    file.write_bytes(export.exported_program(bottleneck).serialize())
-    (tmp_path / "program.json").write_text(json.dumps(export.describe(bottleneck)), encoding="utf-8")
+    file.write_bytes(exporting.exported_program(bottleneck).serialize())
+    (tmp_path / "program.json").write_text(json.dumps(exporting.describe(bottleneck)), encoding="utf-8")
     arrays = {f"n{count}": images(count, (64, 64, 3), count) for count in (2, 3)}
     Image.fromarray(images(1, (160, 96, 3))[0]).save(tmp_path / "photograph.png")
     found, named = stranger(file, arrays, [tmp_path / "photograph.png"])
@@ -206,16 +208,16 @@ def test_bottlenecks_and_pooling_in_colour(bottleneck, stranger, tmp_path):
 @pytest.mark.parametrize("alignment", ["caffe", "torch"])
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_each_choice_that_touches_the_input(bottleneck, alignment, order):
-    model = bottleneck.model.clone(pool_alignment=alignment)
+    model = bottleneck.model.clone(stem_pool_padding=alignment)
     preprocessing = bottleneck.preprocessing.replace(channel_order=order)
     classifier = bottleneck.replace(model=model, preprocessing=preprocessing)
     array = images(2, (64, 64, 3))
-    found = np.asarray(export.exported_program(classifier).call(array))
+    found = np.asarray(exporting.exported_program(classifier).call(array))
     np.testing.assert_allclose(found, probabilities(classifier, array), rtol=1e-5)
 
 
 def test_one_program_for_every_platform_and_one_device(bottleneck):
-    exported = export.exported_program(bottleneck)
+    exported = exporting.exported_program(bottleneck)
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert exported.nr_devices == 1
     assert [str(side) for side in exported.in_avals[0].shape] == ["batch", "64", "64", "3"]
@@ -256,7 +258,7 @@ def test_the_description(grey, bottleneck, tmp_path):
         "network": "cifar_resnet20",
         "iteration": 7,
         "image_shape": [8, 8, 1],
-        "shorter_side": 8,
+        "resize_size": 8,
         "interpolation": "bicubic",
         "class_names": list(NAMES),
         "jax_version": jax.__version__,
@@ -269,8 +271,8 @@ def test_the_description(grey, bottleneck, tmp_path):
     names = {"jax": jax, "pathlib": pathlib, "FILE": tmp_path / "program", "images": images(2, (8, 8, 1))}
     assert eval(facts["load"], names).shape == (2, len(NAMES))
 
-    facts = export.describe(bottleneck)
-    assert (facts["shorter_side"], facts["interpolation"]) == (73, "bilinear")
+    facts = exporting.describe(bottleneck)
+    assert (facts["resize_size"], facts["interpolation"]) == (73, "bilinear")
     assert "to 73 (bilinear" in facts["images"]
     assert "grey" not in facts["images"]
 
@@ -304,7 +306,7 @@ def test_destinations_that_cannot_be(grey, tmp_path, capsys):
         (grey / "config", "is a file of the run"),
         (grey / ".." / "run" / "config.json", "is a file of the run"),
     ]:
-        assert cli.main(["export", f"--workdir={grey}", f"--output={destination}"]) == 2
+        assert main.main(["export", f"--workdir={grey}", f"--output={destination}"]) == 2
         printed = capsys.readouterr().err
         assert said in printed
         assert printed.count("\n") == 1
@@ -313,9 +315,9 @@ def test_destinations_that_cannot_be(grey, tmp_path, capsys):
 
 def test_no_run_and_no_checkpoint(tmp_path, capsys):
     arguments = ["export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'program'}"]
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     assert "is not the workdir of a run" in capsys.readouterr().err
     workdir.claim(tmp_path / "run", base.get_config())
-    assert cli.main(arguments) == 2
+    assert main.main(arguments) == 2
     assert "holds no checkpoint yet" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

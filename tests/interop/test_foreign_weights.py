@@ -8,7 +8,8 @@ import pytest
 import torch_networks
 from torch_networks import nchw, random_torch_resnet, tensors_of
 
-from resnet_jax import cli, models
+from resnet_jax import models
+from resnet_jax.cli import main
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.classifiers import load_torch
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.optimized, pytest.mark.torch]
 
 torch = torch_networks.torch
 
-CAFFE = {"stride_in": "1x1", "ceil_mode": True}
+CAFFE = {"bottleneck_stride": "1x1", "ceil_mode": True}
 
 
 def images():
@@ -49,7 +50,7 @@ def test_nothing_in_the_tensors_tells_anti_aliasing(blurred):
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         name: tensor.shape for name, tensor in plain.items()
     }
-    model = models.create("resnet18", num_classes=10, pool_alignment="torch")
+    model = models.create("resnet18", num_classes=10, stem_pool_padding="torch")
     assert (
         relative_error(our_logits(model, torch_weights.from_torch(plain, model)), logits_of(random_torch_resnet(18)))
         < 1e-4
@@ -59,7 +60,7 @@ def test_nothing_in_the_tensors_tells_anti_aliasing(blurred):
 
 def test_an_anti_aliased_network_is_refused_by_its_name(blurred, tmp_path, capsys):
     torch.save(blurred.state_dict(), tmp_path / "resnetblur18-84f4748f.pth")
-    assert cli.main(["convert", str(tmp_path / "resnetblur18-84f4748f.pth"), str(tmp_path / "run")]) == 2
+    assert main.main(["convert", str(tmp_path / "resnetblur18-84f4748f.pth"), str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "anti-aliased" in said
     assert said.count("\n") == 1
@@ -75,7 +76,7 @@ def test_from_torch_is_right_or_refuses(depth):
         torch_weights.from_torch(tensors_of(theirs), ours)
     variables = torch_weights.from_torch(tensors_of(caffes), ours, "caffe")
     assert relative_error(our_logits(ours, variables), logits_of(caffes)) < 1e-4
-    as_theirs = ours.clone(pool_alignment="torch", stride_in="3x3")
+    as_theirs = ours.clone(stem_pool_padding="torch", bottleneck_stride="3x3")
     variables = torch_weights.from_torch(tensors_of(theirs), as_theirs)
     assert relative_error(our_logits(as_theirs, variables), logits_of(theirs)) < 1e-4
 
@@ -83,7 +84,7 @@ def test_from_torch_is_right_or_refuses(depth):
 def test_what_the_user_states_is_what_the_network_computes(tmp_path):
     caffes = random_torch_resnet(50, **CAFFE)
     write_tensors(tmp_path / "mine.safetensors", tensors_of(caffes))
-    stated = {"model": "resnet50", "stride_in": "1x1", "pool_alignment": "caffe"}
+    stated = {"model": "resnet50", "bottleneck_stride": "1x1", "stem_pool_padding": "caffe"}
     said = []
     network = load_torch(tmp_path / "mine.safetensors", log=said.append, **stated)
     assert relative_error(our_logits(network.model, network.variables), logits_of(caffes)) < 1e-4

@@ -12,12 +12,12 @@ from resnet_jax.interop import torch_weights
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        ("resnet18", {"pool_alignment": "caffe", "epsilon": 1e-3}),
-        ("resnet50", {"pool_alignment": "caffe"}),
-        ("resnet18", {"pool_alignment": "caffe", "shortcut": "A"}),
-        ("cifar_resnet8", {"zero_channels": "end"}),
+        ("resnet18", {"stem_pool_padding": "caffe", "epsilon": 1e-3}),
+        ("resnet50", {"stem_pool_padding": "caffe"}),
+        ("resnet18", {"stem_pool_padding": "caffe", "shortcut": "A"}),
+        ("cifar_resnet8", {"shortcut_padding": "end"}),
         ("cifar_plain8", {}),
-        ("plain18", {"pool_alignment": "torch"}),
+        ("plain18", {"stem_pool_padding": "torch"}),
     ],
 )
 def test_from_torch_refuses_networks_that_the_weights_are_not_of(name, fields):

@@ -36,7 +36,7 @@ def test_names_that_publishers_give(name, model, expected):
 
 def test_names_of_cifar_networks():
     found = named("resnet20-12fca82f.th")
-    assert (found.fields["model"], found.fields["zero_channels"]) == ("cifar_resnet20", "both")
+    assert (found.fields["model"], found.fields["shortcut_padding"]) == ("cifar_resnet20", "both")
     assert found.fields["mean"].tolist() == of_255(IMAGENET_MEAN)
     found = named("cifar100_resnet56-f2eff4c8.pt")
     assert found.fields["model"] == "cifar_resnet56"

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.optimized
 
 torch = torch_networks.torch
 
-TORCHVISION = {"stride_in": "3x3", "pool_alignment": "torch", "shortcut": "B"}
-AKAMASTER = {"shortcut": "A", "zero_channels": "both"}
+TORCHVISION = {"bottleneck_stride": "3x3", "stem_pool_padding": "torch", "shortcut": "B"}
+AKAMASTER = {"shortcut": "A", "shortcut_padding": "both"}
 CIFAR_WEIGHTS = {20: "resnet20-12fca82f", 44: "resnet44-014dd654"}
 MEAN, STD = np.array((0.485, 0.456, 0.406), np.float32), np.array((0.229, 0.224, 0.225), np.float32)
 
@@ -94,7 +94,7 @@ def test_cifar_weights_come_back_bit_for_bit(depth, test_data):
 @pytest.mark.parametrize("depth", CIFAR_WEIGHTS)
 def test_cifar_weights_are_recognised(depth, test_data):
     tensors = read_tensors(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th")
-    assert identify(tensors) == models.create(f"cifar_resnet{depth}", pool_alignment="torch", **AKAMASTER)
+    assert identify(tensors) == models.create(f"cifar_resnet{depth}", stem_pool_padding="torch", **AKAMASTER)
 
 
 @pytest.mark.torch
@@ -228,8 +228,8 @@ def test_torchvision_weights_are_recognised_and_come_back_bit_for_bit(depth):
 )
 def test_shortcuts_are_recognised_however_blocks_are_stacked(name, unroll, shortcut):
     model = models.create(name, shortcut=shortcut, num_classes=3, unroll=unroll)
-    layout = {"zero_channels": "both"} if name.startswith("cifar") else {"stride_in": "3x3"}
-    assert identify(random_tensors(model)) == model.clone(pool_alignment="torch", unroll=False, **layout)
+    layout = {"shortcut_padding": "both"} if name.startswith("cifar") else {"bottleneck_stride": "3x3"}
+    assert identify(random_tensors(model)) == model.clone(stem_pool_padding="torch", unroll=False, **layout)
 
 
 def test_plain_weights_are_named_like_those_of_shortcut_a():
@@ -245,7 +245,7 @@ def test_akamasters_names_for_projections_and_classifier():
     renamed = {
         name.replace("downsample", "shortcut").replace("fc", "linear"): tensor for name, tensor in tensors.items()
     }
-    assert identify(renamed) == model.clone(zero_channels="both", stride_in="1x1", pool_alignment="torch")
+    assert identify(renamed) == model.clone(shortcut_padding="both", bottleneck_stride="1x1", stem_pool_padding="torch")
     jax.tree.map(
         np.testing.assert_array_equal,
         torch_weights.from_torch(renamed, model),

@@ -27,11 +27,11 @@ class Blur(Module):
 
 
 class Block(Module):
-    def __init__(self, inside, width, stride, bottleneck, stride_in="3x3", blur=False):
+    def __init__(self, inside, width, stride, bottleneck, bottleneck_stride="3x3", blur=False):
         super().__init__()
         sizes, out = ((1, 3, 1), 4 * width) if bottleneck else ((3, 3), width)
         channels = [inside, *[width] * (len(sizes) - 1), out]
-        strided = int(bottleneck and stride_in == "3x3")
+        strided = int(bottleneck and bottleneck_stride == "3x3")
         strides = [stride if i == strided and not blur else 1 for i in range(len(sizes))]
         self.count, self.blurred = len(sizes), strided + 1 if blur and stride == 2 else 0
         for i, size in enumerate(sizes):
@@ -57,7 +57,7 @@ class TorchResNet(Module):
     pooling, which then has no padding) make Caffe's.
     """
 
-    def __init__(self, depth, classes, stride_in="3x3", ceil_mode=False, blur=False):
+    def __init__(self, depth, classes, bottleneck_stride="3x3", ceil_mode=False, blur=False):
         super().__init__()
         self.ceil_mode, self.blur = ceil_mode, blur
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
@@ -65,7 +65,7 @@ class TorchResNet(Module):
         for stage, blocks in enumerate(DEPTHS[depth]):
             width, made = 64 * 2**stage, []
             for i in range(blocks):
-                made.append(Block(inside, width, 2 if stage and not i else 1, bottleneck, stride_in, blur))
+                made.append(Block(inside, width, 2 if stage and not i else 1, bottleneck, bottleneck_stride, blur))
                 inside = width * (4 if bottleneck else 1)
             setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
         self.fc = nn.Linear(inside, classes)

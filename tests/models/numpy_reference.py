@@ -49,7 +49,7 @@ def resnet(model, variables, images):
     def branch(tree, x, stride):
         strides = (stride, 1)
         if model.bottleneck:
-            strides = {"1x1": (stride, 1, 1), "3x3": (1, stride, 1)}[model.stride_in]
+            strides = {"1x1": (stride, 1, 1), "3x3": (1, stride, 1)}[model.bottleneck_stride]
         for i, stride_i in enumerate(strides, 1):
             x = conv_bn(tree, f"conv{i}", f"bn{i}", np.maximum(x, 0) if i > 1 else x, stride_i)
             responses.append(x)
@@ -63,7 +63,7 @@ def resnet(model, variables, images):
             return conv_bn((tree[0]["shortcut"], tree[1]["shortcut"]), "conv", "bn", x, stride)
         x = x[:, ::stride, ::stride]
         out = np.zeros((*x.shape[:3], features))
-        first = (features - x.shape[-1]) // 2 if model.zero_channels == "both" else 0
+        first = (features - x.shape[-1]) // 2 if model.shortcut_padding == "both" else 0
         out[..., first : first + x.shape[-1]] = x
         return out
 
@@ -80,7 +80,7 @@ def resnet(model, variables, images):
     responses.append(x)
     x = np.maximum(x, 0)
     if model.stem == "imagenet":
-        x = max_pool(x, model.pool_alignment)
+        x = max_pool(x, model.stem_pool_padding)
     for s, blocks in enumerate(model.stage_sizes, 1):
         stage = params[f"stage{s}"], stats[f"stage{s}"]
         x = block([tree["first"] for tree in stage], x, 1 if s == 1 else 2)

@@ -20,9 +20,9 @@ FAMILIES = {
     "all projections": models.ResNet((2, 1), (4, 8), False, "cifar", 5, "C"),
     "plain": models.ResNet((3, 2), (4, 8), False, "cifar", 5, None),
     "bottleneck": models.ResNet((2,), (4,), True, "imagenet", 5, "B"),
-    "v1.5": models.ResNet((2, 1), (4, 8), True, "imagenet", 5, "C", stride_in="3x3", pool_alignment="torch"),
+    "v1.5": models.ResNet((2, 1), (4, 8), True, "imagenet", 5, "C", bottleneck_stride="3x3", stem_pool_padding="torch"),
     "remat": models.ResNet((3, 2), (4, 8), False, "cifar", 5, "A", remat=True),
-    "unroll": models.ResNet((3, 2), (4, 8), False, "cifar", 5, "A", unroll=True, group_size=2),
+    "unroll": models.ResNet((3, 2), (4, 8), False, "cifar", 5, "A", unroll=True, bn_group_size=2),
 }
 PADDING = ((1, 1), (1, 1))
 

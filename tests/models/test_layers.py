@@ -43,25 +43,25 @@ def test_training_normalises_by_the_batch_and_keeps_unbiased_statistics(momentum
 
 def test_evaluation_normalises_by_the_running_statistics():
     variables, x = bn_variables(), activations(5)
-    y = BatchNorm(group_size=4).apply(variables, x, False)  # groups, which do not divide 5, matter in training only
+    y = BatchNorm(bn_group_size=4).apply(variables, x, False)  # groups, which do not divide 5, matter in training only
     params, old = variables["params"], variables["batch_stats"]
     expected = (x - old["mean"]) / np.sqrt(old["var"] + 1e-5) * params["scale"] + params["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_initialisation_takes_any_batch_and_leaves_the_statistics():
-    variables = BatchNorm(group_size=4).init(jax.random.key(0), activations(1), True)
+    variables = BatchNorm(bn_group_size=4).init(jax.random.key(0), activations(1), True)
     np.testing.assert_array_equal(variables["params"]["scale"], np.ones(3))
     np.testing.assert_array_equal(variables["params"]["bias"], np.zeros(3))
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.zeros(3))
     np.testing.assert_array_equal(variables["batch_stats"]["var"], np.ones(3))
 
 
-@pytest.mark.parametrize("group_size", [1, 2, 4, 12])
-def test_groups_are_batches_of_their_own(group_size):
+@pytest.mark.parametrize("bn_group_size", [1, 2, 4, 12])
+def test_groups_are_batches_of_their_own(bn_group_size):
     variables, x = bn_variables(), activations(12) * np.arange(1, 13, dtype=np.float32)[:, None, None, None]
-    y, updated = train_apply(BatchNorm(group_size=group_size), variables, x)
-    parts = [train_apply(BatchNorm(), variables, part) for part in np.split(x, 12 // group_size)]
+    y, updated = train_apply(BatchNorm(bn_group_size=bn_group_size), variables, x)
+    parts = [train_apply(BatchNorm(), variables, part) for part in np.split(x, 12 // bn_group_size)]
     np.testing.assert_allclose(y, np.concatenate([part for part, _ in parts]), rtol=1e-5, atol=1e-5)
     for name in ("mean", "var"):
         average = np.mean([stats["batch_stats"][name] for _, stats in parts], 0)
@@ -72,7 +72,7 @@ def test_groups_must_divide_the_batch():
     with pytest.raises(
         ValueError, match=r"group_size=4 does not fit 10 images: use a divisor of 10 such as 2, or None"
     ):
-        train_apply(BatchNorm(group_size=4), bn_variables(), activations(10))
+        train_apply(BatchNorm(bn_group_size=4), bn_variables(), activations(10))
 
 
 def test_a_group_is_images_of_one_device_or_all_images_of_several():
@@ -109,11 +109,11 @@ def test_constant_activations_stay_finite(constant):
     assert (updated["batch_stats"]["var"] > 0).all()
 
 
-@pytest.mark.parametrize("group_size", [2, 4])
-def test_groups_inside_devices_need_no_communication(group_size):
+@pytest.mark.parametrize("bn_group_size", [2, 4])
+def test_groups_inside_devices_need_no_communication(bn_group_size):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     split, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    bn, variables, x = BatchNorm(group_size=group_size), bn_variables(), activations(32)
+    bn, variables, x = BatchNorm(bn_group_size=bn_group_size), bn_variables(), activations(32)
     args = jax.device_put(variables, whole), jax.device_put(x, split)
     expected = train_apply(bn, variables, x)
 
@@ -135,7 +135,7 @@ def test_groups_inside_devices_need_no_communication(group_size):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
-    ("channels", "features", "zero_channels", "first"),
+    ("channels", "features", "shortcut_padding", "first"),
     [
         (16, 32, "end", 0),
         (16, 32, "both", 8),
@@ -147,13 +147,13 @@ def test_groups_inside_devices_need_no_communication(group_size):
         (4, 4, "both", 0),
     ],
 )
-def test_option_a_subsamples_and_adds_zero_channels(channels, features, zero_channels, first, stride):
+def test_option_a_subsamples_and_adds_zero_channels(channels, features, shortcut_padding, first, stride):
     x = np.random.default_rng(0).normal(size=(2, 5, 6, channels)).astype(np.float32)
     expected = np.zeros((2, -(-5 // stride), -(-6 // stride), features), np.float32)
     for i in range(expected.shape[1]):
         for j in range(expected.shape[2]):
             expected[:, i, j, first : first + channels] = x[:, stride * i, stride * j]
-    np.testing.assert_array_equal(zero_pad_shortcut(x, features, stride, zero_channels), expected)
+    np.testing.assert_array_equal(zero_pad_shortcut(x, features, stride, shortcut_padding), expected)
 
 
 def test_option_a_cannot_remove_channels():

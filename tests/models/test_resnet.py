@@ -58,15 +58,15 @@ def assert_trees_close(actual, expected, tolerance):
     ("model", "fields", "size"),
     [
         (CIFAR8, {}, (16, 13)),
-        (CIFAR8, {"zero_channels": "both", "epsilon": 0.1}, (16, 16)),
+        (CIFAR8, {"shortcut_padding": "both", "epsilon": 0.1}, (16, 16)),
         (CIFAR8, {"shortcut": "B"}, (15, 16)),
         (CIFAR8, {"shortcut": "C"}, (16, 16)),
         (CIFAR8, {"shortcut": None}, (16, 16)),
         (SMALL, {"shortcut": "C"}, (9, 8)),
         (BOTTLENECK, {}, (33, 40)),
-        (BOTTLENECK, {"stride_in": "3x3", "pool_alignment": "torch"}, (33, 40)),
-        (BOTTLENECK, {"shortcut": "C", "pool_alignment": "torch"}, (32, 45)),
-        (BOTTLENECK, {"shortcut": None, "stride_in": "3x3"}, (32, 32)),
+        (BOTTLENECK, {"bottleneck_stride": "3x3", "stem_pool_padding": "torch"}, (33, 40)),
+        (BOTTLENECK, {"shortcut": "C", "stem_pool_padding": "torch"}, (32, 45)),
+        (BOTTLENECK, {"shortcut": None, "bottleneck_stride": "3x3"}, (32, 32)),
         (BOTTLENECK, {"shortcut": "A", "widths": (16, 16, 24, 32)}, (40, 33)),
         (BOTTLENECK, {"bottleneck": False, "widths": (64, 64, 72, 80), "shortcut": "A"}, (32, 32)),
     ],
@@ -112,7 +112,7 @@ def test_training_normalises_by_the_batch_and_evaluation_image_by_image():
 def test_momentum_and_group_size_reach_the_batch_norms():
     variables, images = random_variables(SMALL), pictures(4)
 
-    logits, kept = train(SMALL.clone(group_size=2, momentum=1.0), variables, images)
+    logits, kept = train(SMALL.clone(bn_group_size=2, momentum=1.0), variables, images)
     halves = [train(SMALL.clone(momentum=0.25), variables, half) for half in np.split(images, 2)]
     assert_close(logits, np.concatenate([half for half, _ in halves]), 1e-5)
     assert_trees_close(kept["batch_stats"], variables["batch_stats"], 1e-6)
@@ -121,7 +121,7 @@ def test_momentum_and_group_size_reach_the_batch_norms():
         variables["batch_stats"],
         *(stats["batch_stats"] for _, stats in halves),
     )
-    _, replaced = train(SMALL.clone(group_size=2, momentum=0.0), variables, images)
+    _, replaced = train(SMALL.clone(bn_group_size=2, momentum=0.0), variables, images)
     assert_trees_close(replaced["batch_stats"], batch, 1e-4)
 
 
@@ -131,9 +131,9 @@ def test_momentum_and_group_size_reach_the_batch_norms():
         ("resnet18", {}, 224, (56, 28, 14, 7), (64, 128, 256, 512)),
         ("resnet34", {}, 256, (64, 32, 16, 8), (64, 128, 256, 512)),
         ("resnet50", {}, 224, (56, 28, 14, 7), (256, 512, 1024, 2048)),
-        ("resnet50", {"stride_in": "3x3"}, 640, (160, 80, 40, 20), (256, 512, 1024, 2048)),
+        ("resnet50", {"bottleneck_stride": "3x3"}, 640, (160, 80, 40, 20), (256, 512, 1024, 2048)),
         ("resnet50", {"shortcut": "A"}, 97, (24, 12, 6, 3), (256, 512, 1024, 2048)),
-        ("resnet152", {"pool_alignment": "torch"}, 97, (25, 13, 7, 4), (256, 512, 1024, 2048)),
+        ("resnet152", {"stem_pool_padding": "torch"}, 97, (25, 13, 7, 4), (256, 512, 1024, 2048)),
         ("plain34", {}, 640, (160, 80, 40, 20), (64, 128, 256, 512)),
         ("cifar_resnet110", {}, 32, (32, 16, 8), (16, 32, 64)),
         ("cifar_plain20", {}, 97, (97, 49, 25), (16, 32, 64)),
@@ -176,7 +176,7 @@ def test_a_stage_runs_alone_on_regions(train):
     assert_close(whole, maps["stage4"], 1e-5)
 
 
-@pytest.mark.parametrize("field", ["stem", "shortcut", "zero_channels", "stride_in", "pool_alignment"])
+@pytest.mark.parametrize("field", ["stem", "shortcut", "shortcut_padding", "bottleneck_stride", "stem_pool_padding"])
 def test_a_network_that_does_not_exist_cannot_be_made(field):
     with pytest.raises(ValueError, match=f"{field} is 'D', but it must be one of"):
         SMALL.clone(**{field: "D"})

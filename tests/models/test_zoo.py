@@ -32,7 +32,7 @@ def test_parameters_on_imagenet(depth, a, b, c):
     assert counts == {"A": a, "B": b, "C": c}
     assert parameters(f"plain{depth}") == a
     assert parameters(f"resnet{depth}") == b
-    assert parameters(f"resnet{depth}", stride_in="3x3") == b
+    assert parameters(f"resnet{depth}", bottleneck_stride="3x3") == b
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,11 @@ def test_names_are_those_of_the_paper():
 
 
 def test_fields_and_classes_are_passed_on():
-    model = models.create("resnet50", num_classes=3, shortcut="C", dtype=jnp.bfloat16, stride_in="3x3", group_size=32)
+    model = models.create(
+        "resnet50", num_classes=3, shortcut="C", dtype=jnp.bfloat16, bottleneck_stride="3x3", bn_group_size=32
+    )
     assert (model.num_classes, model.shortcut, model.dtype) == (3, "C", jnp.bfloat16)
-    assert (model.stride_in, model.group_size) == ("3x3", 32)
+    assert (model.bottleneck_stride, model.bn_group_size) == ("3x3", 32)
     assert (models.create("resnet50").num_classes, models.create("cifar_resnet20").num_classes) == (1000, 10)
     with pytest.raises(TypeError, match="stride_inn"):
         models.create("resnet50", stride_inn="3x3")

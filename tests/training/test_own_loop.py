@@ -11,13 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax import models, sharding
-from resnet_jax.checkpoint import Card, Checkpoints
+from resnet_jax import models
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed.mesh import make_mesh, put_batch, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.training import schedules
+from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
+from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import make_eval_step, make_train_step
 from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.metrics import Mean
@@ -67,7 +68,7 @@ def assert_equal(one, other):
 )
 @pytest.mark.parametrize("grad_accum_steps", [1, 2])
 def test_any_optimizer_of_optax_makes_its_own_updates(optimizer, grad_accum_steps):
-    model, mesh = Linear(), sharding.make_mesh(2)
+    model, mesh = Linear(), make_mesh(2)
     start = create_state(model, optimizer, 0, SHAPE, mesh)
     step = make_train_step(model, optimizer, mesh=mesh, grad_accum_steps=grad_accum_steps)
     params, opt_state = start.params, optimizer.init(start.params)
@@ -100,19 +101,22 @@ def test_a_bad_step_of_a_foreign_optimizer_changes_nothing_but_the_step():
 
 def test_sgd_takes_a_number_and_its_rate_is_found_wherever_it_stands():
     params, gradient = {"kernel": jnp.ones(2)}, {"kernel": jnp.array([1.0, -2.0])}
-    plain, scheduled = schedules.sgd(0.5), schedules.sgd(optax.constant_schedule(0.5), momentum=0.9, weight_decay=1e-4)
+    plain, scheduled = (
+        optimizers.sgd(0.5),
+        optimizers.sgd(optax.constant_schedule(0.5), momentum=0.9, weight_decay=1e-4),
+    )
     assert_equal(
         plain.update(gradient, plain.init(params), params), scheduled.update(gradient, scheduled.init(params), params)
     )
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(plain, {"kernel": True}))
-    assert schedules.learning_rate(clipped.init(params)) == 0.5
+    assert optimizers.learning_rate(clipped.init(params)) == 0.5
     slowed = optax.chain(plain, optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
     state = slowed.init(params)
     for _ in range(3):
         _, state = slowed.update(gradient, state, params, value=jnp.asarray(1.0))
-    assert schedules.learning_rate(state) in (0.25, 0.125)
-    assert schedules.learning_rate(optax.sgd(0.1).init(params)) is None
-    warm = schedules.sgd(0.5, warmup=0.1)
+    assert optimizers.learning_rate(state) in (0.25, 0.125)
+    assert optimizers.learning_rate(optax.sgd(0.1).init(params)) is None
+    warm = optimizers.sgd(0.5, warmup=0.1)
     with pytest.raises(ValueError, match="give it as update"):
         warm.update(gradient, warm.init(params), params)
 
@@ -129,7 +133,7 @@ def test_a_loss_of_ones_own_is_minimised_and_its_metrics_come_back():
     def per_target(outputs, batch):
         return squared(outputs, batch)[0], {"loss": (squared(outputs, batch)[0], outputs.size)}
 
-    model, mesh = Linear(), sharding.make_mesh(4)
+    model, mesh = Linear(), make_mesh(4)
     rng = np.random.default_rng(0)
     batch = Regression(batch_of().images, rng.normal(size=(8, 4)).astype(np.float32))
     start = jax.device_get(create_state(model, optax.sgd(1.0), 0, SHAPE, mesh))
@@ -158,12 +162,12 @@ def test_a_loss_is_given_float32():
 
 
 def test_without_weights_every_example_counts():
-    model, mesh = models.ResNet((2, 1), (4, 8), False, "cifar", 4, "A"), sharding.make_mesh(2)
-    optimizer = schedules.sgd(0.1)
+    model, mesh = models.ResNet((2, 1), (4, 8), False, "cifar", 4, "A"), make_mesh(2)
+    optimizer = optimizers.sgd(0.1)
     step = jax.jit(partial(train_step, model=model, optimizer=optimizer, mesh=mesh))
     found = []
     for weights in (None, np.ones(8, np.float32)):
-        batch = sharding.put_batch(mesh, batch_of(weights=weights))
+        batch = put_batch(mesh, batch_of(weights=weights))
         found.append(step(create_state(model, optimizer, 0, SHAPE, mesh), batch))
     assert_close(*found)
     compiled, _ = make_train_step(model, optimizer, mesh=mesh)(create_state(model, optimizer, 0, SHAPE, mesh), batch)
@@ -177,10 +181,10 @@ def test_batches_of_numpy_and_on_devices_are_the_same_and_compile_once():
         traced.append(1)
         return cross_entropy(outputs, batch)
 
-    model, mesh, optimizer = Linear(), sharding.make_mesh(4), optax.sgd(0.1)
+    model, mesh, optimizer = Linear(), make_mesh(4), optax.sgd(0.1)
     step = make_train_step(model, optimizer, loss=loss, mesh=mesh)
     batch = batch_of()
-    given = [batch, jax.device_put(batch, jax.devices()[1]), sharding.put_batch(mesh, batch)]
+    given = [batch, jax.device_put(batch, jax.devices()[1]), put_batch(mesh, batch)]
     given.append(batch._replace(labels=batch.labels.astype(np.int64)))
     results = []
     for each in given:
@@ -250,7 +254,7 @@ def test_augmentation_changes_the_batch_by_another_key_in_each_step():
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_averages_are_numpys(fsdp, tmp_path):
-    model, optimizer, mesh = Normalized(), schedules.sgd(0.5), sharding.make_mesh(2 // fsdp, fsdp)
+    model, optimizer, mesh = Normalized(), optimizers.sgd(0.5), make_mesh(2 // fsdp, fsdp)
     state = create_state(model, optimizer, 0, SHAPE, mesh, ema=True)
     expected = jax.device_get(state.variables)
     step = make_train_step(model, optimizer, mesh=mesh, skip_nonfinite=True, ema_decay=0.75)
@@ -269,9 +273,13 @@ def test_averages_are_numpys(fsdp, tmp_path):
     without, _ = make_train_step(model, optimizer, mesh=mesh)(jax.tree.map(jnp.copy, state), batch_of())
     assert_equal(without.ema, state.ema)
 
-    kept, card, preprocessing = jax.device_get(state), Card(("a", "b"), SHAPE, 7), Preprocessing(jnp.zeros((1, 1, 3)))
+    kept, metadata, preprocessing = (
+        jax.device_get(state),
+        CheckpointMetadata(("a", "b"), SHAPE, 7),
+        Preprocessing(jnp.zeros((1, 1, 3))),
+    )
     with Checkpoints(tmp_path, write=True) as checkpoints:
-        checkpoints.save(state, preprocessing, card, 4)
+        checkpoints.save(state, preprocessing, metadata, 4)
         checkpoints.wait()
         restored = checkpoints.restore(abstract_state(model, optimizer, SHAPE, mesh, ema=True), print)
     assert_equal(restored.state, kept)
@@ -282,8 +290,8 @@ def test_averages_are_numpys(fsdp, tmp_path):
 
 def test_metrics_of_evaluation_add_up_to_those_of_all_images():
     classifier = classifier_of(Normalized())
-    score = make_eval_step(classifier, loss=partial(cross_entropy, top_k=(2,)), mesh=sharding.make_mesh(2))
-    variables = jax.device_put(classifier.variables, sharding.replicated(sharding.make_mesh(2)))
+    score = make_eval_step(classifier, loss=partial(cross_entropy, top_k=(2,)), mesh=make_mesh(2))
+    variables = jax.device_put(classifier.variables, replicated(make_mesh(2)))
     batch = batch_of(size=8)
     logits = np.asarray(classifier.model.apply(classifier.variables, batch.images, train=False))
     weights = np.array([1, 1, 1, 1, 1, 0, 0, 1], np.float32)
@@ -301,8 +309,8 @@ def test_metrics_of_evaluation_add_up_to_those_of_all_images():
 
 
 def test_abstract_variables_are_those_of_a_state_without_an_optimizer():
-    mesh, model = sharding.make_mesh(1, 4), models.create("cifar_resnet8", num_classes=10)
-    state = abstract_state(model, schedules.sgd(0.1), (8, 8, 3), mesh)
+    mesh, model = make_mesh(1, 4), models.create("cifar_resnet8", num_classes=10)
+    state = abstract_state(model, optimizers.sgd(0.1), (8, 8, 3), mesh)
     assert abstract_variables(model, (8, 8, 3), mesh) == state.variables
     assert any("fsdp" in leaf.sharding.spec for leaf in jax.tree.leaves(state.params))
     assert abstract_variables(Linear(), SHAPE)["batch_stats"] == {}

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax import models, sharding
+from resnet_jax import models
 from resnet_jax.data.batch import Batch
-from resnet_jax.training import schedules
+from resnet_jax.distributed.mesh import make_mesh, put_batch
+from resnet_jax.training import optimizers
 from resnet_jax.training.state import TrainState, abstract_state, create_state, state_shardings
 from resnet_jax.training.step import train_step
 
-OPTIMIZER = schedules.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
+OPTIMIZER = optimizers.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
 BATCH = 16
 BATCH_OF_8 = (((8, 32, 32, 3), jnp.float32), ((8,), jnp.int32), ((8,), jnp.float32))
 
@@ -27,7 +28,7 @@ def batch_on(mesh, dtype=np.float64, bad=None):
     images, labels = rng.normal(size=(BATCH, 8, 8, 3)).astype(dtype), rng.integers(10, size=BATCH)
     if bad is not None:
         images[bad] = np.inf
-    return sharding.put_batch(mesh, Batch(images, labels.astype(np.int32), np.ones(BATCH, dtype)))
+    return put_batch(mesh, Batch(images, labels.astype(np.int32), np.ones(BATCH, dtype)))
 
 
 def small_model(shortcut="A", **fields):
@@ -54,12 +55,14 @@ def state_on(mesh, model, dtype=jnp.float64):
 
 
 @cache
-def updated(devices, fsdp=1, accumulate=1, **fields):
+def updated(devices, fsdp=1, grad_accum_steps=1, **fields):
     """The state after two steps in float64, and the loss of each."""
     with jax.enable_x64(True):
-        mesh = sharding.make_mesh(devices // fsdp, fsdp)
+        mesh = make_mesh(devices // fsdp, fsdp)
         model = small_model(dtype=jnp.float64, **fields)
-        step = jax.jit(partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh, accumulate=accumulate))
+        step = jax.jit(
+            partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh, grad_accum_steps=grad_accum_steps)
+        )
         state, batch, losses = state_on(mesh, model), batch_on(mesh), []
         for _ in range(2):
             state, metrics = step(state, batch)
@@ -75,18 +78,18 @@ def assert_close(one, other):
 @pytest.fixture(scope="module")
 def large():
     """Two steps of a whole batch with statistic groups of 2, on one device."""
-    return updated(1, group_size=2)
+    return updated(1, bn_group_size=2)
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(1, 8), (4, 2)])
-def test_an_accumulated_batch_is_the_whole_one_when_groups_match(large, devices, accumulate):
-    state, losses = updated(devices, accumulate=accumulate, group_size=2)
+@pytest.mark.parametrize(("devices", "grad_accum_steps"), [(1, 8), (4, 2)])
+def test_an_accumulated_batch_is_the_whole_one_when_groups_match(large, devices, grad_accum_steps):
+    state, losses = updated(devices, grad_accum_steps=grad_accum_steps, bn_group_size=2)
     np.testing.assert_allclose(losses, large[1], rtol=1e-10)
     assert_close(state, large[0])
 
 
 def test_parts_without_groups_are_the_same_on_any_number_of_devices():
-    one, four = updated(1, accumulate=4), updated(4, accumulate=4)
+    one, four = updated(1, grad_accum_steps=4), updated(4, grad_accum_steps=4)
     np.testing.assert_allclose(one[1], four[1], rtol=1e-10)
     assert_close(one[0], four[0])
     # Each part is normalised by itself.
@@ -95,13 +98,13 @@ def test_parts_without_groups_are_the_same_on_any_number_of_devices():
 
 @pytest.mark.parametrize(("devices", "group"), [(8, 8), (4, BATCH)])
 def test_a_group_that_spans_devices_is_that_of_one_device(devices, group):
-    one = updated(1, group_size=group) if group < BATCH else updated(1)
-    many = updated(devices, group_size=group)
+    one = updated(1, bn_group_size=group) if group < BATCH else updated(1)
+    many = updated(devices, bn_group_size=group)
     np.testing.assert_allclose(one[1], many[1], rtol=1e-10)
     assert_close(one[0], many[0])
 
 
-@pytest.mark.parametrize("fields", [{}, {"group_size": 2, "unroll": True, "shortcut": "C"}])
+@pytest.mark.parametrize("fields", [{}, {"bn_group_size": 2, "unroll": True, "shortcut": "C"}])
 def test_recomputed_blocks_change_nothing(fields):
     kept, recomputed = updated(1, **fields), updated(1, remat=True, **fields)
     np.testing.assert_allclose(kept[1], recomputed[1], rtol=1e-10)
@@ -110,7 +113,7 @@ def test_recomputed_blocks_change_nothing(fields):
 
 def test_bottlenecks_are_recomputed_too():
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-    plain = models.ResNet((3, 1), (4, 8), True, "cifar", 5, "B", stride_in="3x3")
+    plain = models.ResNet((3, 1), (4, 8), True, "cifar", 5, "B", bottleneck_stride="3x3")
     shapes = jax.eval_shape(partial(plain.init, train=False), jax.random.key(1), images)
     variables = random_variables(shapes, jnp.float32)
     gradients = []
@@ -128,7 +131,7 @@ def test_bottlenecks_are_recomputed_too():
 def test_recomputed_blocks_need_a_third_of_the_memory():
     # The blocks of a ResNet-110, all in one stage. ResNet-1202 takes minutes to compile twice; its figures are in the
     # README.
-    mesh = sharding.make_mesh(1)
+    mesh = make_mesh(1)
     batch = Batch(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in BATCH_OF_8))
 
     def working_memory(remat):
@@ -142,13 +145,13 @@ def test_recomputed_blocks_need_a_third_of_the_memory():
 
 @pytest.mark.parametrize("fsdp", [2, 4])
 def test_cut_parameters_train_alike(large, fsdp):
-    state, losses = updated(4, fsdp=fsdp, group_size=2)
+    state, losses = updated(4, fsdp=fsdp, bn_group_size=2)
     np.testing.assert_allclose(losses, large[1], rtol=1e-10)
     assert_close(state, large[0])
 
 
 def test_each_of_4_devices_holds_at_most_30_percent_of_parameters_and_optimizer():
-    mesh, model = sharding.make_mesh(1, 4), models.create("cifar_resnet8", num_classes=10)
+    mesh, model = make_mesh(1, 4), models.create("cifar_resnet8", num_classes=10)
     state = create_state(model, OPTIMIZER, 0, (8, 8, 3), mesh)
     # The step leaves the state where it found it.
     step = partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh)
@@ -173,7 +176,7 @@ def test_lars_is_numpys():
 
     params, gradients = ({path: rng.normal(size=shape) for path, shape in shapes.items()} for _ in range(2))
     params["rest", "b", "kernel"][2] = 0  # a layer of zeros still gets its gradient
-    optimizer = schedules.sgd(
+    optimizer = optimizers.sgd(
         optax.constant_schedule(0.5), momentum=0.9, weight_decay=0.01, decay_everything=False, trust_coefficient=0.02
     )
     with jax.enable_x64(True):
@@ -197,7 +200,7 @@ def test_lars_is_numpys():
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_bad_step_that_is_skipped_changes_nothing_but_the_step(devices):
-    mesh = sharding.make_mesh(devices)
+    mesh = make_mesh(devices)
     model = small_model()
     state = state_on(mesh, model, jnp.float32)
     step = jax.jit(partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh, skip_nonfinite=True))
@@ -226,7 +229,7 @@ class RootModel(nn.Module):
 
 
 def test_a_gradient_that_is_not_finite_is_a_bad_step_even_where_the_loss_is_finite():
-    mesh, model = sharding.make_mesh(1), RootModel()
+    mesh, model = make_mesh(1), RootModel()
     state, batch = create_state(model, OPTIMIZER, 3, (8, 8, 3), mesh), batch_on(mesh, np.float32)
     step = partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh)
     after, metrics = jax.jit(step)(state, batch)

@@ -9,22 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_run import lines_of, saved_steps, small_config, train_until
 
 from resnet_jax.data.batch import Batch
+from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
-from resnet_jax.sharding import make_mesh
-from resnet_jax.training import schedules
-from resnet_jax.training.loop import train
+from resnet_jax.runs.loop import train
+from resnet_jax.training import optimizers
 from resnet_jax.training.state import create_state
 from resnet_jax.training.step import train_step
+from small_run import lines_of, saved_steps, small_config, train_until
 
 
 class SumModel(nn.Module):
     """Logits are weights plus the image; statistics are the images' largest number, squared."""
 
     axis_name: Any = None
-    group_size: Any = None
+    bn_group_size: Any = None
 
     @nn.compact
     def __call__(self, images, train):
@@ -47,7 +47,7 @@ def rates_and_state(optimizer, pixels):
     def one(state, pixel):
         # One number for all classes changes no loss.
         state, metrics = step(state, Batch(jnp.broadcast_to(pixel, (2, 1, 1, 4)), labels, jnp.ones(2)))
-        return state, (schedules.learning_rate(state.opt_state), metrics["loss"].total, state.skipped)
+        return state, (optimizers.learning_rate(state.opt_state), metrics["loss"].total, state.skipped)
 
     return *jax.device_get(jax.jit(partial(jax.lax.scan, one))(state, jnp.array(pixels))[1]), jax.device_get(
         jax.jit(lambda state: jax.lax.scan(one, state, jnp.array(pixels))[0])(state)
@@ -55,7 +55,7 @@ def rates_and_state(optimizer, pixels):
 
 
 def test_a_drop_comes_at_its_iteration_whatever_was_skipped_before():
-    optimizer = schedules.sgd(schedules.piecewise(0.1, (3, 5), 0.1), 0.9, 0.0)
+    optimizer = optimizers.sgd(optimizers.piecewise(0.1, (3, 5), 0.1), 0.9, 0.0)
     pixels = [GOOD, NAN, GOOD, NAN, GOOD, GOOD, GOOD]
     rates, losses, skipped, state = rates_and_state(optimizer, pixels)
     # The fourth step is skipped, and still the first one of its rate.
@@ -66,20 +66,20 @@ def test_a_drop_comes_at_its_iteration_whatever_was_skipped_before():
 
 
 def test_a_ramp_goes_on_over_skipped_steps():
-    optimizer = schedules.sgd(schedules.ramped(optax.constant_schedule(0.4), 4), 0.9, 0.0)
+    optimizer = optimizers.sgd(optimizers.ramped(optax.constant_schedule(0.4), 4), 0.9, 0.0)
     rates, *_ = rates_and_state(optimizer, [GOOD, NAN, NAN, GOOD, GOOD])
     np.testing.assert_allclose(rates, [0.1, 0.2, 0.3, 0.4, 0.4], rtol=1e-6)
 
 
 def test_steps_in_a_row_are_counted():
-    optimizer = schedules.sgd(optax.constant_schedule(0.1), 0.9, 0.0)
+    optimizer = optimizers.sgd(optax.constant_schedule(0.1), 0.9, 0.0)
     _, _, skipped, _ = rates_and_state(optimizer, [NAN, NAN, GOOD, NAN, NAN, NAN])
     assert skipped.tolist() == [1, 2, 0, 1, 2, 3]
 
 
 def test_a_running_statistic_that_is_not_finite_is_a_bad_step():
     """The loss is finite, and so are the gradients."""
-    optimizer = schedules.sgd(optax.constant_schedule(0.1), 0.9, 0.0)
+    optimizer = optimizers.sgd(optax.constant_schedule(0.1), 0.9, 0.0)
     _, losses, skipped, state = rates_and_state(optimizer, [GOOD, OVERFLOW, GOOD])
     assert skipped.tolist() == [0, 1, 0]
     assert np.isnan(losses).tolist() == [False, True, False]
@@ -88,8 +88,8 @@ def test_a_running_statistic_that_is_not_finite_is_a_bad_step():
 
 @pytest.mark.parametrize("bad", [NAN, OVERFLOW])
 def test_plateau_momentum_and_warm_up_are_as_without_the_skipped_steps(bad, monkeypatch):
-    monkeypatch.setattr(schedules, "WARMUP_WINDOW", 3)
-    optimizer = schedules.sgd(
+    monkeypatch.setattr(optimizers, "WARMUP_WINDOW", 3)
+    optimizer = optimizers.sgd(
         optax.constant_schedule(0.1),
         momentum=0.9,
         weight_decay=0.01,
@@ -111,7 +111,7 @@ def test_plateau_momentum_and_warm_up_are_as_without_the_skipped_steps(bad, monk
 EXPLOSION = {
     "optimizer.boundaries": (30,),
     "optimizer.factor": 1e30,
-    "train.bad_steps": 5,
+    "train.max_skipped_steps": 5,
     "train.checkpoint_every": 1,
     "train.log_every": 1,
 }

@@ -6,16 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax import build
-from resnet_jax.checkpoint import Card, Checkpoints
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.errors import InputError
-from resnet_jax.fingerprints import all_finite
-from resnet_jax.sharding import make_mesh, replicated
+from resnet_jax.runs import build
+from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
+from resnet_jax.runs.fingerprints import all_finite
 from resnet_jax.training.state import TrainState, must_be_finite
 
-CARD = Card(("cat", "dog"), (2, 2, 3), 7)
+CARD = CheckpointMetadata(("cat", "dog"), (2, 2, 3), 7)
 
 
 def plateau():

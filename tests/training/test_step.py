@@ -8,25 +8,26 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax import models, sharding
-from resnet_jax.data import sources
+from resnet_jax import models
+from resnet_jax.data import small
 from resnet_jax.data.batch import Batch
-from resnet_jax.data.pipeline import Augmentation, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.training import schedules
+from resnet_jax.data.resident import Augmentation, DeviceSplit
+from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
+from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import compile_evaluate, compile_train_steps
 from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.state import TrainState, create_state
 from resnet_jax.training.step import train_step
 
 BATCH = 16
-OPTIMIZER = schedules.sgd(schedules.piecewise(0.1, (12,), 0.1), momentum=0.9, weight_decay=1e-4)
+OPTIMIZER = optimizers.sgd(optimizers.piecewise(0.1, (12,), 0.1), momentum=0.9, weight_decay=1e-4)
 
 
 @cache
 def initial_state(dtype):
     """On one device, for all runs: compiled once."""
-    state = create_state(small_model(), OPTIMIZER, 3, (8, 8, 1), sharding.make_mesh(1))
+    state = create_state(small_model(), OPTIMIZER, 3, (8, 8, 1), make_mesh(1))
 
     def cast(state):
         params, stats = jax.tree.map(lambda leaf: leaf.astype(dtype), (state.params, state.batch_stats))
@@ -43,10 +44,10 @@ class Run:
     """What the loop sets up, on `devices` devices, for a tiny network on the digits."""
 
     def __init__(self, devices, dtype=jnp.float32, **fields):
-        digits = sources.load("digits")
-        self.mesh = sharding.make_mesh(devices)
+        digits = small.load("digits")
+        self.mesh = make_mesh(devices)
         self.model = small_model(dtype=dtype, **fields)
-        everywhere = sharding.replicated(self.mesh)
+        everywhere = replicated(self.mesh)
         self.split = jax.device_put(DeviceSplit(digits.train.images, digits.train.labels), everywhere)
         self.test = jax.device_put(DeviceSplit(digits.test.images, digits.test.labels), everywhere)
         self.preprocessing = jax.device_put(Preprocessing(per_pixel_mean(digits.train.images)), everywhere)
@@ -172,9 +173,9 @@ def test_groups_are_per_device_statistics(group, meshes):
         )
 
         for devices in meshes:
-            run = Run(devices, jnp.float64, group_size=group)
+            run = Run(devices, jnp.float64, bn_group_size=group)
             batch = Batch(jnp.asarray(images), jnp.asarray(labels), jnp.ones(BATCH))
-            batch = jax.device_put(batch, sharding.batch_sharded(run.mesh))
+            batch = jax.device_put(batch, batch_sharded(run.mesh))
             state, metrics = jax.jit(partial(train_step, model=run.model, optimizer=OPTIMIZER, mesh=run.mesh))(
                 run.state, batch
             )
@@ -186,7 +187,7 @@ def test_groups_are_per_device_statistics(group, meshes):
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 7), (1, 500), (8, 8), (8, 112)])
 def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size):
     run, _ = runs[devices]
-    digits = sources.load("digits")
+    digits = small.load("digits")
     images = digits.test.images - per_pixel_mean(digits.train.images)
     variables = jax.device_get({"params": run.state.params, "batch_stats": run.state.batch_stats})
     logits = np.asarray(jax.jit(partial(run.model.apply, train=False))(variables, images), np.float64)
@@ -202,12 +203,12 @@ def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size)
 
 def test_a_step_in_bfloat16_with_the_imagenet_stem():
     """What accelerators train by default: gradients near those in float32, and a state that stays in float32."""
-    random, mesh = np.random.default_rng(0), sharding.make_mesh(1)
+    random, mesh = np.random.default_rng(0), make_mesh(1)
     images = jnp.asarray(random.normal(size=(8, 64, 64, 3)), jnp.float32)
     batch = Batch(images, jnp.arange(8, dtype=jnp.int32), jnp.ones(8))
     updates, losses = [], []
     for dtype in (jnp.float32, jnp.bfloat16):
-        model = models.ResNet((2, 1), (8, 16), True, "imagenet", 10, "B", group_size=4, dtype=dtype)
+        model = models.ResNet((2, 1), (8, 16), True, "imagenet", 10, "B", bn_group_size=4, dtype=dtype)
         state = create_state(model, OPTIMIZER, 3, (64, 64, 3), mesh)
         step = jax.jit(partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh))
         after, metrics = step(state, batch)

@@ -13,22 +13,23 @@ from hlo import Collective, read_collectives
 from jax import ShapeDtypeStruct
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax import models, sharding
+from resnet_jax import models
 from resnet_jax.data.batch import Batch
-from resnet_jax.data.pipeline import Augmentation, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.training import schedules
+from resnet_jax.data.resident import Augmentation, DeviceSplit
+from resnet_jax.distributed.mesh import AXES, batch_sharded, make_mesh, replicated
+from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import compile_evaluate, compile_stream_eval, compile_train_steps
 from resnet_jax.training.state import abstract_state
 
 KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
-OPTIMIZER = schedules.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
+OPTIMIZER = optimizers.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
 SIDE, BATCH, FLOAT = 8, 16, 4
 
 
 def network(group=None, shortcut="A", **fields):
     """Two stages of one block and of three, two of which are scanned."""
-    return models.ResNet((1, 3), (4, 8), False, "cifar", 5, shortcut, group_size=group, **fields)
+    return models.ResNet((1, 3), (4, 8), False, "cifar", 5, shortcut, bn_group_size=group, **fields)
 
 
 def variables_of(model):
@@ -66,14 +67,14 @@ def instructions(compiled):
     return {kind: count for kind, count in found.items() if count}
 
 
-def stream_step(model, *, fsdp=1, batch_size=BATCH, accumulate=1):
-    mesh = sharding.make_mesh(8 // fsdp, fsdp)
-    return compile_step(model, mesh, batch_size=batch_size, image_size=SIDE, accumulate=accumulate)[1]
+def stream_step(model, *, fsdp=1, batch_size=BATCH, grad_accum_steps=1):
+    mesh = make_mesh(8 // fsdp, fsdp)
+    return compile_step(model, mesh, batch_size=batch_size, image_size=SIDE, grad_accum_steps=grad_accum_steps)[1]
 
 
 def resident(mesh):
     """The shapes of a data set on the devices, and of its pre-processing."""
-    everywhere = sharding.replicated(mesh)
+    everywhere = replicated(mesh)
     images = ShapeDtypeStruct((3 * BATCH, SIDE, SIDE, 3), jnp.uint8, sharding=everywhere)
     labels = ShapeDtypeStruct((3 * BATCH,), jnp.int32, sharding=everywhere)
     mean, std = (ShapeDtypeStruct(shape, jnp.float32, sharding=everywhere) for shape in ((SIDE, SIDE, 3), (1, 1, 3)))
@@ -81,10 +82,10 @@ def resident(mesh):
 
 
 def resident_steps(model, steps):
-    mesh = sharding.make_mesh(8)
+    mesh = make_mesh(8)
     train_steps = compile_train_steps(model, OPTIMIZER, mesh, batch_size=BATCH, augmentation=Augmentation(1, True))
     state = abstract_state(model, OPTIMIZER, (SIDE, SIDE, 3), mesh)
-    seed = ShapeDtypeStruct((), jnp.uint32, sharding=sharding.replicated(mesh))
+    seed = ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
     return train_steps.lower(state, *resident(mesh), seed, steps).compile()
 
 
@@ -142,7 +143,7 @@ def test_groups_of_two_devices_reduce_among_these():
 def test_an_accumulated_batch_is_reduced_once(group, parts_communicate):
     # In bfloat16, which changes nothing: parameters and statistics are float32.
     model = network(group, dtype=jnp.bfloat16)
-    found = read_collectives(stream_step(model, batch_size=4 * BATCH, accumulate=4))
+    found = read_collectives(stream_step(model, batch_size=4 * BATCH, grad_accum_steps=4))
     # And the count of the errors, which stands in a loop where XLA does not see that it is that of the losses.
     expected = ends_with_bytes(model) + FLOAT + (4 * norm_bytes(model) if parts_communicate else 0)
     assert sum(each.bytes * count for each, count in found.items()) == expected
@@ -173,8 +174,8 @@ def test_cut_parameters_are_gathered_once_and_their_gradients_scattered():
 
 
 def test_evaluation_sends_the_totals_only():
-    mesh, model = sharding.make_mesh(8), network(group=2)
-    everywhere, cut = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+    mesh, model = make_mesh(8), network(group=2)
+    everywhere, cut = replicated(mesh), batch_sharded(mesh)
     variables = jax.tree.map(
         lambda leaf: ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), variables_of(model)
     )
@@ -198,17 +199,17 @@ def test_evaluation_sends_the_totals_only():
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize(("group", "expected"), [(None, {"all-reduce"}), (2, set()), (1, set()), (4, {"all-reduce"})])
 def test_the_forward_communicates_only_where_a_group_crosses_devices(mapped, group, expected):
-    mesh, model = sharding.make_mesh(8), network(group)
+    mesh, model = make_mesh(8), network(group)
     if mapped:
-        model = model.clone(axis_name=sharding.AXES)
+        model = model.clone(axis_name=AXES)
 
     def logits(variables, images):
         return model.apply(variables, images, train=True, mutable=["batch_stats"])[0]
 
     if mapped:
-        batch = P(sharding.AXES)
+        batch = P(AXES)
         logits = jax.shard_map(logits, mesh=mesh, in_specs=(P(), batch), out_specs=batch, check_vma=False)
-    sharded = sharding.batch_sharded(mesh)
-    forward = jax.jit(logits, in_shardings=(sharding.replicated(mesh), sharded), out_shardings=sharded)
+    sharded = batch_sharded(mesh)
+    forward = jax.jit(logits, in_shardings=(replicated(mesh), sharded), out_shardings=sharded)
     images = ShapeDtypeStruct((BATCH, SIDE, SIDE, 3), jnp.float32)
     assert set(instructions(forward.lower(variables_of(network()), images).compile())) == expected

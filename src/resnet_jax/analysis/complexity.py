@@ -164,7 +164,7 @@ def _stated(model: ResNet, image_size: int, channels: int) -> dict[str, float | 
     if (model.widths, model.num_classes, channels, model.shortcut) == ((16, 32, 64), 10, 3, "A"):
         parameters = TABLE_6_PARAMETERS.get(depth)
     usual = (model.widths, model.num_classes, channels, image_size) == ((64, 128, 256, 512), 1000, 3, 224)
-    if usual and model.stride_in == "1x1":
+    if usual and model.bottleneck_stride == "1x1":
         shortcuts = ("A", "B", None) if depth < 50 else ("B",)
         multiply_adds = TABLE_1_MULTIPLY_ADDS.get(depth) if model.shortcut in shortcuts else None
     return {"parameters": parameters, "multiply_adds": multiply_adds}

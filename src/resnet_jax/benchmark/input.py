@@ -17,16 +17,16 @@ from PIL import Image, ImageOps
 
 from resnet_jax.benchmark.rounds import in_turn, spread, written
 from resnet_jax.data.decode import UnreadableImageError
-from resnet_jax.data.encoded import Photographs
+from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.image_files import UprightFile
-from resnet_jax.data.passes import available_cores
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
+from resnet_jax.data.sequential import available_cores
 from resnet_jax.data.stream import Cropping, train_batches
 from resnet_jax.data.tiles import ImageData, TiledJpeg
 from resnet_jax.data.windows import area_window, resized_size
-from resnet_jax.environment import describe_environment
+from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.errors import InputError
-from resnet_jax.terminal import table
+from resnet_jax.runs.terminal import table
 
 CROPS = ("scale", "area")
 
@@ -67,7 +67,7 @@ def input_benchmark(
     `make_loaders` alternate.
 
     Args:
-      dataset, data_dir: see `open_photographs`; the training split is read, in random order, again and again.
+      dataset, data_dir: see `open_images`; the training split is read, in random order, again and again.
       crop: "scale" or "area", see `stream.Cropping`.
       batch_size: images in a batch of the stream.
       workers: processes of the stream, one loader for each number; 0 are threads on all cores.
@@ -90,7 +90,7 @@ def input_benchmark(
         raise InputError(f"seconds is {seconds:g}, but it must be more than 0")
     if any(number < 0 for number in workers):
         raise InputError(f"workers is {min(workers)}, but it must be at least 0")
-    photographs = open_photographs(dataset, data_dir).train
+    photographs = open_images(dataset, data_dir).train
     return {
         "environment": describe_environment(),
         "arguments": arguments,
@@ -99,7 +99,7 @@ def input_benchmark(
     }
 
 
-def make_loaders(photographs: Photographs, crop: str, batch_size: int, workers: Sequence[int]) -> list[Loader]:
+def make_loaders(photographs: ImageSource, crop: str, batch_size: int, workers: Sequence[int]) -> list[Loader]:
     """What is compared: a plain loader with Pillow in one thread, reading of windows in one thread, and the stream of
     training for each number of workers.
     """
@@ -137,7 +137,7 @@ def pillow_window(cropping: Cropping, data: ImageData, random: np.random.Generat
 
 
 def _one_thread(
-    photographs: Photographs, read: Callable[[ImageData, np.random.Generator], np.ndarray]
+    photographs: ImageSource, read: Callable[[ImageData, np.random.Generator], np.ndarray]
 ) -> Callable[[float], Round]:
     random = np.random.default_rng(0)
     order = itertools.cycle(random.permutation(len(photographs)).tolist())
@@ -160,7 +160,7 @@ def _one_thread(
 
 
 def _stream(
-    photographs: Photographs, cropping: Cropping, batch_size: int, workers: int, cores: int
+    photographs: ImageSource, cropping: Cropping, batch_size: int, workers: int, cores: int
 ) -> Callable[[float], Round]:
     def run(seconds: float) -> Round:
         # Anew for each round: what a stream reads ahead while others are measured would slow these and speed it up.

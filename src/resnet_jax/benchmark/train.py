@@ -12,17 +12,18 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from resnet_jax import models, rng, sharding
+from resnet_jax import models, rng
 from resnet_jax.analysis import summary
 from resnet_jax.benchmark.rounds import in_turn, spread, written
 from resnet_jax.data.batch import Batch
-from resnet_jax.data.pipeline import Augmentation, DeviceSplit
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.environment import describe_environment
+from resnet_jax.data.resident import Augmentation, DeviceSplit
+from resnet_jax.distributed.machine import describe_environment
+from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
-from resnet_jax.terminal import table
-from resnet_jax.training import schedules
+from resnet_jax.runs.terminal import table
+from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import compile_train_steps
 from resnet_jax.training.state import create_state
 from resnet_jax.training.step import train_step
@@ -106,8 +107,8 @@ def train_benchmark(
     except ValueError as error:
         raise InputError(str(error)) from error
     size = image_size or (224 if network.stem == "imagenet" else 32)
-    mesh = sharding.make_mesh()
-    sharding.check_divides(mesh, batch_size, "batch_size")
+    mesh = make_mesh()
+    check_divides(mesh, batch_size, "batch_size")
     cost = summary(network, size)["multiply_adds"]
 
     runs, once = [], []
@@ -148,7 +149,7 @@ def _prepare(
     A round gives its seconds and the last loss. Its dispatches queue up, as they do in training.
     """
     model = variant.network(network)
-    optimizer = schedules.sgd(optax.constant_schedule(0.01), momentum=0.9, weight_decay=1e-4)
+    optimizer = optimizers.sgd(optax.constant_schedule(0.01), momentum=0.9, weight_decay=1e-4)
     image_shape = (image_size, image_size, 3)
     per_dispatch = steps if variant.scan_steps else 1
 
@@ -185,12 +186,12 @@ def _prepare(
 def _synthetic(model: nn.Module, optimizer: Any, mesh: Mesh, batch_size: int, shape: Sequence[int]) -> tuple[Any, Any]:
     """A function `(state, batch, steps) -> (state, metrics)`, and one batch of noise."""
 
-    @partial(jax.jit, out_shardings=sharding.batch_sharded(mesh))
+    @partial(jax.jit, out_shardings=batch_sharded(mesh))
     def make_batch():
         images = jax.random.normal(rng.stream(0, "images"), (batch_size, *shape))
         return Batch(images, jnp.arange(batch_size) % 10, jnp.ones(batch_size))
 
-    @partial(jax.jit, static_argnums=2, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    @partial(jax.jit, static_argnums=2, donate_argnums=0, out_shardings=replicated(mesh))
     def train_steps(state, batch, steps):
         def step(state, _):
             return train_step(state, batch, model=model, optimizer=optimizer, mesh=mesh)
@@ -208,7 +209,7 @@ def _on_device(model: nn.Module, optimizer: Any, mesh: Mesh, batch_size: int, sh
     split = DeviceSplit(images, np.arange(count, dtype=np.int32) % 10)  # pyright: ignore[reportArgumentType]
     preprocessing = Preprocessing(per_pixel_mean(images))  # pyright: ignore[reportArgumentType]
     train_steps = compile_train_steps(model, optimizer, mesh, batch_size=batch_size, augmentation=Augmentation(4, True))
-    return train_steps, jax.device_put((split, preprocessing, np.uint32(0)), sharding.replicated(mesh))
+    return train_steps, jax.device_put((split, preprocessing, np.uint32(0)), replicated(mesh))
 
 
 INPUTS = {"device": _on_device, "synthetic": _synthetic}

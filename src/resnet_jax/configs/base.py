@@ -22,7 +22,7 @@ def cifar_family(variant: str) -> str:
 
 
 def get_config() -> Config:
-    """A config of all fields; a field whose value is None is derived from others in `resnet_jax.build`."""
+    """A config of all fields; a field whose value is None is derived from others in `resnet_jax.runs.build`."""
     return ConfigDict(
         {
             # Initial parameters, order of the images and augmentation depend on the seed and on nothing else.
@@ -34,11 +34,11 @@ def get_config() -> Config:
                 # "A" zero padding, "B" projection where dimensions grow, "C" all projections. A plain net has none.
                 "shortcut": "A",
                 # Where option A puts its zero channels: "end", or "both" for half before and half after.
-                "zero_channels": "end",
+                "shortcut_padding": "end",
                 # Which convolution of a bottleneck has the stride: "1x1" (the paper's release) or "3x3" (v1.5).
-                "stride_in": "1x1",
+                "bottleneck_stride": "1x1",
                 # Of the ImageNet stem's pooling: "caffe" (the paper's release) or "torch".
-                "pool_alignment": "caffe",
+                "stem_pool_padding": "caffe",
                 # The last batch norm of each residual branch begins with a scale of 0 instead of 1, so that each block
                 # begins as its shortcut (1706.02677, section 5.1; so named by torchvision and timm).
                 "zero_init_residual": False,
@@ -46,7 +46,7 @@ def get_config() -> Config:
                 "batch_norm_epsilon": 1e-5,
                 # Images that share batch-norm statistics; None ("none" on the command line) is the whole batch. The
                 # paper's two GPUs had 64 each.
-                "group_size": placeholder(int),
+                "bn_group_size": placeholder(int),
                 # Of the computation: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
                 "dtype": "float32",
                 # Computes each block again in the backward pass instead of keeping what is inside it.
@@ -69,13 +69,13 @@ def get_config() -> Config:
             # How photographs become the network's images; the defaults are the paper's (section 3.4).
             "stream": {
                 # Of the window that the network sees, in pixels.
-                "side": 224,
-                # "scale": the shorter side is drawn from `scales`, then a window is cut. "area": 8 to 100 % of the area
+                "image_size": 224,
+                # "random_scale": the shorter side is drawn from `scales`, then a window is cut. "random_resized_crop": 8 to 100 % of the area
                 # at an aspect of 3/4 to 4/3, resized: the common random resized crop.
-                "crop": "scale",
+                "crop": "random_scale",
                 "scales": (256, 480),
                 # What the shorter side becomes in evaluation, before the centre is cut out.
-                "shorter_side": 256,
+                "resize_size": 256,
                 # Of evaluation, "bilinear" or "bicubic"; the paper does not say. Training windows are interpolated
                 # linearly.
                 "interpolation": "bilinear",
@@ -86,11 +86,11 @@ def get_config() -> Config:
                 # "rgb", or "bgr" as the paper's release.
                 "channel_order": "rgb",
                 # Standard deviation of AlexNet's colour noise, in eigenvalues; 0 is none.
-                "color_noise": 0.1,
+                "pca_lighting_std": 0.1,
                 # Processes that decode. None: all cores but one, or none on fewer than four cores.
-                "workers": placeholder(int),
+                "num_workers": placeholder(int),
                 # The share of photographs that may be damaged before the run stops.
-                "damaged_share": 0.01,
+                "max_corrupt_fraction": 0.01,
             },
             "optimizer": {
                 "learning_rate": 0.1,
@@ -111,11 +111,11 @@ def get_config() -> Config:
                 "patience": 10,
                 # The rate until the training error is below 80 %. None: 0.01 from 110 layers on (n = 18), else 0, which
                 # is no warm-up.
-                "warmup_learning_rate": placeholder(float),
+                "constant_warmup": placeholder(float),
                 # Iterations over which the rate rises linearly, for large batches, and the rate that it rises from.
                 # None: from 0, of which the first iteration is one step away.
-                "ramp_iterations": 0,
-                "ramp_learning_rate": placeholder(float),
+                "warmup_steps": 0,
+                "warmup_start": placeholder(float),
                 # LARS (1708.03888), for batches of more than 8,192 images: the step of each kernel is this part of its
                 # norm, times the rate; 0.001 there. None is the paper's plain SGD.
                 "trust_coefficient": placeholder(float),
@@ -123,8 +123,8 @@ def get_config() -> Config:
             "train": {
                 "batch_size": 128,
                 # Parts that a batch is cut into, one after another, for batches that the devices cannot hold at once.
-                # The result is the same where `model.group_size` is; else a part is a statistic group.
-                "accumulate": 1,
+                # The result is the same where `model.bn_group_size` is; else a part is a statistic group.
+                "grad_accum_steps": 1,
                 "iterations": 64_000,
                 # Iterations in one dispatch and between two lines of metrics.jsonl.
                 "log_every": 100,
@@ -136,7 +136,7 @@ def get_config() -> Config:
                 "keep_every": placeholder(int),
                 # Steps in a row that are left out when the loss or a gradient is not finite, before the run stops;
                 # with 0 it stops at the first one.
-                "bad_steps": 0,
+                "max_skipped_steps": 0,
             },
             "eval": {"batch_size": 512},
             # The devices, data x fsdp, share a batch. Those along fsdp also share one copy of the parameters and of the

@@ -17,8 +17,10 @@ def get_config() -> Config:
     config = base.get_config()
     config.model.update(family="resnet", depth=18, shortcut="B", dtype="auto")
     config.dataset.name = "folder"
-    config.stream.update(crop="area", normalization="channels", color_noise=0.0, damaged_share=0.05)
-    config.optimizer.update(learning_rate=0.05, ramp_iterations=100)
+    config.stream.update(
+        crop="random_resized_crop", normalization="channels", pca_lighting_std=0.0, max_corrupt_fraction=0.05
+    )
+    config.optimizer.update(learning_rate=0.05, warmup_steps=100)
     config.train.update(batch_size=64, iterations=3_000, log_every=20, eval_every=200, checkpoint_every=200)
     config.eval.batch_size = 64
     return config

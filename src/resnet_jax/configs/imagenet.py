@@ -21,7 +21,7 @@ def get_config(variant: str = "") -> Config:
         raise InputError(f"there is no variant {variant!r} of this config: it has ':plain'")
     config = base.get_config()
     # The paper's eight GPUs normalised 32 images each.
-    config.model.update(family=families[variant], depth=50, shortcut="B", group_size=32, dtype="auto")
+    config.model.update(family=families[variant], depth=50, shortcut="B", bn_group_size=32, dtype="auto")
     config.dataset.name = "imagenet2012"
     config.optimizer.boundaries = (150_000, 300_000)
     config.train.update(batch_size=256, iterations=600_000, log_every=100, eval_every=5_000, checkpoint_every=5_000)

@@ -23,8 +23,8 @@ def get_config(variant: str = "") -> Config:
     if variant not in ("", "large_batch"):
         raise InputError(f"there is no variant {variant!r} of this config: it has ':large_batch'")
     config = imagenet.get_config()
-    config.model.update(stride_in="3x3", pool_alignment="torch")
-    config.stream.update(crop="area", normalization="channels", color_noise=0.0)
+    config.model.update(bottleneck_stride="3x3", stem_pool_padding="torch")
+    config.stream.update(crop="random_resized_crop", normalization="channels", pca_lighting_std=0.0)
     config.train.update(eval_every=5_000, checkpoint_every=5_000)
     if variant == "large_batch":
         config.train.update(batch_size=8_192, eval_every=500, checkpoint_every=500)
@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> Config:
     config.optimizer.boundaries = (1 / 3, 2 / 3)
     if variant == "large_batch":
         config.optimizer.boundaries = (1 / 3, 2 / 3, 8 / 9)
-        config.optimizer.ramp_iterations = 5 * _TRAIN_IMAGES // batch_size
-        config.optimizer.update(ramp_learning_rate=0.1, momentum_form="torch", decay="kernels")
+        config.optimizer.warmup_steps = 5 * _TRAIN_IMAGES // batch_size
+        config.optimizer.update(warmup_start=0.1, momentum_form="torch", decay="kernels")
         config.model.zero_init_residual = True
     return config

@@ -16,9 +16,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Imported when they are asked for: the command line lists its commands without JAX.
     from resnet_jax.data.batch import Batch
-    from resnet_jax.data.photographs import image_folder
+    from resnet_jax.data.images import image_folder
     from resnet_jax.data.preprocessing import Preprocessing
-    from resnet_jax.data.sources import load as load_small
+    from resnet_jax.data.small import load as load_small
 
     return {"Batch": Batch, "Preprocessing": Preprocessing, "image_folder": image_folder, "load_small": load_small}[
         name

@@ -42,7 +42,7 @@ _EIGENVECTORS = np.array(
 )
 
 
-def color_noise(key: jax.Array, images: jax.Array, scale: float) -> jax.Array:
+def pca_lighting(key: jax.Array, images: jax.Array, scale: float) -> jax.Array:
     """AlexNet's colour augmentation (paper section 3.4): one colour, drawn for each image, is added to all its pixels.
 
     The colour is the sum of the principal components of ImageNet's colours, each times its eigenvalue and a draw from
@@ -61,7 +61,7 @@ def color_noise(key: jax.Array, images: jax.Array, scale: float) -> jax.Array:
     return images.astype(jnp.float32) + 255 * shift[:, None, None]
 
 
-def augment_photographs(
+def augment_images(
     key: jax.Array, images: jax.Array, preprocessing: Preprocessing, noise: float, mirrored: bool
 ) -> jax.Array:
     """What is left of the paper's ImageNet augmentation (section 3.4) when the windows are cut: colour noise,
@@ -73,10 +73,10 @@ def augment_photographs(
       key: of this batch; the draws do not depend on how the batch is sharded.
       images: (batch, height, width, 3) uint8, RGB.
       preprocessing: of the run.
-      noise: see `color_noise`; 0 for none.
+      noise: see `pca_lighting`; 0 for none.
       mirrored: whether half of the images are mirrored.
     """
     noise_key, mirror_key = jax.random.split(key)
-    noisy = color_noise(noise_key, images, noise) if noise else images
+    noisy = pca_lighting(noise_key, images, noise) if noise else images
     ready = preprocessing(noisy)
     return mirror(mirror_key, ready) if mirrored else ready

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     weights: jax.Array | np.ndarray | None = None
 
 
-def batch_rows(seed: int | jax.Array, step: int | jax.Array, batch_size: int, count: int) -> jax.Array:
+def batch_indices(seed: int | jax.Array, step: int | jax.Array, batch_size: int, count: int) -> jax.Array:
     """Which of `count` examples a step's batch holds: (batch_size,) int32.
 
     Raises:

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.decode import UnreadableImageError, decode, resample
-from resnet_jax.data.encoded import SPLITS, Photograph, PhotographDataset, Photographs
-from resnet_jax.data.folders import FolderPhotographs
+from resnet_jax.data.encoded import SPLITS, EncodedImage, ImageDataset, ImageSource
+from resnet_jax.data.folders import FolderImages
 from resnet_jax.data.image_files import UprightFile, orientation
-from resnet_jax.data.passes import in_threads
+from resnet_jax.data.sequential import in_threads
 from resnet_jax.data.tiles import ImageData, TiledJpeg, encode_tiles
 from resnet_jax.data.windows import Box, resized_size
 from resnet_jax.errors import InputError, Progress, no_progress
@@ -65,7 +65,7 @@ def _shard_file(folder: str | Path, split: str, shard: int) -> Path:
 
 
 @dataclass(frozen=True)
-class CachedPhotographs:
+class CachedImages:
     """A split of a cache.
 
     Attributes:
@@ -83,7 +83,7 @@ class CachedPhotographs:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Photograph:
+    def __getitem__(self, index: int) -> EncodedImage:
         # Workers get two names and two numbers, and map the files themselves.
         row = _index(Path(self.root, f"{self.split}.npy"), self.version)[index]
         shard = _mapped(_shard_file(self.root, self.split, int(row["shard"])), self.version)
@@ -94,7 +94,7 @@ class CachedPhotographs:
         else:
             pixels = np.frombuffer(shard, np.uint8, size, begin)
             data = pixels.reshape(int(row["height"]), int(row["width"]), 3)
-        return Photograph(data, int(row["label"]), os.fsdecode(row["name"]))
+        return EncodedImage(data, int(row["label"]), os.fsdecode(row["name"]))
 
 
 @functools.cache
@@ -110,7 +110,7 @@ def _mapped(path: Path, version: int) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def open_cache(root: Path) -> PhotographDataset:
+def open_cache(root: Path) -> ImageDataset:
     """A cache that `write_cache` wrote.
 
     Raises:
@@ -124,7 +124,7 @@ def open_cache(root: Path) -> PhotographDataset:
         ) from error
     settings = about["settings"]
     if not about["complete"]:
-        given = ("dataset", "form", "shorter_side", "quality")
+        given = ("dataset", "form", "resize_size", "quality")
         options = " ".join(f"--{name}={settings[name]}" for name in given if settings.get(name))
         raise InputError(
             f"the cache in {root} is not complete: go on with resnet-jax prepare cache {options} --output={root} and "
@@ -137,37 +137,37 @@ def open_cache(root: Path) -> PhotographDataset:
             raise InputError(f"{path} should have {size} bytes and has {there}: copy the cache once more")
     # Absolute: the files stay mapped, and another folder may come to be meant by the same words.
     where, version = str(root.absolute()), (root / "cache.json").stat().st_mtime_ns
-    train, validation = (CachedPhotographs(where, split, about["photographs"][split], version) for split in SPLITS)
+    train, validation = (CachedImages(where, split, about["photographs"][split], version) for split in SPLITS)
     crc = zlib.crc32(json.dumps([settings, about["photographs"]], sort_keys=True).encode())
-    return PhotographDataset("cache", train, validation, tuple(about["class_names"]), crc, settings["shorter_side"])
+    return ImageDataset("cache", train, validation, tuple(about["class_names"]), crc, settings["resize_size"])
 
 
 def write_cache(
-    source: PhotographDataset,
+    source: ImageDataset,
     folder: Path,
     *,
     form: str = "raw",
-    shorter_side: int | None = None,
+    resize_size: int | None = None,
     quality: int = 95,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     progress: Progress = no_progress,
 ) -> None:
     """Writes both splits of a data set as a cache, on all cores; the same call goes on where an earlier one was killed.
 
-    A photograph whose shorter side is longer than `shorter_side` is resized to it, antialiased and bicubic; no
+    A photograph whose shorter side is longer than `resize_size` is resized to it, antialiased and bicubic; no
     photograph grows. Those of a folder are turned as their EXIF orientation says, unless they are ImageNet's (see
-    `open_photographs`); the orientation itself is not kept. Damaged photographs are left out, and named.
+    `open_images`); the orientation itself is not kept. Damaged photographs are left out, and named.
 
     Args:
       source: the photographs.
       folder: of the cache: new, empty, or that of an earlier call with the same arguments.
       form: "raw": pixels, uint8 RGB. ImageNet at 256 takes about 340 GB, and reading it is hardly more than resizing.
         "jpeg": JPEGs in tiles (see `data.tiles`), 1 % larger than ImageNet's own files.
-      shorter_side: in pixels; None is 256 for "raw", and the size that they have for "jpeg". The paper draws scales up
+      resize_size: in pixels; None is 256 for "raw", and the size that they have for "jpeg". The paper draws scales up
         to 480: what is kept smaller than that is enlarged for them.
       quality: of "jpeg", for photographs that are resized or turned, or were no JPEG. Others keep their quantisation;
         ImageNet's then change by 0.06 grey levels on average (measured).
-      say: is given a line about the space needed, and about each damaged photograph.
+      log: is given a line about the space needed, and about each damaged photograph.
       progress: shows how far each split is.
 
     Raises:
@@ -175,27 +175,27 @@ def write_cache(
     """
     if form not in FORMS:
         raise InputError(f"--form is {form!r}, but it must be one of {', '.join(FORMS)}")
-    if shorter_side is not None and shorter_side < 1:
-        raise InputError(f"--shorter_side is {shorter_side}, but it must be at least 1")
+    if resize_size is not None and resize_size < 1:
+        raise InputError(f"--shorter_side is {resize_size}, but it must be at least 1")
     if not 1 <= quality <= 100:
         raise InputError(f"--quality is {quality}, but it must be from 1 to 100")
-    shorter_side = shorter_side or (256 if form == "raw" else None)
+    resize_size = resize_size or (256 if form == "raw" else None)
     folder = expanded(folder, "--output")
     settings: dict[str, Any] = {"dataset": source.name, "source_crc": source.crc, "form": form}
-    settings["shorter_side"] = shorter_side
-    if isinstance(source.train, FolderPhotographs) and source.train.upright:
+    settings["resize_size"] = resize_size
+    if isinstance(source.train, FolderImages) and source.train.upright:
         settings["orientation"] = "upright"
     if form == "jpeg":
         settings["quality"] = quality
     if _claim(folder, settings):
-        say(f"the cache in {folder} is complete")
+        log(f"the cache in {folder} is complete")
         return
-    encode = functools.partial(_encode, form=form, shorter_side=shorter_side, quality=quality)
+    encode = functools.partial(_encode, form=form, resize_size=resize_size, quality=quality)
     splits = {split: getattr(source, split) for split in SPLITS}
-    _check_space(folder, splits, encode, say)
+    _check_space(folder, splits, encode, log)
     for split, photographs in splits.items():
-        _write_split(folder, split, photographs, encode, say, progress)
-    _finish(folder, splits, {"settings": settings, "class_names": source.class_names}, say)
+        _write_split(folder, split, photographs, encode, log, progress)
+    _finish(folder, splits, {"settings": settings, "class_names": source.class_names}, log)
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> bool:
@@ -222,7 +222,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> bool:
     return present["complete"]
 
 
-def _encode(data: ImageData, form: str, shorter_side: int | None, quality: int) -> _Kept:
+def _encode(data: ImageData, form: str, resize_size: int | None, quality: int) -> _Kept:
     """What the cache keeps of a photograph.
 
     Raises:
@@ -231,8 +231,8 @@ def _encode(data: ImageData, form: str, shorter_side: int | None, quality: int) 
     image = decode(data)
     height, width, _ = image.shape
     original = None if isinstance(data, np.ndarray) else data.data if isinstance(data, TiledJpeg) else data
-    if shorter_side is not None and min(height, width) > shorter_side:
-        image = resample(image, Box(0, 0, width, height), resized_size(height, width, shorter_side), "bicubic")
+    if resize_size is not None and min(height, width) > resize_size:
+        image = resample(image, Box(0, 0, width, height), resized_size(height, width, resize_size), "bicubic")
         original = None
     if isinstance(original, UprightFile) and orientation(original) != 1:
         original = None  # its quantisation is of the image as it lay
@@ -244,7 +244,7 @@ def _encode(data: ImageData, form: str, shorter_side: int | None, quality: int) 
     return tiles.tobytes() + file, (len(tiles), 0, 0)
 
 
-def _check_space(folder: Path, splits: Mapping[str, Photographs], encode: _Encode, say: Callable[[str], None]) -> None:
+def _check_space(folder: Path, splits: Mapping[str, ImageSource], encode: _Encode, log: Callable[[str], None]) -> None:
     """Says how much space the photographs need that are not written yet, and refuses when there is less."""
     train = splits["train"]
 
@@ -261,14 +261,14 @@ def _check_space(folder: Path, splits: Mapping[str, Photographs], encode: _Encod
     about = f"{missing} photographs take about {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free"
     if needed > free:
         raise InputError(f"{about}: use another --output, a smaller --shorter_side or --form=jpeg")
-    say(about)
+    log(about)
 
 
 def _rows_file(folder: Path, split: str, shard: int) -> Path:
     return _shard_file(folder, split, shard).with_suffix(".npy")
 
 
-def _missing(folder: Path, split: str, photographs: Photographs) -> dict[int, range]:
+def _missing(folder: Path, split: str, photographs: ImageSource) -> dict[int, range]:
     """The files that are not written yet, with the indices of their photographs."""
     every = range(len(photographs))
     shards = range(-(-len(photographs) // _SHARD))
@@ -277,14 +277,14 @@ def _missing(folder: Path, split: str, photographs: Photographs) -> dict[int, ra
 
 
 def _write_split(
-    folder: Path, split: str, photographs: Photographs, encode: _Encode, say: Callable[[str], None], progress: Progress
+    folder: Path, split: str, photographs: ImageSource, encode: _Encode, log: Callable[[str], None], progress: Progress
 ) -> None:
-    def read(index: int) -> tuple[Photograph, _Kept | None]:
+    def read(index: int) -> tuple[EncodedImage, _Kept | None]:
         photograph = photographs[index]
         try:
             return photograph, encode(photograph.data)
         except UnreadableImageError as error:
-            say(f"{photograph.name} is damaged ({error}): it is left out")
+            log(f"{photograph.name} is damaged ({error}): it is left out")
             return photograph, None
 
     missing = _missing(folder, split, photographs)
@@ -305,7 +305,7 @@ def _write_split(
             np.save(file, np.array(rows, [*_ROW, ("name", f"S{longest}")]))
 
 
-def _finish(folder: Path, splits: Mapping[str, Photographs], about: dict[str, Any], say: Callable[[str], None]) -> None:
+def _finish(folder: Path, splits: Mapping[str, ImageSource], about: dict[str, Any], log: Callable[[str], None]) -> None:
     """Joins the rows of all files, and marks the cache as complete."""
     files, counts, damaged = {}, {}, []
     for split, photographs in splits.items():
@@ -323,24 +323,24 @@ def _finish(folder: Path, splits: Mapping[str, Photographs], about: dict[str, An
     about |= {"complete": True, "photographs": counts, "bytes": sum(files.values()), "files": files}
     about |= {"damaged_count": len(damaged), "damaged": damaged}
     write_whole(folder / "cache.json", json.dumps(about, indent=2))
-    say(
+    log(
         f"{sum(counts.values())} photographs in {folder}, {about['bytes'] / 1e9:,.2f} GB; "
         f"{len(damaged)} damaged ones are left out"
     )
 
 
-def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], say: Callable[[str], None]) -> None:
+def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], log: Callable[[str], None]) -> None:
     """Says so where a cache keeps photographs smaller than they are going to be shown.
 
     Args:
       kept: see `PhotographDataset.shorter_side`.
       wanted: the shorter sides in pixels that whole photographs are to have, by what wants them.
-      say: is given the line.
+      log: is given the line.
     """
     if kept is None or max(wanted.values()) <= kept:
         return
     listing = " and ".join(f"{what} up to {side:.0f}" for what, side in wanted.items() if side > kept)
-    say(
+    log(
         f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will be "
         f"blurred (prepare cache --shorter_side={max(wanted.values()):.0f} keeps as many)"
     )

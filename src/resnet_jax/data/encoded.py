@@ -10,7 +10,7 @@ from resnet_jax.errors import InputError
 SPLITS = ("train", "validation")
 
 
-class Photograph(NamedTuple):
+class EncodedImage(NamedTuple):
     """An image that is not decoded yet.
 
     Attributes:
@@ -25,16 +25,16 @@ class Photograph(NamedTuple):
     name: str
 
 
-class Photographs(Protocol):
+class ImageSource(Protocol):
     """Photographs by their index; workers get a copy of it, so it can be pickled."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Photograph: ...
+    def __getitem__(self, index: int) -> EncodedImage: ...
 
 
 @dataclass(frozen=True)
-class PhotographDataset:
+class ImageDataset:
     """The splits of a data set.
 
     Attributes:
@@ -43,15 +43,15 @@ class PhotographDataset:
       class_names: in the order of the labels.
       crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files; another data set
         gives another one. Nobody reads a million files to notice that one was replaced under its name.
-      shorter_side: of a cache, what photographs were resized to where they were larger, in pixels; or None.
+      resize_size: of a cache, what photographs were resized to where they were larger, in pixels; or None.
     """
 
     name: str
-    train: Photographs
-    validation: Photographs
+    train: ImageSource
+    validation: ImageSource
     class_names: tuple[str, ...]
     crc: int
-    shorter_side: int | None = None
+    resize_size: int | None = None
 
 
 def read_file(path: Path) -> bytes:

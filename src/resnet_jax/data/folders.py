@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnet_jax.data.encoded import Photograph, PhotographDataset, read_file
+from resnet_jax.data.encoded import EncodedImage, ImageDataset, read_file
 from resnet_jax.data.image_files import HEIF_SUFFIXES, UprightFile, suffixes
 from resnet_jax.errors import InputError
 
@@ -144,7 +144,7 @@ def reasons(passed: Sequence[tuple[str, str]]) -> str:
 
 
 @dataclass(frozen=True)
-class FolderPhotographs:
+class FolderImages:
     """Image files under one folder.
 
     Attributes:
@@ -162,16 +162,16 @@ class FolderPhotographs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Photograph:
+    def __getitem__(self, index: int) -> EncodedImage:
         name = os.fsdecode(self.files[index])
         data = read_file(Path(self.root, name))
         # A name in another encoding than UTF-8 could not be printed.
         shown = os.fsencode(name).decode(errors="replace")
-        return Photograph(UprightFile(data) if self.upright else data, int(self.labels[index]), shown)
+        return EncodedImage(UprightFile(data) if self.upright else data, int(self.labels[index]), shown)
 
 
-def open_folder(root: Path, say: Callable[[str], None]) -> PhotographDataset:
-    """A folder as a data set, see `photographs.open_photographs`; `say` is given a line about each split in which files
+def open_folder(root: Path, log: Callable[[str], None]) -> ImageDataset:
+    """A folder as a data set, see `photographs.open_photographs`; `log` is given a line about each split in which files
     are passed over.
 
     Raises:
@@ -189,12 +189,12 @@ def open_folder(root: Path, say: Callable[[str], None]) -> PhotographDataset:
             "what a network is tested on, it must have been trained on"
         )
     upright = not all(re.fullmatch(r"n\d{8}", name) for name in class_names)
-    train = _split(root, "train", list(classes.values()), upright, say)
-    validation = _split(root, "val", [tested.get(name, []) for name in classes], upright, say)
+    train = _split(root, "train", list(classes.values()), upright, log)
+    validation = _split(root, "val", [tested.get(name, []) for name in classes], upright, log)
     crc = 0
     for split in (train, validation):
         crc = zlib.crc32(split.labels.tobytes(), zlib.crc32(split.files.tobytes(), crc))
-    return PhotographDataset("folder", train, validation, class_names, crc)
+    return ImageDataset("folder", train, validation, class_names, crc)
 
 
 def same_name(name: str) -> str:
@@ -227,8 +227,8 @@ def _classes(folder: Path) -> dict[str, list[str]]:
 
 
 def _split(
-    root: Path, split: str, classes: Sequence[Sequence[str]], upright: bool, say: Callable[[str], None]
-) -> FolderPhotographs:
+    root: Path, split: str, classes: Sequence[Sequence[str]], upright: bool, log: Callable[[str], None]
+) -> FolderImages:
     files, labels, passed = [], [], []
     for label, names in enumerate(classes):
         found, ignored = [], []
@@ -249,8 +249,8 @@ def _split(
     if not files:
         raise InputError(f"{root / split} {NO_IMAGES}{_but(passed)}")
     if passed:
-        say(f"{root / split}: passed over: {reasons(passed)}")
-    return FolderPhotographs(str(root), np.array(files), np.array(labels, np.int32), upright)
+        log(f"{root / split}: passed over: {reasons(passed)}")
+    return FolderImages(str(root), np.array(files), np.array(labels, np.int32), upright)
 
 
 def _but(passed: Sequence[tuple[str, str]]) -> str:

@@ -19,7 +19,7 @@ class Preprocessing:
       mean: subtracted from the 0 to 255 pixels; (height, width, channels) or (1, 1, channels), float32.
       std: divides what is left; (1, 1, channels), float32. Ones in the paper, whose release does not scale its input.
       channel_order: "rgb" or "bgr" (the paper's release); images are RGB, `mean` and `std` are in the network's order.
-      shorter_side: what a photograph is resized to, in pixels, before its centre is cut out (256 in the paper); None is
+      resize_size: what a photograph is resized to, in pixels, before its centre is cut out (256 in the paper); None is
         the side of the network's images.
       interpolation: of that resizing, "bilinear" or "bicubic".
     """
@@ -27,7 +27,7 @@ class Preprocessing:
     mean: jax.Array
     std: jax.Array = flax.struct.field(default_factory=lambda: jnp.ones((1, 1, 1)))
     channel_order: str = flax.struct.field(default="rgb", pytree_node=False)
-    shorter_side: int | None = flax.struct.field(default=None, pytree_node=False)
+    resize_size: int | None = flax.struct.field(default=None, pytree_node=False)
     interpolation: str = flax.struct.field(default="bicubic", pytree_node=False)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -41,7 +41,7 @@ class Preprocessing:
 
     def resized_to(self, image_shape: Sequence[int]) -> int:
         """What the shorter side of a photograph becomes, in pixels, for a network of images (height, width, …)."""
-        return self.shorter_side or max(image_shape[:2])
+        return self.resize_size or max(image_shape[:2])
 
 
 def per_pixel_mean(images: np.ndarray) -> np.ndarray:

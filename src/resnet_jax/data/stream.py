@@ -20,13 +20,13 @@ import numpy as np
 from absl import flags
 
 from resnet_jax.data.decode import UnreadableImageError, read_window, use_one_thread
-from resnet_jax.data.encoded import Photographs
+from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.image_files import quiet_pillow
-from resnet_jax.data.passes import available_cores
+from resnet_jax.data.sequential import available_cores
 from resnet_jax.data.shared_memory import check_room, ran_out
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.data.windows import Box, area_window, scale_window
-from resnet_jax.errors import InputError, LostError
+from resnet_jax.errors import InputError, PeerLostError
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ _MOST_IN_A_ROW = 20
 class _Cut(grain.transforms.RandomMap):
     """Reads the photograph of an index and cuts its window; a damaged one is replaced by the next that is whole."""
 
-    photographs: Photographs
+    photographs: ImageSource
     cropping: Cropping
 
     def random_map(self, element: int, rng: np.random.Generator) -> HostBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -96,7 +96,7 @@ class _Cut(grain.transforms.RandomMap):
 
 
 def train_batches(
-    photographs: Photographs,
+    photographs: ImageSource,
     cropping: Cropping,
     *,
     seed: int,
@@ -170,9 +170,9 @@ class TrainBatches(Iterator[HostBatch]):
                 raise
             if why := ran_out(str(error)):
                 raise InputError(why) from error
-            raise LostError(
+            raise PeerLostError(
                 "it decoded photographs and was killed, perhaps for want of memory (fewer of them want less: "
-                f"config.stream.workers is {self._workers})"
+                f"config.stream.num_workers is {self._workers})"
             ) from error
         self.step += 1
         # Copied, memory that workers share is free again whatever becomes of the batch.
@@ -262,14 +262,14 @@ class DamageReport:
     Attributes:
       photographs: which they are among.
       most: the share of all photographs that may be damaged.
-      say: is given a line about each.
+      log: is given a line about each.
       done: what becomes of a damaged one, for the line.
       found: indices of the damaged photographs met so far.
     """
 
-    photographs: Photographs
+    photographs: ImageSource
     most: float
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     done: str = "the next photograph takes its place"
     found: set[int] = field(default_factory=set)
 
@@ -284,9 +284,9 @@ class DamageReport:
                 continue
             self.found.add(index)
             name, count = self.photographs[index].name, len(self.photographs)
-            self.say(f"{name} is damaged: {self.done}")
+            self.log(f"{name} is damaged: {self.done}")
             if len(self.found) > self.most * count:
                 raise InputError(
                     f"{len(self.found)} of {count} photographs are damaged, {name} the last so far, and "
-                    f"config.stream.damaged_share={self.most:g} allows no more: mend or remove them"
+                    f"config.stream.max_corrupt_fraction={self.most:g} allows no more: mend or remove them"
                 )

@@ -47,30 +47,30 @@ def area_window(height: int, width: int, random: np.random.Generator) -> Box:
     return Box(left, top, left + wide, top + tall)
 
 
-def resized_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
-    """(height, width) of an image whose shorter side becomes `shorter_side`; the longer one is rounded down, as in
+def resized_size(height: int, width: int, resize_size: int) -> tuple[int, int]:
+    """(height, width) of an image whose shorter side becomes `resize_size`; the longer one is rounded down, as in
     torchvision.
     """
     if height <= width:
-        return shorter_side, shorter_side * width // height
-    return shorter_side * height // width, shorter_side
+        return resize_size, resize_size * width // height
+    return resize_size * height // width, resize_size
 
 
-def center_window(height: int, width: int, shorter_side: int, size: tuple[int, int]) -> Box:
-    """The centre crop of section 3.4: the shorter side becomes `shorter_side`, then the central `size` is cut."""
-    resized = resized_size(height, width, shorter_side)
+def center_window(height: int, width: int, resize_size: int, size: tuple[int, int]) -> Box:
+    """The centre crop of section 3.4: the shorter side becomes `resize_size`, then the central `size` is cut."""
+    resized = resized_size(height, width, resize_size)
     # Rounded as in torchvision: half to even.
     top, left = round((resized[0] - size[0]) / 2), round((resized[1] - size[1]) / 2)
     return _window(height, width, resized, top, left, *size)
 
 
-def corner_windows(height: int, width: int, shorter_side: int, size: tuple[int, int]) -> list[Box]:
+def corner_windows(height: int, width: int, resize_size: int, size: tuple[int, int]) -> list[Box]:
     """The five windows of the ten-crop: top left, top right, bottom left, bottom right, and the centre."""
-    resized = resized_size(height, width, shorter_side)
+    resized = resized_size(height, width, resize_size)
     low, far = resized[0] - size[0], resized[1] - size[1]
     corners = [(0, 0), (0, far), (low, 0), (low, far)]
     boxes = [_window(height, width, resized, top, left, *size) for top, left in corners]
-    return [*boxes, center_window(height, width, shorter_side, size)]
+    return [*boxes, center_window(height, width, resize_size, size)]
 
 
 def _window(height: int, width: int, resized: tuple[int, int], top: int, left: int, tall: int, wide: int) -> Box:

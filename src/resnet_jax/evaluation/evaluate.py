@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.encoded import Photograph, Photographs
+from resnet_jax.data.encoded import EncodedImage, ImageSource
 from resnet_jax.data.folders import same_name
-from resnet_jax.data.sources import Split
-from resnet_jax.errors import InputError, Progress, complain, no_progress
+from resnet_jax.data.small import Split
+from resnet_jax.errors import InputError, Progress, no_progress, warn
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.scoring import Scored, score_images
@@ -89,12 +89,12 @@ class Outcomes:
 
 def evaluate(
     classifiers: Classifier | Sequence[Classifier],
-    split: Split | Photographs,
+    split: Split | ImageSource,
     protocol: str = "center",
     scales: Sequence[int] | None = None,
     averaging: str = "logits",
     batch_size: int = 64,
-    log: Callable[[str], None] = complain,
+    log: Callable[[str], None] = warn,
     progress: Progress = no_progress,
 ) -> Outcomes:
     """The errors and the loss of a classifier on a whole split, or of an ensemble, whose probabilities are averaged.
@@ -138,7 +138,7 @@ def evaluate(
             )
         chosen = protocols.Protocol("original")
         pairs = zip(split.images, split.labels.tolist(), strict=True)
-        images = [Photograph(pixels, label, str(i)) for i, (pixels, label) in enumerate(pairs)]
+        images = [EncodedImage(pixels, label, str(i)) for i, (pixels, label) in enumerate(pairs)]
     if batch_size < 1:
         raise InputError(f"the evaluation's batch size is {batch_size}, but it must be at least 1")
     found = Outcomes(len(images), len(members[0].class_names))

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.data.encoded import Photograph, read_file
+from resnet_jax.data.encoded import EncodedImage, read_file
 from resnet_jax.data.folders import NO_IMAGES, folders, image_files, reasons
 from resnet_jax.data.image_files import UprightFile
-from resnet_jax.errors import InputError, complain
+from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.protocols import Protocol
 from resnet_jax.evaluation.scoring import score_images
@@ -27,7 +27,7 @@ def predict(
     classifier: Classifier,
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray | jax.Array,
     top: int = 5,
-    log: Callable[[str], None] = complain,
+    log: Callable[[str], None] = warn,
 ) -> list[dict[str, Any]]:
     """The most probable classes of each image: {"file", "classes": [{"name", "probability"}, …]} in falling order.
 
@@ -72,14 +72,14 @@ def predict(
     return [results[index] for index in sorted(results)]
 
 
-def _arrays(classifier: Classifier, images: np.ndarray) -> list[Photograph]:
+def _arrays(classifier: Classifier, images: np.ndarray) -> list[EncodedImage]:
     own = classifier.image_shape
     if images.dtype != np.uint8 or images.ndim != 4 or not (images.shape[3] == 3 or images.shape[1:] == own):
         raise InputError(
             f"the images are {images.dtype} {images.shape}, but they must be uint8 (batch, height, width, 3), or as "
             f"large as the network's own, (batch, {', '.join(map(str, own))})"
         )
-    return [Photograph(pixels, 0, str(i)) for i, pixels in enumerate(images)]
+    return [EncodedImage(pixels, 0, str(i)) for i, pixels in enumerate(images)]
 
 
 def _expand(path: Path, log: Callable[[str], None]) -> list[tuple[Path, bool]]:
@@ -129,6 +129,6 @@ class _Files:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Photograph:
+    def __getitem__(self, index: int) -> EncodedImage:
         path, _ = self.files[index]
-        return Photograph(UprightFile(read_file(path)), 0, str(path))
+        return EncodedImage(UprightFile(read_file(path)), 0, str(path))

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decode import resample
-from resnet_jax.data.passes import center_view
+from resnet_jax.data.sequential import center_view
 from resnet_jax.data.windows import Box, corner_windows
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
@@ -83,12 +83,12 @@ def views(protocol: Protocol, classifier: Classifier, pixels: np.ndarray) -> lis
     return [_grey(view) for view in shown] if shape[2] == 1 else shown
 
 
-def five_crop_view(pixels: np.ndarray, shorter_side: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
+def five_crop_view(pixels: np.ndarray, resize_size: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
     """(height, width, 3) uint8 of any size -> (5, *size, 3): the shorter side is resized, then the four corners and the
     centre are cut out.
     """
     height, width = pixels.shape[:2]
-    boxes = corner_windows(height, width, shorter_side, size)
+    boxes = corner_windows(height, width, resize_size, size)
     return np.stack([resample(pixels, box, size, interpolation) for box in boxes])
 
 

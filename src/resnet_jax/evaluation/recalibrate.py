@@ -24,10 +24,10 @@ def recalibrate(classifier: Classifier, batches: Iterable[jax.Array], grad_accum
     groups' means differ is part of the variance.
 
     Args:
-      classifier: its parameters stay, and its running statistics are not used. Its model's `group_size` is that of the
+      classifier: its parameters stay, and its running statistics are not used. Its model's `bn_group_size` is that of the
         statistic groups.
       batches: images (batch, height, width, channels) of equally large batches, pre-processed and augmented.
-      grad_accum_steps: parts of a batch that follow one another in training; where the model's `group_size` is None
+      grad_accum_steps: parts of a batch that follow one another in training; where the model's `bn_group_size` is None
         each of them is a statistic group.
 
     Returns:
@@ -39,7 +39,7 @@ def recalibrate(classifier: Classifier, batches: Iterable[jax.Array], grad_accum
     model: Any = classifier.model
     variables = classifier.variables
     # With momentum 0, "running" statistics are those of the batch, and each group becomes a batch of its own.
-    alone = model.clone(momentum=0.0, group_size=None)
+    alone = model.clone(momentum=0.0, bn_group_size=None)
 
     def of_group(images: jax.Array) -> dict[Any, Any]:
         _, updated = alone.apply(variables, images, train=True, mutable=["batch_stats"])
@@ -47,7 +47,7 @@ def recalibrate(classifier: Classifier, batches: Iterable[jax.Array], grad_accum
 
     @jax.jit
     def moments(images: jax.Array) -> dict[tuple[str, ...], tuple[jax.Array, jax.Array]]:
-        groups = _in_groups(images, model.group_size, grad_accum_steps)
+        groups = _in_groups(images, model.bn_group_size, grad_accum_steps)
         stats, found = jax.vmap(of_group)(groups), {}
         for path, (height, width) in batch_norm_maps(model, images.shape[1:]).items():
             values = groups.shape[1] * height * width
@@ -73,9 +73,9 @@ def recalibrate(classifier: Classifier, batches: Iterable[jax.Array], grad_accum
     return classifier.replace(variables={**variables, "batch_stats": batch_stats})
 
 
-def _in_groups(images: jax.Array, group_size: int | None, grad_accum_steps: int) -> jax.Array:
+def _in_groups(images: jax.Array, bn_group_size: int | None, grad_accum_steps: int) -> jax.Array:
     """A batch as (groups, images of a group, …), grouped as a training step groups it."""
-    if group_size is not None:
-        return images.reshape(-1, group_size, *images.shape[1:])
+    if bn_group_size is not None:
+        return images.reshape(-1, bn_group_size, *images.shape[1:])
     # As `training.step` deals the images out to its parts.
     return images.reshape(-1, grad_accum_steps, *images.shape[1:]).swapaxes(0, 1)

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax import sharding
 from resnet_jax.data import decode
-from resnet_jax.data.encoded import Photographs
-from resnet_jax.data.passes import in_threads
+from resnet_jax.data.encoded import ImageSource
+from resnet_jax.data.sequential import in_threads
+from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.classifier import Classifier
@@ -45,7 +45,7 @@ class Scored:
 
 def score_images(
     classifiers: Sequence[Classifier],
-    images: Photographs,
+    images: ImageSource,
     protocol: Protocol,
     batch_size: int,
     mesh: Mesh | None = None,
@@ -66,8 +66,8 @@ def score_images(
     Raises:
       InputError: an image that cannot be read from the disk, or scores that are not numbers.
     """
-    mesh = mesh or sharding.make_mesh()
-    groups = _group(jax.device_put(list(classifiers), sharding.replicated(mesh)))
+    mesh = mesh or make_mesh()
+    groups = _group(jax.device_put(list(classifiers), replicated(mesh)))
     pixels = math.prod(classifiers[0].image_shape[:2])
     parts = len(classifiers) * (len(protocol.scales) if protocol.name == "dense" else 1)
 
@@ -120,7 +120,7 @@ def score_images(
         if isinstance(batch, Scored):
             yield batch
             continue
-        views = jax.device_put(batch.views, sharding.batch_sharded(mesh))
+        views = jax.device_put(batch.views, batch_sharded(mesh))
         running.append((batch.indices, [protocols.scores(protocol, each, views) for each in groups[batch.group]]))
         yield from finish(_RUNNING)
     yield from finish(0)
@@ -130,7 +130,7 @@ def _group(members: Sequence[Classifier]) -> list[list[Classifier]]:
     """Members that are shown the same views, together."""
     groups: dict[object, list[Classifier]] = {}
     for member in members:
-        key = (member.image_shape, member.preprocessing.shorter_side, member.preprocessing.interpolation)
+        key = (member.image_shape, member.preprocessing.resize_size, member.preprocessing.interpolation)
         groups.setdefault(key, []).append(member)
     return list(groups.values())
 

@@ -19,7 +19,7 @@ import numpy as np
 from resnet_jax import models
 from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.errors import InputError, complain
+from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.files import expanded
 from resnet_jax.interop import origin, torch_weights
@@ -43,12 +43,12 @@ def load_torch(
     image_size: int | None = None,
     resize: int | None = None,
     interpolation: str | None = None,
-    zero_channels: str | None = None,
-    stride_in: str | None = None,
-    pool_alignment: str | None = None,
+    shortcut_padding: str | None = None,
+    bottleneck_stride: str | None = None,
+    stem_pool_padding: str | None = None,
     batch_norm_epsilon: float | None = None,
     prefix: str | None = None,
-    log: Callable[[str], None] = complain,
+    log: Callable[[str], None] = warn,
 ) -> Classifier:
     """The network that a file of PyTorch weights is of, with these weights and their pre-processing.
 
@@ -66,7 +66,7 @@ def load_torch(
       image_size: side of the images that the network sees, in pixels.
       resize: what the shorter side of a photograph becomes before its centre is cut out.
       interpolation: of that resizing, "bilinear" or "bicubic".
-      zero_channels, stride_in, pool_alignment: see `models.ResNet`.
+      shortcut_padding, bottleneck_stride, stem_pool_padding: see `models.ResNet`.
       batch_norm_epsilon: what is added to variances.
       prefix: of the network that is wanted where the file holds several.
       log: is given a line about each setting, where it is from, and where sources contradict each other.
@@ -88,9 +88,9 @@ def load_torch(
         "image_size": image_size,
         "resize": resize,
         "interpolation": interpolation,
-        "zero_channels": zero_channels,
-        "stride_in": stride_in,
-        "pool_alignment": pool_alignment,
+        "shortcut_padding": shortcut_padding,
+        "bottleneck_stride": bottleneck_stride,
+        "stem_pool_padding": stem_pool_padding,
         "batch_norm_epsilon": batch_norm_epsilon,
     }
     return read_torch(path, stated, prefix, log)[0]
@@ -138,7 +138,7 @@ def save_torch(
     layout: str | None = None,
     *,
     dataset: str | None = None,
-    log: Callable[[str], None] = complain,
+    log: Callable[[str], None] = warn,
 ) -> None:
     """Writes the weights of a classifier by the names that they have in PyTorch.
 
@@ -168,7 +168,7 @@ def save_torch(
         "std": preprocessing.std,
         "channel_order": preprocessing.channel_order,
         "image_size": classifier.image_shape[0],
-        "resize": preprocessing.shorter_side,
+        "resize": preprocessing.resize_size,
         "interpolation": preprocessing.interpolation,
         "class_names": classifier.class_names,
     }
@@ -205,9 +205,9 @@ def _unlike_others(model: ResNet, fields: Mapping[str, Any], channels: int) -> l
 
 
 _CHOICES = {
-    "zero_channels": ("end", "both"),
-    "stride_in": ("1x1", "3x3"),
-    "pool_alignment": ("caffe", "torch"),
+    "shortcut_padding": ("end", "both"),
+    "bottleneck_stride": ("1x1", "3x3"),
+    "stem_pool_padding": ("caffe", "torch"),
     "channel_order": ("rgb", "bgr"),
     "interpolation": tuple(INTERPOLATIONS),
 }
@@ -323,8 +323,8 @@ def _preprocessing(settings: Mapping[str, _Setting], channels: int) -> Preproces
             array = array[::-1]
         return jnp.asarray(array[None, None])
 
-    shorter_side, interpolation = settings["resize"].value, settings["interpolation"].value
-    return Preprocessing(each_channel("mean"), each_channel("std"), order, shorter_side, interpolation)
+    resize_size, interpolation = settings["resize"].value, settings["interpolation"].value
+    return Preprocessing(each_channel("mean"), each_channel("std"), order, resize_size, interpolation)
 
 
 def _log_settings(settings: Mapping[str, _Setting], model: ResNet, log: Callable[[str], None]) -> None:

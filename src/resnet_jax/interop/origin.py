@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.decode import INTERPOLATIONS
-from resnet_jax.data.prepared import imagenet_class_names
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from resnet_jax.data.tfds import imagenet_class_names
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.published import Statement, named, network_of, pixel_statistics, resized
@@ -24,7 +24,7 @@ from resnet_jax.models import ResNet
 from resnet_jax.models.zoo import family_and_depth
 
 # The fields of a statement that say what a network computes, and how images are shown to it.
-MODEL_FIELDS = ("zero_channels", "stride_in", "pool_alignment", "batch_norm_epsilon")
+MODEL_FIELDS = ("shortcut_padding", "bottleneck_stride", "stem_pool_padding", "batch_norm_epsilon")
 VIEW_FIELDS = ("mean", "std", "channel_order", "image_size", "resize", "interpolation")
 
 # The key of the metadata that this package writes, and its version.

@@ -124,7 +124,7 @@ def named(name: str) -> Statement | None:
             {},
             "Caffe's networks stride in 1x1 convolutions and take BGR pixels from 0 to 255. State it: --stride_in=1x1 "
             "--pool_alignment=caffe|torch --channel_order=bgr --mean=103.53,116.28,123.675 --std=1",
-            "stride_in",
+            "bottleneck_stride",
         )
     imagenet = pixel_statistics(IMAGENET_MEAN, IMAGENET_STD)
     for pattern, (whose, image_size, resize, interpolation) in _PUBLISHED.items():
@@ -132,7 +132,7 @@ def named(name: str) -> Statement | None:
             view = {"image_size": image_size, "resize": resize, "interpolation": interpolation}
             return Statement(f"the name of {whose}", {"model": f"resnet{match['depth']}", **imagenet, **view})
     if match := re.search(rf"(?<![a-z_])resnet(20|32|44|56|110|1202){_HASH}", name):
-        fields = {"model": f"cifar_resnet{match[1]}", "zero_channels": "both", **imagenet}
+        fields = {"model": f"cifar_resnet{match[1]}", "shortcut_padding": "both", **imagenet}
         return Statement("the name of akamaster's weights", fields)
     if match := re.search(rf"cifar(10|100)_resnet(\d+){_HASH}", name):
         fields = {"model": f"cifar_resnet{match[2]}", **pixel_statistics(*CIFAR_STATISTICS[match[1]])}

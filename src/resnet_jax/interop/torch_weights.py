@@ -42,9 +42,9 @@ _LEAVES = {
 # "caffe" that of the paper's release.
 _ALL = {"residual": True, "epsilon": 1e-5}
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "torchvision": {**_ALL, "zero_channels": "end", "stride_in": "3x3", "pool_alignment": "torch"},
-    "caffe": {**_ALL, "zero_channels": "end", "stride_in": "1x1", "pool_alignment": "caffe"},
-    "akamaster": {**_ALL, "zero_channels": "both", "stride_in": "1x1", "pool_alignment": "torch"},
+    "torchvision": {**_ALL, "shortcut_padding": "end", "bottleneck_stride": "3x3", "stem_pool_padding": "torch"},
+    "caffe": {**_ALL, "shortcut_padding": "end", "bottleneck_stride": "1x1", "stem_pool_padding": "caffe"},
+    "akamaster": {**_ALL, "shortcut_padding": "both", "bottleneck_stride": "1x1", "stem_pool_padding": "torch"},
 }
 
 
@@ -62,13 +62,13 @@ def conventions(model: ResNet) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"epsilon": model.epsilon}
     if model.stem == "imagenet":
-        found["pool_alignment"] = model.pool_alignment
+        found["stem_pool_padding"] = model.stem_pool_padding
     if model.bottleneck:
-        found["stride_in"] = model.stride_in
+        found["bottleneck_stride"] = model.bottleneck_stride
     if model.shortcut in ("A", None):
         found["residual"] = model.shortcut is not None
     if model.shortcut == "A":
-        found["zero_channels"] = model.zero_channels
+        found["shortcut_padding"] = model.shortcut_padding
     return found
 
 

@@ -17,7 +17,7 @@ class BasicBlock(nn.Module):
       features: channels of every convolution and of the output.
       stride: 1, or 2 to halve the map.
       shortcut: "A", "B", "C", or None for the plain twin.
-      zero_channels: where option A puts its zero channels, "end" or "both".
+      shortcut_padding: where option A puts its zero channels, "end" or "both".
       norm: makes a batch norm, given a name.
       last_scale: draws the scale of the last batch norm of the residual branch.
     """
@@ -25,7 +25,7 @@ class BasicBlock(nn.Module):
     features: int
     stride: int
     shortcut: str | None
-    zero_channels: str
+    shortcut_padding: str
     norm: Any
     dtype: Any = jnp.float32
     last_scale: Any = nn.initializers.ones
@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
         y = self.norm(name="bn2", scale_init=self.last_scale)(y, train)
         if self.shortcut is not None:
             y += Shortcut(
-                self.shortcut, self.features, self.stride, self.zero_channels, self.norm, self.dtype, name="shortcut"
+                self.shortcut, self.features, self.stride, self.shortcut_padding, self.norm, self.dtype, name="shortcut"
             )(x, train)
         return nn.relu(y)
 
@@ -48,21 +48,21 @@ class BottleneckBlock(nn.Module):
 
     Attributes as of `BasicBlock`, and
       features: channels of the 3x3 convolution; the output has four times as many.
-      stride_in: which convolution has the stride: "1x1" the first, as in the paper's release, or "3x3" (called v1.5).
+      bottleneck_stride: which convolution has the stride: "1x1" the first, as in the paper's release, or "3x3" (called v1.5).
     """
 
     features: int
     stride: int
     shortcut: str | None
-    zero_channels: str
+    shortcut_padding: str
     norm: Any
     dtype: Any = jnp.float32
     last_scale: Any = nn.initializers.ones
-    stride_in: str = "1x1"
+    bottleneck_stride: str = "1x1"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        strides = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+        strides = (self.stride, 1) if self.bottleneck_stride == "1x1" else (1, self.stride)
         out = 4 * self.features
         y = Conv(self.features, 1, strides[0], dtype=self.dtype, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train))
@@ -71,7 +71,7 @@ class BottleneckBlock(nn.Module):
         y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
         y = self.norm(name="bn3", scale_init=self.last_scale)(y, train)
         if self.shortcut is not None:
-            y += Shortcut(self.shortcut, out, self.stride, self.zero_channels, self.norm, self.dtype, name="shortcut")(
-                x, train
-            )
+            y += Shortcut(
+                self.shortcut, out, self.stride, self.shortcut_padding, self.norm, self.dtype, name="shortcut"
+            )(x, train)
         return nn.relu(y)

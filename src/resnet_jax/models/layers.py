@@ -18,7 +18,7 @@ class BatchNorm(nn.Module):
     Attributes:
       momentum: weight of the old running statistics at each training step (0.9 is Torch's 0.1).
       epsilon: added to the variance; 1e-5 is Caffe's and Torch's default, the paper gives none.
-      group_size: images that share statistics in training; None means the whole batch. The paper's nets normalised per
+      bn_group_size: images that share statistics in training; None means the whole batch. The paper's nets normalised per
         GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
         without communication in the forward pass when no group crosses a device. The running statistics then average
         the groups, as the paper's GPUs each kept their own: how much the groups' means differ is no part of the running
@@ -35,7 +35,7 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    group_size: int | None = None
+    bn_group_size: int | None = None
     axis_name: tuple[str, ...] | None = None
     dtype: Any = jnp.float32
     scale_init: Any = nn.initializers.ones
@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
         groups, devices = 1, 1
         if train and not self.is_initializing():
             devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
-            groups, devices = bn_groups(x.shape[0], devices, self.group_size)
+            groups, devices = bn_groups(x.shape[0], devices, self.bn_group_size)
         grouped = x.reshape(groups, -1, *x.shape[1:]).astype(statistics_dtype)
         if train:
             # Both moments in one pass over the activations, and one reduction where a group spans several devices.
@@ -77,13 +77,13 @@ class BatchNorm(nn.Module):
         return self.momentum * running + (1 - self.momentum) * batch.mean(0).astype(running.dtype)
 
 
-def bn_groups(images: int, devices: int, group_size: int | None) -> tuple[int, int]:
+def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int, int]:
     """How a batch falls into the groups of batch norm.
 
     Args:
       images: that each device has at a time.
       devices: over which a group may extend.
-      group_size: images that share statistics; None for all.
+      bn_group_size: images that share statistics; None for all.
 
     Returns:
       the groups of each device, and the devices that each group extends over; one of them is 1.
@@ -94,7 +94,7 @@ def bn_groups(images: int, devices: int, group_size: int | None) -> tuple[int, i
     >>> bn_groups(64, 8, 32), bn_groups(64, 8, 128), bn_groups(64, 8, None)
     ((2, 1), (1, 2), (1, 8))
     """
-    size = images * devices if group_size is None else group_size
+    size = images * devices if bn_group_size is None else bn_group_size
     if size > 0 and images % size == 0:
         return images // size, 1
     if size > 0 and size % images == 0 and devices % (size // images) == 0:
@@ -141,14 +141,14 @@ def batch_norm_maps(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tupl
     return found
 
 
-def zero_pad_shortcut(x: jax.Array, features: int, stride: int, zero_channels: str) -> jax.Array:
+def zero_pad_shortcut(x: jax.Array, features: int, stride: int, shortcut_padding: str) -> jax.Array:
     """Option A: every `stride`-th pixel, and zeros in the channels that `x` lacks (paper section 3.3).
 
     Args:
       x: (batch, height, width, channels).
       features: channels of the result, at least those of `x`; any ratio.
       stride: 1 or 2.
-      zero_channels: where the zeros go: "end", or "both" for half before and half after.
+      shortcut_padding: where the zeros go: "end", or "both" for half before and half after.
 
     Returns:
       (batch, height / stride, width / stride, features), the sides rounded up.
@@ -162,7 +162,7 @@ def zero_pad_shortcut(x: jax.Array, features: int, stride: int, zero_channels: s
     missing = features - x.shape[-1]
     if missing < 0:
         raise ValueError(f"shortcut A only adds channels: {x.shape[-1]} cannot become {features}")
-    before = {"end": 0, "both": missing // 2}[zero_channels]
+    before = {"end": 0, "both": missing // 2}[shortcut_padding]
     return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (before, missing - before)))
 
 
@@ -173,14 +173,14 @@ class Shortcut(nn.Module):
       option: "A" zero-padded identity; "B" projection where the dimensions change, else identity; "C" projection
         everywhere.
       features, stride: of the block's output.
-      zero_channels: for option A, see `zero_pad_shortcut`.
+      shortcut_padding: for option A, see `zero_pad_shortcut`.
       norm: makes the batch norm after a projection.
     """
 
     option: str
     features: int
     stride: int
-    zero_channels: str
+    shortcut_padding: str
     norm: Any
     dtype: Any = jnp.float32
 
@@ -190,7 +190,7 @@ class Shortcut(nn.Module):
         if self.option == "C" or (self.option == "B" and not same):
             x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="conv")(x)
             return self.norm(name="bn")(x, train)
-        return x if same else zero_pad_shortcut(x, self.features, self.stride, self.zero_channels)
+        return x if same else zero_pad_shortcut(x, self.features, self.stride, self.shortcut_padding)
 
 
 def max_pool(x: jax.Array, alignment: str) -> jax.Array:

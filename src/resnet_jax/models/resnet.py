@@ -16,9 +16,9 @@ from resnet_jax.models.layers import BatchNorm, max_pool
 _CHOICES = {
     "stem": ("imagenet", "cifar"),
     "shortcut": ("A", "B", "C", None),
-    "zero_channels": ("end", "both"),
-    "stride_in": ("1x1", "3x3"),
-    "pool_alignment": ("caffe", "torch"),
+    "shortcut_padding": ("end", "both"),
+    "bottleneck_stride": ("1x1", "3x3"),
+    "stem_pool_padding": ("caffe", "torch"),
 }
 
 
@@ -60,11 +60,11 @@ class ResNet(nn.Module):
       stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2, "cifar" one 3x3 convolution.
       num_classes: outputs.
       shortcut: "A", "B", "C" (paper section 3.3), or None for the plain twin.
-      zero_channels: where option A puts its zero channels: "end" (as fb.resnet.torch), or "both" (as akamaster's CIFAR
+      shortcut_padding: where option A puts its zero channels: "end" (as fb.resnet.torch), or "both" (as akamaster's CIFAR
         nets).
-      stride_in: the bottleneck's strided convolution: "1x1" (the paper's release), or "3x3" (v1.5).
-      pool_alignment: of the stem's pooling, "caffe" (the paper's release) or "torch"; see `layers.max_pool`.
-      momentum, epsilon, group_size, axis_name: of the batch norms; see `layers.BatchNorm`.
+      bottleneck_stride: the bottleneck's strided convolution: "1x1" (the paper's release), or "3x3" (v1.5).
+      stem_pool_padding: of the stem's pooling, "caffe" (the paper's release) or "torch"; see `layers.max_pool`.
+      momentum, epsilon, bn_group_size, axis_name: of the batch norms; see `layers.BatchNorm`.
       dtype: of the computation; parameters are float32, and so are statistics and logits at least.
       remat: keeps only what each block begins with for the backward pass, and computes the rest again: part of the
         memory for a third more arithmetic.
@@ -79,12 +79,12 @@ class ResNet(nn.Module):
     stem: Literal["imagenet", "cifar"]
     num_classes: int
     shortcut: str | None
-    zero_channels: str = "end"
-    stride_in: str = "1x1"
-    pool_alignment: str = "caffe"
+    shortcut_padding: str = "end"
+    bottleneck_stride: str = "1x1"
+    stem_pool_padding: str = "caffe"
     momentum: float = 0.9
     epsilon: float = 1e-5
-    group_size: int | None = None
+    bn_group_size: int | None = None
     axis_name: tuple[str, ...] | None = None
     dtype: Any = jnp.float32
     remat: bool = False
@@ -102,13 +102,13 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        norm = partial(BatchNorm, self.momentum, self.epsilon, self.group_size, self.axis_name, self.dtype)
+        norm = partial(BatchNorm, self.momentum, self.epsilon, self.bn_group_size, self.axis_name, self.dtype)
         kind = BottleneckBlock if self.bottleneck else BasicBlock
-        own = {"stride_in": self.stride_in} if self.bottleneck else {}
+        own = {"bottleneck_stride": self.bottleneck_stride} if self.bottleneck else {}
         block = partial(
             nn.remat(kind, static_argnums=(2,)) if self.remat else kind,
             shortcut=self.shortcut,
-            zero_channels=self.zero_channels,
+            shortcut_padding=self.shortcut_padding,
             norm=norm,
             dtype=self.dtype,
             last_scale=nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones,
@@ -145,7 +145,7 @@ class ResNet(nn.Module):
           computation.
         """
         x = nn.relu(self.bn1(self.conv1(images.astype(self.dtype)), train))
-        maps = {"stem": max_pool(x, self.pool_alignment) if self.stem == "imagenet" else x}
+        maps = {"stem": max_pool(x, self.stem_pool_padding) if self.stem == "imagenet" else x}
         for i in range(1, len(self.stage_sizes) + 1):
             maps[f"stage{i}"] = self.stage(i, maps["stem" if i == 1 else f"stage{i - 1}"], train)
         return maps

@@ -19,4 +19,4 @@ if __name__ == "__main__":
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     # SLURM can send the signal that announces a time limit to every process of a job; `slurm.PointTask` acts on it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    runpy.run_module("resnet_jax.cli", run_name="__main__", alter_sys=True)
+    runpy.run_module("resnet_jax.cli.main", run_name="__main__", alter_sys=True)

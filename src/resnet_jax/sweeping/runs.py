@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import terminal
 from resnet_jax.errors import InputError
-from resnet_jax.metrics_log import read_metrics
+from resnet_jax.runs import terminal
+from resnet_jax.runs.metrics_log import read_metrics
+from resnet_jax.runs.workdir import read_result
 from resnet_jax.sweeping.points import Point, point_name
-from resnet_jax.workdir import read_result
 
 
 @dataclass

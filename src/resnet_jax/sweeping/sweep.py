@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import build, terminal, workdir
-from resnet_jax.arguments import parse_config
+from resnet_jax.cli.arguments import parse_config
 from resnet_jax.configs import Config
-from resnet_jax.data import photographs
+from resnet_jax.data.images import NAMES
 from resnet_jax.errors import InputError
 from resnet_jax.files import write_whole
+from resnet_jax.runs import build, terminal, workdir
+from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.sweeping.local import LocalProcesses
 from resnet_jax.sweeping.points import Point, corners, grid, parse_axes, point_name
 from resnet_jax.sweeping.runs import Run, results_table, summarise
 from resnet_jax.sweeping.search import Search
 from resnet_jax.sweeping.slurm import SlurmArray
-from resnet_jax.training.interrupt import Interruptible
 
 # Seconds between two looks at the processes.
 _EVERY = 0.1
@@ -233,7 +233,7 @@ def _check(config: Config, plan: Plan) -> None:
         config = config.copy_and_resolve_references()
         config.model.dtype = "float32"
     build.check(config)
-    photographs_of_its_own = config.dataset.name in photographs.NAMES
+    photographs_of_its_own = config.dataset.name in NAMES
     if plan.validation and not (config.dataset.validation_images or photographs_of_its_own):
         raise InputError(
             "--searcher=optuna would choose by the test images, which are for the end: keep training images back to "

@@ -12,11 +12,11 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax import rng
-from resnet_jax.data.augment import augment_photographs
+from resnet_jax.data.augment import augment_images
 from resnet_jax.data.batch import Batch
-from resnet_jax.data.pipeline import Augmentation, eval_batch, train_batch
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.sharding import batch_sharded, check_divides, make_mesh, put_batch, put_everywhere, replicated
+from resnet_jax.data.resident import Augmentation, eval_batch, train_batch
+from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, put_batch, put_everywhere, replicated
 from resnet_jax.training.losses import Loss, cross_entropy
 from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, state_shardings
@@ -71,7 +71,7 @@ def make_train_step(
         optimizer=optimizer,
         mesh=mesh,
         loss=loss,
-        accumulate=grad_accum_steps,
+        grad_accum_steps=grad_accum_steps,
         skip_nonfinite=skip_nonfinite,
         ema_decay=ema_decay,
     )
@@ -120,11 +120,11 @@ def _taken_apart(network: Any, mesh: Mesh | None, preprocessing: Preprocessing |
     return mesh, network.model, put_everywhere(mesh, preprocessing or network.preprocessing)
 
 
-def _on_devices(mesh: Mesh, batch: Any, accumulate: int = 1) -> Any:
+def _on_devices(mesh: Mesh, batch: Any, grad_accum_steps: int = 1) -> Any:
     """A batch, cut over the mesh; of NumPy's arrays each process has its own part."""
     hosts = 1 if isinstance(batch.images, jax.Array) else jax.process_count()
     size = batch.images.shape[0] * hosts
-    check_divides(mesh, size, "the batch size", accumulate=accumulate)
+    check_divides(mesh, size, "the batch size", grad_accum_steps=grad_accum_steps)
     place = batch_sharded(mesh)
     return jax.tree.map(
         lambda leaf: jax.device_put(leaf, place) if isinstance(leaf, jax.Array) else put_batch(mesh, leaf), batch
@@ -209,8 +209,8 @@ def compile_train_steps(
     *,
     batch_size: int,
     augmentation: Augmentation,
-    accumulate: int = 1,
-    skip_bad: bool = False,
+    grad_accum_steps: int = 1,
+    skip_nonfinite: bool = False,
 ) -> Any:
     """Makes `(state, split, preprocessing, seed, steps) -> (state, metrics, rates)`; see `compile_steps`."""
 
@@ -219,7 +219,12 @@ def compile_train_steps(
         return train_batch(split, preprocessing, augmentation, seed, step, batch_size)
 
     step = partial(
-        train_step, model=model, optimizer=optimizer, mesh=mesh, accumulate=accumulate, skip_nonfinite=skip_bad
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh,
+        grad_accum_steps=grad_accum_steps,
+        skip_nonfinite=skip_nonfinite,
     )
     compiled = compile_steps(step, make_batch, mesh)
 
@@ -238,18 +243,23 @@ def compile_stream_step(
     *,
     noise: float,
     mirrored: bool,
-    accumulate: int = 1,
-    skip_bad: bool = False,
+    grad_accum_steps: int = 1,
+    skip_nonfinite: bool = False,
 ) -> Any:
     """Makes `(state, images, labels, preprocessing, seed) -> (state, metrics, rate)`: one update from photographs."""
 
     def make_batch(data, seed, step):
         images, labels, preprocessing = data
         key = jax.random.fold_in(rng.stream(seed, "augmentation"), step)
-        return Batch(augment_photographs(key, images, preprocessing, noise, mirrored), labels, jnp.ones(labels.shape))
+        return Batch(augment_images(key, images, preprocessing, noise, mirrored), labels, jnp.ones(labels.shape))
 
     step = partial(
-        train_step, model=model, optimizer=optimizer, mesh=mesh, accumulate=accumulate, skip_nonfinite=skip_bad
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh,
+        grad_accum_steps=grad_accum_steps,
+        skip_nonfinite=skip_nonfinite,
     )
     compiled = compile_steps(step, make_batch, mesh)
 

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax import models, rng
-from resnet_jax.sharding import fsdp_shardings, make_mesh, put_everywhere, replicated
+from resnet_jax.distributed.mesh import fsdp_shardings, make_mesh, put_everywhere, replicated
 
 
 @flax.struct.dataclass

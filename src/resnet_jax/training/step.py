@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax.data.batch import Batch
-from resnet_jax.sharding import AXES, fsdp_specs, gather, sum_and_cut
-from resnet_jax.training import schedules
+from resnet_jax.distributed.mesh import AXES, fsdp_specs, gather, reduce_scatter
+from resnet_jax.training import optimizers
 from resnet_jax.training.losses import Loss, cross_entropy, examples
 from resnet_jax.training.metrics import Mean, Metrics
 from resnet_jax.training.state import TrainState
@@ -26,7 +26,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     loss: Loss = cross_entropy,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
     skip_nonfinite: bool = False,
     ema_decay: float | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -43,7 +43,7 @@ def train_step(
         metric), and `step`, the state's.
       mesh: that the batch is cut over, and the state over its axis "fsdp".
       loss: what is minimised, see `losses`.
-      accumulate: parts that the batch is cut into, one after another; the update is that of all of them.
+      grad_accum_steps: parts that the batch is cut into, one after another; the update is that of all of them.
       skip_nonfinite: makes no update where the loss, a gradient or a running statistic is not finite. Such a step
         counts for schedules, and for nothing else of the optimiser (see `schedules.skipped`); its loss is NaN.
       ema_decay: keeps averages of the variables in `state.ema`: average <- decay average + (1 - decay) variable.
@@ -55,7 +55,7 @@ def train_step(
     Raises:
       ValueError: there is an ema_decay, and the state keeps no averages.
     """
-    gradients, batch_stats, metrics = _gradients(state, batch, model, mesh, loss, accumulate)
+    gradients, batch_stats, metrics = _gradients(state, batch, model, mesh, loss, grad_accum_steps)
     reported = metrics.get("error", metrics["loss"])
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
         gradients, state.opt_state, state.params, value=reported.total / reported.count, step=state.step
@@ -71,11 +71,11 @@ def train_step(
         for leaf in jax.tree.leaves((gradients, batch_stats)):
             finite &= jnp.isfinite(leaf).all()
         kept = dataclasses.replace(
-            state, step=new.step, opt_state=schedules.skipped(state.opt_state, opt_state), skipped=state.skipped + 1
+            state, step=new.step, opt_state=optimizers.skipped(state.opt_state, opt_state), skipped=state.skipped + 1
         )
         new = jax.tree.map(lambda made, without: jnp.where(finite, made, without), new, kept)
         metrics["loss"] = Mean(jnp.where(finite, metrics["loss"].total, jnp.nan), metrics["loss"].count)
-    rate = schedules.learning_rate(new.opt_state)
+    rate = optimizers.learning_rate(new.opt_state)
     return new, metrics if rate is None else {**metrics, "learning_rate": Mean(rate, jnp.ones_like(rate))}
 
 
@@ -93,7 +93,7 @@ def _measure(loss: Loss, outputs: Any, batch: Any) -> tuple[jax.Array, Metrics]:
 
 
 def _gradients(
-    state: TrainState, batch: Any, model: Any, mesh: Mesh, loss: Loss, accumulate: int
+    state: TrainState, batch: Any, model: Any, mesh: Mesh, loss: Loss, grad_accum_steps: int
 ) -> tuple[Any, Any, Metrics]:
     """Gradients of the mean loss, new running statistics, and metrics."""
     specs = fsdp_specs(mesh, state.params)
@@ -114,18 +114,18 @@ def _gradients(
             found = jax.grad(total_loss, has_aux=True)(params, batch_stats, batch)
             return jax.tree.map(jnp.add, totals, found), None
 
-        if accumulate == 1:
+        if grad_accum_steps == 1:
             found = jax.grad(total_loss, has_aux=True)(params, batch_stats, batch)
         else:
-            parts = _in_parts(batch, accumulate, getattr(model, "group_size", None) or 1)
+            parts = _in_parts(batch, grad_accum_steps, getattr(model, "bn_group_size", None) or 1)
             _, shapes = jax.eval_shape(total_loss, params, batch_stats, jax.tree.map(lambda leaf: leaf[0], parts))
             found, _ = jax.lax.scan(part, zeros_like((params, shapes)), parts)
         everywhere = jax.tree.map(lambda _: P(), found[1])
-        gradients, (batch_stats, metrics) = sum_and_cut((specs, everywhere), found)
+        gradients, (batch_stats, metrics) = reduce_scatter((specs, everywhere), found)
         count = metrics["loss"].count
         gradients = jax.tree.map(lambda gradient: gradient / count.astype(gradient.dtype), gradients)
         # Every part of every device began with the same running statistics: their mean is that of the whole batch.
-        batch_stats = jax.tree.map(lambda total: total / (mesh.size * accumulate), batch_stats)
+        batch_stats = jax.tree.map(lambda total: total / (mesh.size * grad_accum_steps), batch_stats)
         return gradients, batch_stats, metrics
 
     mapped = jax.shard_map(
@@ -139,13 +139,13 @@ def zeros_like(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def _in_parts(batch: Any, parts: int, group_size: int) -> Any:
+def _in_parts(batch: Any, parts: int, bn_group_size: int) -> Any:
     """A device's images as (parts, images / parts, …): statistic groups stay whole, and are dealt out like cards, so
     that a part holds the same images on any number of devices.
     """
 
     def cut(array: jax.Array) -> jax.Array:
-        dealt = array.reshape(-1, parts, group_size, *array.shape[1:])
+        dealt = array.reshape(-1, parts, bn_group_size, *array.shape[1:])
         return dealt.swapaxes(0, 1).reshape(parts, -1, *array.shape[1:])
 
     return jax.tree.map(cut, batch)

@@ -1,0 +1,179 @@
+"""resnet-jax COMMAND: from the command line to the functions of `commands`."""
+
+import contextlib
+import difflib
+import errno
+import gc
+import io
+import logging as standard_logging
+import os
+import select
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import logging
+
+from resnet_jax.cli.commands import COMMANDS
+from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, PeerLostError, Preempted, is_passing, warn
+from resnet_jax.files import expanded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status (see `errors`); bad input gives one line on stderr, an interruption
+    130.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(_help())
+        else:
+            _run(argv[0], argv[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # whatever is wrong with it shows here
+        return 0
+    except (InputError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 0
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if is_passing(cause):
+            warn(f"error: {error}: run the same command again to go on")
+            return LOST
+        full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC and "the disk is full" not in str(error)
+        said = "the disk is full: free some space and run the same command again" if full else error
+        warn(f"error: {said}")
+        return WRONG
+    except Preempted as stopped:
+        warn(f"stopped: {stopped}; run the same command again to go on")
+        return STOPPED
+    except PeerLostError as lost:
+        warn(
+            f"error: another process of this run was lost: {lost}; "
+            "run the same command again on every host to go on from the last checkpoint"
+        )
+        return LOST
+    except KeyboardInterrupt:
+        warn("interrupted: run the same command again to go on")
+        return 130
+
+
+def run() -> NoReturn:
+    """The console script: `main`, and the end of the process."""
+    # Tracing makes objects that live on: to look for garbage among them as often as Python does costs 7 % of a start.
+    gc.set_threshold(10_000)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the locale's encoding lacks a letter of a name
+    try:
+        status = main()
+    except Exception:
+        # The end of Python would wait for minutes for the other processes of a run, which wait for this one.
+        traceback.print_exc()
+        status = 1
+    if status:
+        # Threads of XLA or TensorStore that are left at work after an interruption or on a full disk can crash Python
+        # while it tears itself down, or print tracebacks.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError):  # closed from the beginning, or by its reader
+                stream.flush()
+        os._exit(status)
+    # TensorStore's threads may still have something to say while Python ends.
+    sys.unraisablehook = _unraisable_hook
+    sys.exit(status)
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"unknown command {command!r}: {hint}commands are {', '.join(COMMANDS)}")
+    if "--help" in arguments or "-h" in arguments:
+        print(COMMANDS[command].__doc__)
+        return
+    with _set_up():
+        COMMANDS[command](arguments)
+
+
+def _reader_is_gone() -> bool:
+    """Whether who read what this prints, as `head`, has had enough; then the rest goes nowhere."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):  # no file
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # Python would try once more at its end, and say that it could not.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
+def _help() -> str:
+    lines = [f"  {name:10} {(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()]
+    return "resnet-jax COMMAND [--help] …\n\n" + "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _set_up() -> Iterator[None]:
+    """What a command sets in its process, and no function of this package does: the compilation cache, quiet libraries.
+
+    Where the process is not the command's own, it is afterwards as it was.
+    """
+    try:
+        import jax
+    except Exception as error:  # of variables such as JAX_NUM_CPU_DEVICES=x, or versions that do not fit each other
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        variables = ", ".join(sorted(name for name in os.environ if name.startswith(("JAX_", "XLA_"))))
+        seen = f"; see whether {variables} in the environment is right" if variables else ""
+        raise InputError(f"JAX does not start: {said}{seen}") from error
+    from resnet_jax.data.image_files import quiet_pillow
+
+    with contextlib.ExitStack() as stack:
+        for name, value in _cache_settings().items():
+            stack.callback(jax.config.update, name, getattr(jax.config, name))
+            jax.config.update(name, value)
+        # What Orbax logs as an error, with a traceback, it also raises; what Matplotlib warns of is no picture's end.
+        stack.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity(logging.FATAL)
+        pictures = standard_logging.getLogger("matplotlib")
+        stack.callback(pictures.setLevel, pictures.level)
+        pictures.setLevel(standard_logging.ERROR)
+        stack.enter_context(warnings.catch_warnings())
+        pillow = standard_logging.getLogger("PIL")
+        stack.callback(setattr, pillow, "handlers", list(pillow.handlers))
+        quiet_pillow()
+        stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+        sys.unraisablehook = _unraisable_hook
+        # Photographs are decoded on all cores already. OpenCV reads this where it is imported.
+        if "OPENCV_FOR_THREADS_NUM" not in os.environ:
+            os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
+            stack.callback(os.environ.pop, "OPENCV_FOR_THREADS_NUM", None)
+        yield
+
+
+def _cache_settings() -> dict[str, Any]:
+    """Where compiled programs are kept for the next start: nowhere, if there is no home or it cannot be written to."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return {}
+    try:
+        cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "resnet_jax" / "xla"
+    except InputError:
+        return {}
+    folder = next(path for path in (cache, *cache.absolute().parents) if os.path.exists(path))
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        return {}
+    return {"jax_compilation_cache_dir": str(cache), "jax_persistent_cache_min_compile_time_secs": 0.5}
+
+
+def _unraisable_hook(unraisable: Any) -> None:
+    """Keeps one line one line: TensorStore's threads print this when Orbax gives a save up, as on a full disk."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
+        sys.__unraisablehook__(unraisable)
+
+
+if __name__ == "__main__":
+    run()

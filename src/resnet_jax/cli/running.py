@@ -1,0 +1,132 @@
+"""The commands that train, and the one that examines the machines before."""
+
+import os
+from collections.abc import Sequence
+
+from resnet_jax.cli.arguments import (
+    DISTRIBUTED,
+    FORMAT,
+    config_flag,
+    config_source,
+    flags_of,
+    given,
+    integer,
+    listed,
+    overrides,
+    path,
+    show,
+    string,
+    strings,
+    train_workdir,
+)
+from resnet_jax.errors import InputError
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Trains a network, or goes on with what the workdir holds.
+
+    resnet-jax train --config=NAME[:VARIANT]|FILE [--config.FIELD=VALUE …] [--workdir=DIR]
+                     [--distributed=slurm|tpu|gke|HOST:PORT [--num_processes=N --process_id=I]]
+
+    The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, and folder for photographs of your own;
+    their files say more, and configs/base.py lists the fields. The workdir is runs/NAME by default. Running the same
+    command again goes on from the last checkpoint, or says that the run is complete.
+
+    On several hosts the same command runs once on each, or once for each GPU under srun; --distributed says how they
+    find each other, and HOST:PORT is the address of process 0. All of them must see the workdir.
+
+    Exit statuses: 0 the run is complete; 2 something is wrong, and would be again; 75 a signal stopped the run and its
+    state is saved; 76 another process of the run was lost. After 75 and 76 the same command goes on.
+    """
+    values = flags_of(arguments, config_flag, string("workdir"), *DISTRIBUTED)
+    config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
+    import jax
+
+    from resnet_jax.distributed import agreement, launch, machine
+    from resnet_jax.runs import loop, metrics_log
+
+    metrics_log.import_without_torch()
+    with launch.processes(values.distributed, values.num_processes, values.process_id):
+        machine.check_devices()
+        agreement.check_shared(directory)  # all processes, whatever their environments say
+        if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+            # Where every host finds it, also one that takes another's place.
+            machine.keep_programs(directory / "compilation_cache")
+        loop.train(config, directory)
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Trains one run for each point of a grid of config fields, and prints the table of results.
+
+    resnet-jax sweep --config=NAME --axis model.depth=20,32 --axis seed=0,1,2 [--config.FIELD=VALUE …] --workdir=DIR
+                     [--combine=product|zip] [--jobs=N]
+                     [--launcher=local|slurm --slurm NAME=VALUE,…]
+                     [--searcher=grid|optuna --trials=N]
+
+    Each point is a process of its own with a folder below DIR, where log.txt holds what it says. Running the same
+    command again skips the points that are complete and goes on with all others. Points that fail stop no other ones;
+    the exit status is 2 where there are any. Ctrl-C lets the points at work save first.
+
+    --combine=zip takes the first values of all axes together, then the second ones, and so on. --jobs is how many
+    points run at a time: by default 1, or one on each accelerator; a single job has all accelerators.
+
+    --launcher=slurm submits the points as a job array (extra "slurm"), --jobs of them at a time, with sbatch's options
+    as --slurm partition=gpu,gpus_per_node=1,time=600, the time in minutes. The jobs go on when this command is
+    interrupted, and the same command watches them again.
+
+    --searcher=optuna (extra "search") trains N points with which Optuna looks for the least validation error, which
+    needs --config.dataset.validation_images except for photographs. An axis is then also a range of numbers, such as
+    --axis optimizer.learning_rate=0.01..1:log. The study is in DIR/study.db.
+    """
+    values = flags_of(
+        arguments,
+        config_flag,
+        string("workdir"),
+        strings("axis"),
+        string("combine", "product", ("product", "zip")),
+        integer("jobs"),
+        string("launcher", "local", ("local", "slurm")),
+        strings("slurm"),
+        string("searcher", "grid", ("grid", "optuna")),
+        integer("trials"),
+    )
+    given(values.config, "config")
+    from resnet_jax.sweeping.sweep import sweep as run
+
+    run(
+        config_source(arguments),
+        overrides(values, arguments),
+        values.axis or [],
+        given(path(values.workdir, "workdir"), "workdir"),
+        combine=values.combine,
+        jobs=values.jobs,
+        launcher=values.launcher,
+        slurm=listed(values.slurm or []),
+        searcher=values.searcher,
+        trials=values.trials,
+    )
+
+
+def doctor(arguments: Sequence[str]) -> None:
+    """Says whether a run can begin: makes the checks of train on all its processes, and trains nothing.
+
+    resnet-jax doctor [--config=NAME …] [--workdir=DIR] [--distributed=… as for train] [--format=table|json]
+
+    Start it as training is to be started, on every host. The exit status is 2 where they cannot train together.
+    """
+    values = flags_of(arguments, config_flag, string("workdir"), FORMAT, *DISTRIBUTED)
+    config, directory = values.config, path(values.workdir, "workdir")
+    if config is not None:
+        directory = train_workdir(values.workdir, arguments)
+    from resnet_jax.distributed import agreement, launch
+    from resnet_jax.runs import doctor as examination
+
+    with launch.processes(values.distributed, values.num_processes, values.process_id):
+        result = examination.examine(directory, config)
+        wrong = [each for each in result["findings"] if each["grade"] == "impossible"]
+        # Without devices no process knows its number.
+        if wrong[:1] == result["findings"] or agreement.is_lead():
+            show(values, result, lambda: examination.render(result))
+        if wrong:
+            said = "; ".join(f"{each['check']}: {each['says']}" for each in wrong)
+            raise InputError(f"training is impossible here; {said}")

@@ -1,0 +1,133 @@
+"""Small data sets as whole uint8 arrays: the bundled digits, and CIFAR as TFDS prepared it."""
+
+import functools
+import itertools
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.data.batch import Batch, batch_indices
+from resnet_jax.data.decode import UnreadableImageError, decode
+from resnet_jax.data.tfds import Records, open_records, prepared_folder
+from resnet_jax.errors import InputError
+
+NAMES = ("digits", "cifar10", "cifar100")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images, (count, height, width, channels) uint8, and their labels, (count,) int32."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray | list[int]) -> "Split":
+        """The examples of these rows."""
+        return Split(self.images[rows], self.labels[rows])
+
+    def batches(self, batch_size: int, steps: int | None = None, seed: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of the steps from `start` on, uint8: those that a run of this seed trains on, without end where
+        `steps` is None. Augmentation is left to the device, see `augment.pad_crop_mirror`.
+        """
+        rows = jax.jit(batch_indices, static_argnums=(2, 3))
+        for step in itertools.count(start) if steps is None else range(start, start + steps):
+            shown = self.take(np.asarray(rows(seed, step, batch_size, len(self))))
+            yield Batch(shown.images, shown.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of a data set; `validation` holds training images kept back, if any were asked for."""
+
+    train: Split
+    validation: Split | None
+    test: Split
+    class_names: tuple[str, ...]
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_images: int = 0) -> Dataset:
+    """Reads a data set into memory, once while its files stay as they are: a sweep reads its data once.
+
+    Args:
+      name: "digits", "cifar10" or "cifar100".
+      data_dir: where TFDS keeps its prepared data sets (`~/tensorflow_datasets` by default); unused by digits.
+      validation_images: how many training images to keep back; 5000 is the paper's 45k/5k split (section 4.2). Which
+        ones is fixed, whatever the seed of a run.
+
+    Returns:
+      arrays that cannot be written to, since others may have got the same ones.
+
+    Raises:
+      InputError: unknown name, data that is absent or of another data set, or too many validation images.
+    """
+    if name not in NAMES:
+        raise InputError(f"unknown dataset.name {name!r}: it is one of {', '.join(NAMES)}")
+    if name == "digits":
+        return _load(name, None, validation_images, ())
+    folder = prepared_folder(name, data_dir).absolute()
+    files = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
+    seen = tuple((name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in files)
+    # The folder's data_dir, and not the given one: another folder may have come to be meant by that.
+    return _load(name, str(folder.parents[1]), validation_images, seen)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, data_dir: str | None, validation_images: int, seen: tuple[Any, ...]) -> Dataset:
+    """Reads a data set; `seen` is what tells its files from those that were read before."""
+    del seen
+    dataset = _digits() if name == "digits" else _cifar(name, data_dir)
+    if validation_images:
+        if not 0 < validation_images < len(dataset.train):
+            raise InputError(
+                f"dataset.validation_images is {validation_images}, but {name} has {len(dataset.train)} training images"
+            )
+        order = np.random.default_rng(0).permutation(len(dataset.train))
+        kept, held = np.sort(order[validation_images:]), np.sort(order[:validation_images])
+        dataset = replace(dataset, train=dataset.train.take(kept), validation=dataset.train.take(held))
+    for split in (dataset.train, dataset.validation, dataset.test):
+        if split is not None:
+            split.images.flags.writeable = split.labels.flags.writeable = False
+    return dataset
+
+
+def checksum(split: Split) -> int:
+    """CRC-32 of all images and labels."""
+    return zlib.crc32(split.labels.tobytes(), zlib.crc32(split.images.tobytes()))
+
+
+def _digits() -> Dataset:
+    """The 1,797 handwritten digits (8x8, grey) that ship inside scikit-learn, a fifth of each class for testing."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    scans: Any = load_digits()
+    # The scans have 17 grey levels, 0 to 16.
+    images = np.rint(scans.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = scans.target.astype(np.int32)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    whole = Split(images, labels)
+    return Dataset(whole.take(train), None, whole.take(test), tuple(str(digit) for digit in range(10)))
+
+
+def _cifar(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
+    records = open_records(name, data_dir, ("train", "test"))
+    return Dataset(_read_split(records, "train"), None, _read_split(records, "test"), records.class_names)
+
+
+def _read_split(records: Records, split: str) -> Split:
+    source: Any = records.splits[split]
+    try:
+        # Undecoded records, since TFDS decodes slowly; and no threads, which make such small images slower.
+        read = source.__getitems__(list(range(len(source))))
+        images = np.stack([decode(record["image"]) for record in read])
+    except (OSError, RuntimeError, ValueError, UnreadableImageError) as error:
+        raise InputError(f"the {split} split in {records.folder} cannot be read: {error}") from error
+    return Split(images, np.array([record["label"] for record in read], np.int32))

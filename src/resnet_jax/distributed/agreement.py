@@ -1,0 +1,164 @@
+"""What the processes of a run must agree on before it starts; a single process agrees with itself."""
+
+import contextlib
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# The key-value store of JAX's processes, which Orbax uses too, has no public name.
+from jax._src.distributed import global_state
+
+from resnet_jax.errors import InputError, PeerLostError
+
+# Each host may have its own.
+_OWN_FIELDS = ("dataset.data_dir", "stream.num_workers")
+
+# A file of another host can appear late where a network file system caches folders.
+SEEN_WITHIN = 10.0
+# Orbax's own limit is five minutes: so long the others may wait for a process that has given a checkpoint up, and only
+# then ask.
+_ANSWER_WITHIN = 600.0
+_numbers = itertools.count()
+
+
+def is_lead() -> bool:
+    """Whether this is process 0, which writes logs, results and reports."""
+    return jax.process_index() == 0
+
+
+def exchange(own: Any) -> list[Any]:
+    """Gives every process the JSON-able values of all of them, in their order; all of them call it, equally often.
+
+    Raises:
+      InputError: the processes are not connected.
+      PeerLostError: one of them does not answer within ten minutes.
+    """
+    number, count, own = next(_numbers), jax.process_count(), json.dumps(own)
+    if count == 1:
+        return [json.loads(own)]
+    client = global_state.client
+    if client is None:
+        raise InputError(f"there are {count} processes, which are not connected: give --distributed, see --help")
+    client.key_value_set(f"resnet_jax/exchange/{number}/{jax.process_index()}", own)
+    answers = []
+    for process in range(count):
+        try:
+            said = client.blocking_key_value_get(f"resnet_jax/exchange/{number}/{process}", int(_ANSWER_WITHIN * 1e3))
+        except jax.errors.JaxRuntimeError as error:
+            raise PeerLostError(f"process {process} does not answer: see what it wrote") from error
+        answers.append(json.loads(said))
+    # All of them are here, so all have what was said before.
+    if number > 0:
+        client.key_value_delete(f"resnet_jax/exchange/{number - 1}/{jax.process_index()}")
+    return answers
+
+
+def check_same(what: str, facts: Mapping[str, Any], advice: str) -> None:
+    """Refuses a run whose processes differ in something.
+
+    Args:
+      what: the facts are about, such as "data".
+      facts: JSON-able, as this process knows them, by what they are called.
+      advice: what to do where they differ.
+
+    Raises, beside what `exchange` raises:
+      InputError: on every process, naming what differs.
+    """
+    lead, *others = exchange(dict(facts))
+    for process, other in enumerate(others, start=1):
+        differing = [
+            f"{name} is {lead.get(name)!r} on process 0 and {other.get(name)!r} on process {process}"
+            for name in sorted(lead | other)
+            if lead.get(name) != other.get(name)
+        ]
+        if differing:
+            raise InputError(f"the processes have different {what}: {', '.join(differing)}; {advice}")
+
+
+def check_same_config(fields: Mapping[str, Any]) -> None:
+    """`check_same` of a config, as a mapping of sections, but for the fields that each host may have to itself."""
+    facts = {f"config.{name}": value for name, value in flat(fields).items() if name not in _OWN_FIELDS}
+    check_same("configs", facts, "start all of them with the same command")
+
+
+def check_same_data(facts: Mapping[str, Any]) -> None:
+    """`check_same` of what is known of the data."""
+    check_same("data", facts, "use the same files for config.dataset.data_dir on every host")
+
+
+def check_shared(directory: Path) -> None:
+    """Makes the workdir of several processes, and refuses one that is not the same folder for all of them; see
+    `check_folder`.
+    """
+    if jax.process_count() == 1:
+        return
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+    check_folder(directory)
+
+
+def check_folder(folder: Path) -> None:
+    """Every process writes a file to its `folder` and looks for those of the others; all are removed again.
+
+    Raises, beside what `exchange` raises:
+      InputError: on every process, naming one that cannot write there, or does not see what others write.
+    """
+    token, count = exchange(uuid.uuid4().hex)[0], jax.process_count()
+    paths = [folder / f".resnet-jax-{token}-{process}" for process in range(count)]
+    own = paths[jax.process_index()]
+    try:
+        errors = exchange(_write_error(own))
+        unseen = exchange(_unseen({process: path for process, path in enumerate(paths) if errors[process] is None}))
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink()
+    for process, error in enumerate(errors):
+        if error is not None:
+            raise InputError(f"process {process} cannot write in {folder}: {error}")
+    for process, others in enumerate(unseen):
+        if others:
+            raise InputError(
+                f"{folder} is not shared: process {process} does not see what process {others[0]} writes there; use "
+                "a --workdir on a file system that all hosts mount"
+            )
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of fields as one level, by names such as "model.depth"."""
+    fields = {}
+    for name, value in tree.items():
+        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return fields
+
+
+def _write_error(path: Path) -> str | None:
+    try:
+        path.write_text("whether the processes of a run share this folder\n")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _unseen(paths: dict[int, Path]) -> list[int]:
+    """The processes whose files are still missing after a while."""
+    deadline = time.monotonic() + SEEN_WITHIN
+    while True:
+        missing = [process for process, path in paths.items() if not _opens(path)]
+        if not missing or time.monotonic() > deadline:
+            return missing
+        time.sleep(0.2)
+
+
+def _opens(path: Path) -> bool:
+    """Whether a file is there; it is opened, since a folder's listing may come from a cache."""
+    try:
+        path.open("rb").close()
+    except OSError:
+        return False
+    return True

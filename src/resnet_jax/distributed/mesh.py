@@ -1,0 +1,143 @@
+"""The mesh of devices, and how arrays lie on it. This file alone knows devices."""
+
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from resnet_jax.distributed.machine import check_devices
+from resnet_jax.errors import InputError
+
+# A batch is cut over both axes; parameters and the optimiser's state over "fsdp" only.
+AXES = ("data", "fsdp")
+
+
+def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
+    """A mesh of data x fsdp devices, in the order of processes: neighbours along "fsdp" are on one host where possible.
+
+    Args:
+      data: devices along "data"; by default as many as there are.
+      fsdp: devices that share one copy of the parameters and of the optimiser's state.
+
+    Raises:
+      InputError: the devices do not make such a mesh, those of some process would be left out, or one has more of them
+        than another.
+    """
+    check_devices()
+    available = jax.device_count()
+    if data is None:
+        if available % fsdp:
+            raise InputError(f"config.mesh.fsdp is {fsdp}, which does not divide the {available} devices")
+        data = available // fsdp
+    wanted = data * fsdp
+    product = f"config.mesh.data={data}" + (f" times config.mesh.fsdp={fsdp}" if fsdp > 1 else "")
+    if wanted > available:
+        raise InputError(f"{product} asks for {wanted} devices, but {available} are available")
+    if jax.process_count() > 1 and wanted < available:
+        raise InputError(
+            f"{product} asks for {wanted} devices, but the {jax.process_count()} processes have {available}"
+        )
+    counts = Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"process {process} has {count}" for process, count in sorted(counts.items()))
+        raise InputError(f"{found} devices: give every process the same number of them")
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices[:wanted]).reshape(data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def check_divides(mesh: Mesh, batch_size: int, field: str, *, grad_accum_steps: int = 1) -> None:
+    """Refuses a batch that the mesh cannot cut into equal parts.
+
+    Args:
+      mesh: cuts the batch.
+      batch_size: over all devices.
+      field: that holds the batch size.
+      grad_accum_steps: parts of the batch that follow one another.
+
+    Raises:
+      InputError: names the field, and sizes that would do.
+    """
+    parts = mesh.size * grad_accum_steps
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        near = f"{below} or {below + parts}" if below else f"{parts}"
+        times = f" times config.train.grad_accum_steps={grad_accum_steps}" if grad_accum_steps > 1 else ""
+        raise InputError(
+            f"{field}={batch_size} cannot be divided by {mesh.size} devices{times}: use a size such as {near}"
+        )
+
+
+def put_batch(mesh: Mesh, arrays: Any) -> Any:
+    """Puts this host's part of a batch, a tree of NumPy arrays, on its devices; returns arrays of the whole batch."""
+    place = batch_sharded(mesh)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(place, array), arrays)
+
+
+def put_everywhere(mesh: Mesh, arrays: Any) -> Any:
+    """Puts a tree of arrays, the same ones on every host, on all devices."""
+    place = replicated(mesh)
+
+    def put(array: Any) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
+
+    # `device_put` would compare them between hosts, by collecting every host's copy on each one.
+    return jax.tree.map(put, arrays) if jax.process_count() > 1 else jax.device_put(arrays, place)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, P())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    """The leading axis is cut into equal parts, one for each device."""
+    return NamedSharding(mesh, P(AXES))
+
+
+def fsdp_specs(mesh: Mesh, tree: Any) -> Any:
+    """How each array of a tree is cut over "fsdp": along the largest axis that divides, or not at all."""
+    parts = mesh.shape["fsdp"]
+
+    def spec(leaf: Any) -> P:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % parts == 0]
+        if parts == 1 or not axes:
+            return P()
+        return P(*[None] * max(axes, key=lambda axis: leaf.shape[axis]), "fsdp")
+
+    return jax.tree.map(spec, tree)
+
+
+def fsdp_shardings(mesh: Mesh, tree: Any) -> Any:
+    """`fsdp_specs` as shardings."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), fsdp_specs(mesh, tree))
+
+
+def gather(specs: Any, parts: Any) -> Any:
+    """Inside `jax.shard_map`: whole arrays from the parts of them that `fsdp_specs` gave each device."""
+
+    def whole(spec: P, part: jax.Array) -> jax.Array:
+        return jax.lax.all_gather(part, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else part
+
+    return jax.tree.map(whole, specs, parts)
+
+
+def reduce_scatter(specs: Any, arrays: Any) -> Any:
+    """Inside `jax.shard_map`: the sum of each array over all devices, of which a device keeps what `specs` give it."""
+
+    def scattered(spec: P, array: jax.Array) -> jax.Array:
+        if "fsdp" not in spec:
+            return array
+        return jax.lax.psum_scatter(array, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
+
+    leaves, structure = jax.tree.flatten(jax.tree.map(scattered, specs, arrays))
+    cut = ["fsdp" in spec for spec in jax.tree.leaves(specs)]
+    # All at once, for XLA to make one reduction of them.
+    for chosen, axes in ((False, AXES), (True, "data")):
+        places = [i for i, is_cut in enumerate(cut) if is_cut == chosen]
+        for i, total in zip(places, jax.lax.psum([leaves[i] for i in places], axes), strict=True):
+            leaves[i] = total
+    return jax.tree.unflatten(structure, leaves)

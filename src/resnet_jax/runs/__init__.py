@@ -1,0 +1,1 @@
+"""Runs: what ties models, data, training and evaluation to a config and a folder."""

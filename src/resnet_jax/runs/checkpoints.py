@@ -1,0 +1,343 @@
+"""Checkpoints: the whole state, the pre-processing and the class names of a step. This file alone knows Orbax."""
+
+import contextlib
+import errno
+import fcntl
+import gc
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed.agreement import SEEN_WITHIN, exchange, is_lead
+from resnet_jax.distributed.mesh import make_mesh, replicated
+from resnet_jax.errors import InputError, Preempted, is_passing, warn
+from resnet_jax.runs.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
+from resnet_jax.runs.metadata import CheckpointMetadata, abstract_preprocessing, seal, unseal
+from resnet_jax.training.state import TrainState, must_be_finite
+
+
+class Restored(NamedTuple):
+    """A loaded checkpoint."""
+
+    state: TrainState
+    metadata: CheckpointMetadata
+
+
+class RestoredNetwork(NamedTuple):
+    """What a checkpoint holds of a trained network; `variables` are its parameters and running statistics."""
+
+    step: int
+    variables: Any
+    preprocessing: Preprocessing
+    metadata: CheckpointMetadata
+
+
+class Checkpoints:
+    """The checkpoints under a run's `checkpoints/`; a context manager, which ends when everything is on disk.
+
+    Saving is asynchronous and atomic: a run that is killed at any moment leaves whole checkpoints only. A checkpoint
+    has four parts: "variables" and "preprocessing", which make predictions; "training", the step and the optimiser's
+    state; and "card", a text with its checksum, which holds the fingerprints of the other three: each route that loads
+    a part checks it. Of several processes each writes what its own devices hold; all of them must call every method.
+
+    Args:
+      workdir: of the run.
+      write: whether to save, which only one run at a time can do in a workdir.
+      keep_last: how many of the last checkpoints are kept. More than one, so that a damaged one costs the steps of one
+        interval and not the run.
+      keep_every: checkpoints whose step this number divides are kept for good.
+
+    Raises:
+      InputError: with `write`, when another run is writing in this workdir; or its name is one that Orbax misreads.
+    """
+
+    def __init__(self, workdir: Path, *, write: bool, keep_last: int = 3, keep_every: int | None = None):
+        self.directory = workdir.absolute() / "checkpoints"
+        with contextlib.ExitStack() as held:
+            folder = _without_patterns(workdir.absolute(), held)
+            if write and is_lead():
+                held.enter_context(_lock(workdir))
+            policies = ocp.training.preservation_policies
+            kept: Any = policies.LatestN(keep_last)
+            if keep_every is not None:
+                kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(keep_every)])
+            # Small arrays are written by one device: for each to write its part, Orbax compiles a program for every
+            # shape.
+            context = ocp.Context()
+            context.array.saving.min_slice_bytes_for_replica_parallel = 2**24
+            self._checkpointer = ocp.training.Checkpointer(
+                str(folder / "checkpoints"),
+                context=context,
+                # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
+                preservation_policy=kept,
+                # What a killed run was writing; a reader must leave alone what a live run is writing.
+                cleanup_tmp_directories=write,
+            )
+            # Orbax would ask JAX for a notice to stop at its steps; JAX remembers the last number that it was asked
+            # with, and those of the places where the loop can stop are others: a notice would pass unseen.
+            self._checkpointer._manager.reached_preemption = lambda step: False
+            self._agree()
+            self._held = held.pop_all()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None = None, *exception: object) -> None:
+        # Closing waits for the other processes, which do not come where an error ends this one alone.
+        with self._held:
+            if kind is None or issubclass(kind, Preempted) or jax.process_count() == 1:
+                with _clear_errors(self.directory):
+                    self._checkpointer.close()
+
+    def save(self, state: TrainState, preprocessing: Preprocessing, metadata: CheckpointMetadata, step: int) -> None:
+        """Starts saving; returns as soon as the arrays have been copied from the devices.
+
+        Raises:
+          InputError: what `must_be_finite` names of the state is not, or this or the previous checkpoint could not be
+            written, for instance because the disk is full.
+        """
+        parts = {**_parts(state), "preprocessing": preprocessing}
+        fingerprints = {name: fingerprint(part) for name, part in parts.items()}
+        fingerprints, finite = jax.device_get((fingerprints, all_finite(must_be_finite(state))))
+        if not finite:
+            raise InputError(
+                f"the state of iteration {step} holds numbers that are not finite and was not saved: "
+                "train in another --workdir with a lower config.optimizer.learning_rate or a warm-up"
+            )
+        with _clear_errors(self.directory):
+            for passed_over in self._steps_from(step):
+                self._checkpointer.delete(passed_over)
+            self._checkpointer.save_checkpointables_async(
+                step,
+                {
+                    **parts,
+                    "card": seal(metadata, preprocessing, {name: int(value) for name, value in fingerprints.items()}),
+                },
+            )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises as `save`."""
+        with _clear_errors(self.directory):
+            self._checkpointer.wait()
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, or None."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def restore(self, abstract: TrainState, log: Callable[[str], None]) -> Restored | None:
+        """Loads the state of the newest whole checkpoint.
+
+        One that cannot be read is passed over; `save` replaces it when the run gets there again.
+
+        Args:
+          abstract: shapes, dtypes and shardings to restore to.
+          log: is given one line about each damaged checkpoint.
+
+        Returns:
+          The state and the card, or None if there is no checkpoint.
+
+        Raises:
+          InputError: there are checkpoints, and none can be read, or a newer resnet_jax wrote the newest one.
+        """
+
+        def load(step: int) -> Restored:
+            metadata, fields = self._load_card(step)
+            parts = _parts(abstract)
+            if fields["version"] == 0:
+                del parts["training"]["skipped"]
+            preprocessing = abstract_preprocessing(fields, abstract.step.sharding)
+            loaded = self._load(step, fields, {**parts, "preprocessing": preprocessing})
+            training = loaded["training"]
+            if fields["version"] == 0:
+                training["skipped"] = jnp.zeros_like(training["step"])
+            return Restored(TrainState(**loaded["variables"], **training), metadata)
+
+        return self._newest_whole(load, log)
+
+    def restore_network(
+        self, abstract: Callable[[CheckpointMetadata], TrainState], log: Callable[[str], None]
+    ) -> RestoredNetwork | None:
+        """Loads what predictions need of the newest whole checkpoint; arguments and errors as of `restore`."""
+
+        def load(step: int) -> RestoredNetwork:
+            metadata, fields = self._load_card(step)
+            state = abstract(metadata)
+            preprocessing = abstract_preprocessing(fields, state.step.sharding)
+            loaded = self._load(step, fields, {"variables": state.variables, "preprocessing": preprocessing})
+            return RestoredNetwork(step, loaded["variables"], loaded["preprocessing"], metadata)
+
+        return self._newest_whole(load, log)
+
+    def restore_preprocessing(self, log: Callable[[str], None]) -> Preprocessing | None:
+        """Loads the pre-processing of the newest whole checkpoint, on all devices; errors as of `restore`."""
+
+        def load(step: int) -> Preprocessing:
+            _, fields = self._load_card(step)
+            abstract = abstract_preprocessing(fields, replicated(make_mesh()))
+            return self._load(step, fields, {"preprocessing": abstract})["preprocessing"]
+
+        return self._newest_whole(load, log)
+
+    def _load_card(self, step: int) -> tuple[CheckpointMetadata, dict[str, Any]]:
+        return unseal(self._checkpointer.load_checkpointables(step, {"card": None})["card"])
+
+    def _load(self, step: int, fields: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
+        """The named parts of a checkpoint; raises ValueError where they are not those that were saved."""
+        loaded = self._checkpointer.load_checkpointables(step, abstract)
+        # The version before had no fingerprint of the pre-processing.
+        known = {name: part for name, part in loaded.items() if fields["version"] or name != "preprocessing"}
+        check_fingerprints(known, fields["fingerprints"])
+        return loaded
+
+    def _newest_whole(self, load: Callable[[int], Any], log: Callable[[str], None]) -> Any:
+        steps = self._steps()
+        for step in reversed(steps):
+            found, error = None, None
+            try:
+                found = load(step)
+            except (MemoryError, InputError):
+                raise
+            except Exception as exception:  # Orbax and TensorStore raise many types for damaged files.
+                if is_passing(exception) or "RESOURCE_EXHAUSTED" in str(exception):
+                    raise
+                error = _first_line(exception)
+            if error is not None:
+                _collect_reads()
+            # All processes go on from the same one.
+            error = next((each for each in exchange(error) if each is not None), None)
+            if error is None:
+                return found
+            log(f"checkpoint {step} is damaged and passed over: {error}")
+        if steps:
+            raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another --workdir")
+        return None
+
+    def _steps_from(self, step: int) -> list[int]:
+        """Checkpoints that `restore` passed over: a run only gets to a step again when those could not be read."""
+        return [each for each in self._steps() if each >= step]
+
+    def _steps(self) -> list[int]:
+        return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+
+    def _seen(self) -> list[list[int]]:
+        """The checkpoints, and for the newest ones a checksum of the names, sizes and first bytes of their files."""
+        steps = self._steps()
+        return [steps, [crc_of_files(self.directory / str(step)) for step in steps[-3:]]]
+
+    def _agree(self) -> None:
+        """Waits until all processes see the same files: a network file system shows the newest ones late to some.
+
+        Where one of them fails to read what the others read, Orbax lets these wait for it for minutes.
+        """
+        if jax.process_count() == 1:
+            return
+        for _ in range(int(SEEN_WITHIN) + 1):
+            lead, *others = exchange(self._seen())
+            if all(other == lead for other in others):
+                return
+            time.sleep(1)
+            self._checkpointer.reload()
+        raise InputError(
+            f"the processes see different checkpoints in {self.directory}: use a --workdir on a file system that all "
+            "hosts mount"
+        )
+
+
+def saved_preprocessing(workdir: Path) -> Preprocessing | None:
+    """The pre-processing of a run's newest whole checkpoint, or None if there is none yet."""
+    # As process 0 sees it: all of them go the same way, whenever they look.
+    if not exchange((workdir / "checkpoints").is_dir())[0]:
+        return None
+    with Checkpoints(workdir, write=False) as checkpoints:
+        return checkpoints.restore_preprocessing(lambda line: None)  # `restore` says it
+
+
+def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
+    training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+    if state.ema is not None:
+        training["ema"] = state.ema
+    return {"variables": state.variables, "training": training}
+
+
+def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
+    """The folder by a name that means itself in a pattern: Orbax looks for what it has to merge with patterns that it
+    makes of the folder's path, and of a folder called [x] it would write checkpoints that nobody can read.
+    """
+    if not re.search(r"[*?\[\]\\]", str(workdir)):
+        return workdir
+    if jax.process_count() > 1 or not os.path.isdir("/proc/self/fd"):
+        raise InputError(f"{workdir} cannot hold checkpoints here: use a --workdir without * ? [ ] \\ in its path")
+    descriptor = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
+    stack.callback(os.close, descriptor)
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
+def _lock(workdir: Path) -> IO[str]:
+    """Holds a workdir until it is closed or the process ends, however it ends."""
+    file = (workdir / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(
+            f"another process is training in {workdir}: wait for it, or use another --workdir; processes of one run on "
+            "several hosts are started with --distributed"
+        ) from error
+    except OSError as error:
+        # Some network file systems have no locks.
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        warn(f"{workdir} cannot be locked ({error.strerror}): see to it that no other run writes there")
+    return file
+
+
+class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)
+    """Turns whatever Orbax raises when the disk is full into one clear line."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        causes = error
+        while causes is not None:
+            if "No space left" in str(causes) or getattr(causes, "errno", None) == 28:
+                raise InputError(
+                    f"the disk is full: no checkpoint could be written to {self.directory}; the older ones are whole: "
+                    "free some space and run the same command again"
+                ) from error
+            if "Too many open files" in str(causes):
+                raise InputError(
+                    f"too many files are open: no checkpoint could be written to {self.directory}; the older ones are "
+                    "whole: allow more of them (ulimit -n 4096) and run the same command again"
+                ) from error
+            causes = causes.__cause__ or causes.__context__
+
+
+def _collect_reads() -> None:
+    """Frees the other reads of a checkpoint that failed, which Orbax leaves without anybody to wait for them: Python
+    would say so at some later time, in lines that nobody can place.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        gc.collect()
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong first: Orbax wraps it in what it tried instead."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # pyright: ignore[reportAssignmentType]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

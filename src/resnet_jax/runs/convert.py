@@ -1,0 +1,107 @@
+"""resnet-jax convert: from the weights of another library to the workdir of a run, and back."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.configs import Config, base
+from resnet_jax.distributed.mesh import make_mesh, replicated
+from resnet_jax.errors import InputError, warn
+from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.files import expanded
+from resnet_jax.interop.classifiers import read_torch, save_torch
+from resnet_jax.interop.files import SUFFIXES
+from resnet_jax.models.zoo import family_and_depth
+from resnet_jax.runs import build, workdir
+from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
+from resnet_jax.runs.load import load_run
+from resnet_jax.training.state import TrainState
+
+
+def from_torch(
+    source: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    log: Callable[[str], None] = warn,
+    *,
+    prefix: str | None = None,
+    **stated: Any,
+) -> str:
+    """Makes a workdir that `evaluate` and `predict` use like that of a run, from a file of PyTorch weights.
+
+    Its config names the network, its checkpoint holds the weights and the pre-processing.
+
+    Args:
+      source, log, prefix, **stated: see `classifiers.load_torch`.
+      directory: a folder that does not exist or is empty.
+
+    Returns:
+      The name of the network.
+
+    Raises:
+      InputError: as `load_torch`, or the folder holds something.
+    """
+    directory = workdir.locate(directory, "the destination")
+    if directory.exists() and any(directory.iterdir()):
+        raise InputError(f"{directory} is not empty: give a folder that does not exist yet")
+    classifier, dataset = read_torch(source, stated, prefix, log)
+    config = _config(classifier, dataset)
+    optimizer, variables = build.optimizer(config, train_images=1), classifier.variables
+    state = TrainState(jnp.zeros((), jnp.int32), opt_state=optimizer.init(variables["params"]), **variables)
+    everywhere = replicated(make_mesh())
+    state, preprocessing = jax.device_put((state, classifier.preprocessing), everywhere)
+    workdir.claim(directory, config)
+    with Checkpoints(directory, write=True) as checkpoints:
+        checkpoints.save(
+            state, preprocessing, CheckpointMetadata(classifier.class_names, classifier.image_shape, data_crc=0), step=0
+        )
+    return f"{config.model.family}{config.model.depth}"
+
+
+def _config(classifier: Classifier, dataset: str) -> Config:
+    """The config of a run whose network this is."""
+    config, preprocessing = base.get_config(), classifier.preprocessing
+    model: Any = classifier.model
+    family, depth = family_and_depth(model)
+    config.model.update(
+        family=family,
+        depth=depth,
+        shortcut=model.shortcut or "A",
+        shortcut_padding=model.shortcut_padding,
+        bottleneck_stride=model.bottleneck_stride,
+        stem_pool_padding=model.stem_pool_padding,
+        batch_norm_epsilon=model.epsilon,
+    )
+    config.stream.update(
+        crop="area",
+        normalization="channels" if preprocessing.mean.shape[:2] == (1, 1) else "mean_image",
+        pca_lighting=0.0,
+        channel_order=preprocessing.channel_order,
+        interpolation=preprocessing.interpolation,
+        side=classifier.image_shape[0],
+        resize_size=preprocessing.resized_to(classifier.image_shape),
+    )
+    config.dataset.name = dataset
+    return config
+
+
+def to_torch(
+    directory: str | os.PathLike[str], destination: str | os.PathLike[str], log: Callable[[str], None] = warn
+) -> None:
+    """Writes a run's newest checkpoint in torchvision's layout (akamaster's for CIFAR networks).
+
+    Args:
+      directory: the run's workdir.
+      destination, log: see `classifiers.save_torch`.
+
+    Raises:
+      InputError: no checkpoint, or a file that cannot be written.
+    """
+    directory = expanded(directory, "the source")
+    files = [path for path in sorted(directory.glob("*")) if path.name.endswith(SUFFIXES)]
+    if files and not (directory / "checkpoints").is_dir():
+        raise InputError(f"{directory} is no run, and holds weights: give the file itself, {files[0]}")
+    run = load_run(directory)
+    save_torch(run.classifier, destination, dataset=run.config.dataset.name, log=log)

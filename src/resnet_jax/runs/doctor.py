@@ -1,0 +1,178 @@
+"""Whether a run can begin here: the command `resnet-jax doctor`, which makes the checks of `train` and no step."""
+
+import glob
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+
+from resnet_jax.configs import Config
+from resnet_jax.data import shared_memory, small, stream
+from resnet_jax.data.images import NAMES, open_images
+from resnet_jax.distributed import agreement
+from resnet_jax.distributed.machine import check_devices, describe_environment, describe_host, environment_lines
+from resnet_jax.distributed.mesh import make_mesh
+from resnet_jax.errors import InputError
+from resnet_jax.files import expanded
+from resnet_jax.runs import build, task
+
+GRADES = ("ok", "attention", "impossible")
+
+_PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "optax", "numpy", "grain", "deep-residual-jax")
+# What an accelerator's driver makes, and the extra of this package that uses it.
+_DRIVERS = {"cuda": "/dev/nvidia[0-9]*", "tpu": "/dev/accel[0-9]*"}
+# Bytes that should be free for checkpoints, of which several are kept.
+_ROOM = 5 * 2**30
+
+
+class Finding(NamedTuple):
+    """What a check says: its name, one of `GRADES`, what was found, and what to do about it ("" where all is well)."""
+
+    check: str
+    grade: str
+    says: str
+    advice: str = ""
+
+
+def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None = None) -> dict[str, Any]:
+    """Calls what `train` checks before it trains, on all processes together; leaves nothing behind.
+
+    Args:
+      workdir: of the run that is to be trained; it need not exist. None: it is not examined.
+      config: of that run. None: its mesh and its data are not examined.
+
+    Returns:
+      a JSON-able dict, the same on every process: "environment" (of process 0), "grade" (the worst one) and "findings",
+      dicts of `Finding`. Where JAX has no devices, that is the only finding.
+
+    Raises:
+      InputError: the workdir is a URL, or the processes are not connected.
+      PeerLostError: one of them does not answer.
+    """
+    folder = None if workdir is None else expanded(workdir, "--workdir")
+    devices = _look("devices", _devices)
+    if devices.grade == "impossible":
+        return {"environment": describe_host(), "grade": devices.grade, "findings": [devices._asdict()]}
+    checks: dict[str, Callable[[], tuple[str, str]]] = {"processes": _processes, "versions": _versions}
+    if config is not None:
+        checks |= {"config": lambda: _config(config), "data": lambda: _data(config)}
+    checks["mesh"] = lambda: _mesh(config)
+    if folder is not None:
+        checks["workdir"] = lambda: _workdir(folder)
+    # Every process makes every check, since some of them wait for each other.
+    own = [devices, *(_look(name, check) for name, check in checks.items())]
+    said = agreement.exchange([describe_environment(), own])
+    findings = [_together([Finding(*each) for each in same]) for same in zip(*(each[1] for each in said), strict=True)]
+    return {
+        "environment": said[0][0],
+        "grade": max((finding.grade for finding in findings), key=GRADES.index),
+        "findings": [finding._asdict() for finding in findings],
+    }
+
+
+def _look(name: str, check: Callable[[], tuple[str, str]]) -> Finding:
+    """Makes a check, which returns what it found and some advice, or raises an `InputError`."""
+    try:
+        says, advice = check()
+    except InputError as error:
+        return Finding(name, "impossible", str(error))
+    return Finding(name, "attention" if advice else "ok", says, advice)
+
+
+def _together(said: Sequence[Finding]) -> Finding:
+    """The worst of what the processes say of one check, and which of them say it."""
+    grade = max((each.grade for each in said), key=GRADES.index)
+    worst = [process for process, each in enumerate(said) if each.grade == grade]
+    first = said[worst[0]]
+    if len(worst) == len(said):
+        return first
+    return first._replace(says=f"process {', '.join(map(str, worst))}: {first.says}")
+
+
+def _devices() -> tuple[str, str]:
+    check_devices()
+    kinds = Counter(device.device_kind for device in jax.devices())
+    says = ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) + f" ({jax.default_backend()})"
+    extra = next((extra for extra, files in _DRIVERS.items() if glob.glob(files)), None)
+    if jax.default_backend() == "cpu" and extra:
+        advice = f"install the extra, pip install '.[{extra}]', and see that JAX_PLATFORMS does not say cpu"
+        return f"{says}, but {socket.gethostname()} has an accelerator", advice
+    return says, "devices of one kind: all wait for the slowest one" if len(kinds) > 1 else ""
+
+
+def _processes() -> tuple[str, str]:
+    """Whether a launcher has started several processes that know nothing of each other."""
+    count, machines = jax.process_count(), len(set(agreement.exchange(socket.gethostname())))
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    started, how = (int(tasks), "slurm") if tasks.isdecimal() and int(tasks) > 1 else (workers, "gke")
+    if count == 1 and started > 1:
+        said = f"this process is alone, but the launcher started {started}"
+        return said, f"give --distributed={how}; else each trains by itself"
+    return f"{count} on {machines} host{'s' if machines > 1 else ''}", ""
+
+
+def _versions() -> tuple[str, str]:
+    runtime = " ".join(jax.extend.backend.get_backend().platform_version.split())
+    packages = {each.name: each.version for each in importlib.metadata.distributions() if each.name in _PACKAGES}
+    facts = {"python": platform.python_version(), **packages, "runtime": runtime}
+    agreement.check_same("versions", facts, "install the same ones on every host")
+    return f"the same in all processes; {runtime}", ""
+
+
+def _config(config: Config) -> tuple[str, str]:
+    agreement.check_same_config(config.to_dict())
+    build.check(config)
+    return "every field has a value that it can have", ""
+
+
+def _data(config: Config) -> tuple[str, str]:
+    name, folder = config.dataset.name, config.dataset.data_dir
+    if name not in NAMES:
+        return f"{len(small.load(name, folder, config.dataset.validation_images).train)} images to train on", ""
+    train = open_images(name, folder).train
+    batches = stream.train_batches(
+        train,
+        build.cropping(config),
+        seed=0,
+        batch_size=config.train.batch_size,
+        start=0,
+        workers=config.stream.num_workers,
+    )
+    batches.close()  # before its workers start
+    free = shared_memory.free_bytes()
+    room = "" if free is None else f", {free / 2**30:,.1f} GiB free in {shared_memory.FOLDER}"
+    return f"{len(train)} photographs to train on{room}", ""
+
+
+def _mesh(config: Config | None) -> tuple[str, str]:
+    mesh = make_mesh() if config is None else task.make_mesh(config)
+    return " × ".join(f"{name} {size}" for name, size in mesh.shape.items()), ""
+
+
+def _workdir(workdir: Path) -> tuple[str, str]:
+    # A workdir that does not exist yet is not made: its nearest folder stands for it. Path.exists would raise an error
+    # where a folder above must not be read.
+    folder = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if os.path.exists(path))
+    agreement.check_folder(folder)
+    free = shutil.disk_usage(folder).free
+    says = f"every process can write in {folder}, {free / 2**30:,.0f} GiB free"
+    return says, "free some space: checkpoints need a few GiB" if free < _ROOM else ""
+
+
+def render(result: dict[str, Any]) -> str:
+    """Writes the dict of `examine` for people: the environment and the findings."""
+    lines = [*environment_lines(result["environment"]), ""]
+    for each in result["findings"]:
+        lines.append(f"{each['grade']:10}  {each['check']}: {each['says']}")
+        if each["advice"]:
+            lines.append(f"{'':10}  -> {each['advice']}")
+    return "\n".join(lines)

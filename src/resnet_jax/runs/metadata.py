@@ -1,0 +1,89 @@
+"""The card of a checkpoint: what it says of its network in words and numbers, as one text with a checksum."""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding
+
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.errors import InputError
+
+# Of checkpoints. Those of the version before had no number, no fingerprint of the pre-processing and no checksum of
+# their card; skipped steps in a row were not counted in the state.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """What a checkpoint says of its network's classes, in the order of the logits, of its images' shape and its data.
+
+    Attributes:
+      class_names: in the order of the logits.
+      image_shape: (height, width, channels).
+      data_crc: CRC-32 of the training images and labels; another data set gives another one.
+    """
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    data_crc: int
+
+
+# Fields of `Preprocessing` that are no arrays and lie beside the card.
+_VIEW = ("channel_order", "resize_size", "interpolation")
+
+
+def seal(metadata: CheckpointMetadata, preprocessing: Preprocessing, fingerprints: Mapping[str, int]) -> dict[str, Any]:
+    """What a checkpoint keeps of all that is no array; `fingerprints` are those of its arrays, by part.
+
+    Orbax would write a file's worth of each of a thousand class names: they are one text.
+    """
+    fields = {
+        "version": VERSION,
+        **dataclasses.asdict(metadata),
+        "fingerprints": dict(fingerprints),
+        "mean_shape": preprocessing.mean.shape,
+        "std_shape": preprocessing.std.shape,
+        **{name: getattr(preprocessing, name) for name in _VIEW},
+    }
+    text = json.dumps(fields)
+    return {"text": text, "crc": zlib.crc32(text.encode())}
+
+
+def unseal(saved: Mapping[str, Any]) -> tuple[CheckpointMetadata, dict[str, Any]]:
+    """The card of what `seal` made, or the version before it; and all fields, with "version" 0 for that.
+
+    Raises:
+      ValueError: the fields are not those that were saved.
+      InputError: a newer version.
+    """
+    # Of the version before. Any other name is a damaged one.
+    names = {"class_names", "image_shape", "data_crc", "fingerprints", "mean_shape", "std_shape"}
+    if saved.keys() == {"text", "crc"} and zlib.crc32(saved["text"].encode()) == saved["crc"]:
+        fields = json.loads(saved["text"])
+    elif names <= saved.keys() <= names.union(_VIEW):
+        parts = ("variables", "training")
+        fields = {**saved, "version": 0, "fingerprints": dict(zip(parts, saved["fingerprints"], strict=True))}
+    else:
+        raise ValueError("its card is not the one that was saved")
+    if fields["version"] > VERSION:
+        raise InputError(
+            f"a checkpoint is of version {fields['version']}, made by a newer resnet_jax, and this one reads versions "
+            f"up to {VERSION}: update it"
+        )
+    return CheckpointMetadata(tuple(fields["class_names"]), tuple(fields["image_shape"]), fields["data_crc"]), fields
+
+
+def abstract_preprocessing(fields: Mapping[str, Any], sharding: Sharding) -> Preprocessing:
+    """Shapes of the pre-processing that a checkpoint with these fields has, for restoring it."""
+    mean, std = (
+        jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=sharding) for name in ("mean", "std")
+    )
+    # A checkpoint that is older than these fields has their defaults.
+    view = {name: fields[name] for name in _VIEW if name in fields}
+    return Preprocessing(mean, std, **view)  # pyright: ignore[reportArgumentType]

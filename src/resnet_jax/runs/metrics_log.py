@@ -1,0 +1,144 @@
+"""The scalars of a run: metrics.jsonl, and the same for TensorBoard. This file alone knows tensorboardX."""
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import optional, warn
+from resnet_jax.files import expanded, write_whole
+
+
+def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = warn) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last one that a kill cut short is left out, and so are damaged ones.
+
+    Args:
+      workdir: of the run.
+      log: is given a line about damaged ones.
+    """
+    path = expanded(workdir, "workdir") / "metrics.jsonl"
+    *whole, _ = (path.read_bytes() if path.exists() else b"").split(b"\n")
+    lines, damaged = [], []
+    for number, text in enumerate(whole, start=1):
+        try:
+            line = json.loads(text.decode())
+        except ValueError:
+            line = None
+        if (
+            isinstance(line, dict)
+            and type(line.get("step")) is int
+            and all(type(value) in (int, float) for value in line.values())
+        ):
+            lines.append(line)
+        else:
+            damaged.append(str(number))
+    if damaged:
+        log(f"{path}: line {', '.join(damaged)} is damaged and left out")
+    return lines
+
+
+class MetricsLog:
+    """Writes scalars to metrics.jsonl, a line for each step, and to TensorBoard; a context manager.
+
+    Lines of steps after `step`, which a run that was killed had reached past its last checkpoint, are dropped: they
+    will be written again. Damaged ones are dropped too, which `log` is told, and also where TensorBoard has to go
+    without.
+    """
+
+    def __init__(self, workdir: Path, step: int, log: Callable[[str], None] = warn):
+        # Damaged lines are said here, once: the file is written without them.
+        kept = [line for line in read_metrics(workdir, log) if line["step"] <= step]
+        self._path = workdir / "metrics.jsonl"
+        self._begin(kept)
+        self._events = Events(workdir / "events", step, log)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends the scalars of one step."""
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        self._events.write(step, scalars)
+
+    def amend(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds scalars to the last line, which is that of this step."""
+        self._file.close()
+        *before, last = read_metrics(self._path.parent)
+        self._begin([*before, {**last, **scalars}])
+        self._events.write(step, scalars)
+
+    def _begin(self, lines: list[dict[str, Any]]) -> None:
+        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        self._file = self._path.open("a")
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._events.close()
+        self._file.close()
+
+
+class Events:
+    """Writes scalars to a folder of events. Where that fails it says so once and writes no more: no run waits for it.
+
+    Args:
+      folder: for the events, below one that exists.
+      step: TensorBoard forgets those after it, which will be written again.
+      log: is given a line about what went wrong.
+    """
+
+    def __init__(self, folder: Path, step: int, log: Callable[[str], None] = warn):
+        self._folder, self._say = folder, log
+        self._writer: Any = None
+        with self._optional():
+            # Its SummaryWriter writes from a thread, which would tell of a full disk with a traceback.
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+
+            folder.mkdir(exist_ok=True)
+            writer = EventsWriter(str(folder.absolute() / "events"))
+            start = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+            self._writer = writer
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of one step."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with self._optional():
+            from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+            from tensorboardX.summary import scalar
+
+            for name, value in scalars.items():
+                writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            writer.flush()
+            self._writer = writer
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._writer is not None:
+            with self._optional():
+                self._writer.close()
+
+    def _optional(self) -> contextlib.AbstractContextManager[None]:
+        return optional(f"the rest of {self._folder} for TensorBoard", self._say)
+
+
+def import_without_torch() -> None:
+    """Imports tensorboardX without PyTorch, which where there is one takes two seconds and is nothing to scalars.
+
+    Meanwhile nothing in this process can import PyTorch, and its tensorboardX stays without it: for the command line.
+    """
+    if "torch" in sys.modules:
+        return
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        with contextlib.suppress(Exception):  # `Events` says what is wrong with it
+            importlib.import_module("tensorboardX")
+    finally:
+        del sys.modules["torch"]

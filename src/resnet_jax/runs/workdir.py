@@ -1,0 +1,125 @@
+"""The folder of a run: config.json says whose it is, result.json that it is complete."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.configs import Config
+from resnet_jax.distributed.agreement import flat, is_lead
+from resnet_jax.errors import InputError
+from resnet_jax.files import expanded, write_whole
+from resnet_jax.runs import config_file
+
+# May change between two starts of one run, which comes out the same; everything else is part of what the run is.
+_FREE_FIELDS = (
+    "dataset.data_dir",
+    "eval.batch_size",
+    "mesh.data",
+    "mesh.fsdp",
+    "model.remat",
+    "model.unroll",
+    "train.max_skipped_steps",
+    "train.checkpoint_every",
+    "train.eval_every",
+    "train.keep_every",
+    "train.keep_last",
+    "train.log_every",
+    "stream.max_corrupt_fraction",
+    "stream.num_workers",
+)
+
+
+def locate(given: str | os.PathLike[str], name: str = "the workdir") -> Path:
+    """The folder of a run, which need not be there yet; see `files.expanded`.
+
+    Raises:
+      InputError: it is a file, or no folder for checkpoints by its name.
+    """
+    workdir = expanded(given, name)
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{name} {workdir} is a file: give the name of a folder")
+    try:
+        str(workdir.absolute()).encode()
+    except UnicodeEncodeError as error:
+        # TensorStore is told of folders as JSON.
+        raise InputError(f"{name} {workdir} has a name that is no UTF-8: checkpoints cannot be kept there") from error
+    return workdir
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Makes the workdir belong to the config, or checks that it does; of several processes the first one writes.
+
+    The file stays as the run's first start wrote it: fields that may change between two starts hold for a start only.
+
+    Raises:
+      InputError: it belongs to another config; the message names the fields that differ. Or see `config_file`.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        text = config_file.write_text(config)
+        if is_lead():
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text)
+        return
+    theirs, ours = (flat(json.loads(each.to_json_best_effort())) for each in (read_config(workdir), config))
+    differing = [
+        f"{field} ({theirs.get(field)!r} there, {ours.get(field)!r} asked for)"
+        for field in sorted(theirs | ours)
+        if field not in _FREE_FIELDS and theirs.get(field) != ours.get(field)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} belongs to another config, which differs in {', '.join(differing)}: "
+            "use another --workdir, or the same fields to go on with that run (none for None)"
+        )
+
+
+def read_config(workdir: str | os.PathLike[str]) -> Config:
+    """The config that a workdir belongs to.
+
+    Raises:
+      InputError: it is no workdir of a run, or its config.json cannot be used; see `config_file.parse_text`.
+    """
+    workdir = expanded(workdir, "workdir")
+    try:
+        text = (workdir / "config.json").read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{workdir} is not the workdir of a run (no readable config.json): give a folder that resnet-jax train made"
+        ) from error
+    return config_file.parse_text(text, workdir / "config.json")
+
+
+def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The result of a complete run, or None.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = expanded(workdir, "workdir") / "result.json"
+    if not path.exists():
+        return None
+    damaged = InputError(f"{path} is damaged: remove it, and the same command writes it again")
+    try:
+        result = json.loads(path.read_bytes())
+    except ValueError as error:  # no JSON, or no text at all
+        raise damaged from error
+    if not isinstance(result, dict) or not {"step", f"{result.get('split', 'test')}_error"} <= result.keys():
+        raise damaged
+    if result.pop("checksum", None) not in (None, _checksum(result)):  # older results have none
+        raise damaged
+    return result
+
+
+def write_result(workdir: Path, result: Mapping[str, Any]) -> None:
+    """Marks a run as complete."""
+    write_whole(workdir / "result.json", json.dumps({**result, "checksum": _checksum(result)}, indent=2) + "\n")
+
+
+def _checksum(result: Mapping[str, Any]) -> int:
+    """Of all but the times and the machine, in which two equal runs differ."""
+    return config_file.checksum(
+        {name: value for name, value in result.items() if name not in ("training_seconds", "environment")}
+    )

@@ -1,0 +1,50 @@
+"""What one process says when others are silent; tests of several processes are in training/test_processes.py."""
+
+import types
+
+import jax
+import pytest
+
+from resnet_jax.cli import commands, main
+from resnet_jax.distributed import agreement
+from resnet_jax.errors import InputError, PeerLostError
+
+
+class Silent:
+    """The key-value store of a run whose other processes say nothing."""
+
+    def __init__(self):
+        self.said = {}
+
+    def key_value_set(self, key, value):
+        self.said[key] = value
+
+    def blocking_key_value_get(self, key, milliseconds):
+        # Longer than Orbax waits for a process that has given a checkpoint up.
+        assert milliseconds > 1000 * 300
+        if key not in self.said:
+            raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: waited for {key} for {milliseconds} ms")
+        return self.said[key]
+
+
+def test_a_silent_process_is_a_lost_one(monkeypatch, capsys):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(agreement, "global_state", types.SimpleNamespace(client=Silent()))
+    with pytest.raises(PeerLostError, match="process 1 does not answer: see what it wrote"):
+        agreement.exchange({"own": 1})
+    # The next start may find it: launch files retry this status.
+    monkeypatch.setitem(commands.COMMANDS, "train", lambda arguments: agreement.exchange(None))
+    assert main.main(["train"]) == 76
+    assert "process 1 does not answer" in capsys.readouterr().err
+
+
+def test_processes_that_are_not_connected(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="there are 2 processes, which are not connected: give --distributed"):
+        agreement.exchange(None)
+
+
+def test_files_that_do_not_appear_are_unseen(tmp_path, monkeypatch):
+    monkeypatch.setattr(agreement, "SEEN_WITHIN", 0.0)
+    (tmp_path / "one").write_text("")
+    assert agreement._unseen({0: tmp_path / "one", 2: tmp_path / "two"}) == [2]
