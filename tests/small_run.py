@@ -1,6 +1,5 @@
 """A run of seconds, and what a finished one left behind."""
 
-import dataclasses
 import json
 
 import jax
@@ -8,8 +7,9 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.configs import digits
-from resnet_jax.runs import loop
-from resnet_jax.runs.task import make_task
+from resnet_jax.runs import build, loop
+from resnet_jax.runs.classification import classification
+from resnet_jax.runs.inputs import open_input
 
 FIELDS = {
     "model.depth": 8,
@@ -65,21 +65,36 @@ class KilledError(Exception):
     """Ends a run from inside."""
 
 
+def parts(config):
+    """The input of a config, its task, and the program of both."""
+    mesh = build.mesh(config)
+    images = open_input(config, mesh, print)
+    task = classification(config, images.metadata, images.train_images, mesh)
+    return images, task, images.compile(task)
+
+
 def train_until(step, config, directory):
     """Ends a run without a word once it has reached a step."""
 
-    def fragile(*arguments):
-        task = make_task(*arguments)
+    def opener(*arguments):
+        images = open_input(*arguments)
+        compiled = images.compile
 
-        def advance(state, steps, stop):
-            if int(state.step) >= step:
-                raise KilledError
-            return task.advance(state, steps, stop)
+        def fragile(task):
+            program = compiled(task)
 
-        return dataclasses.replace(task, advance=advance)
+            def run_steps(state, steps, stop):
+                if int(state.step) >= step:
+                    raise KilledError
+                return program.run_steps(state, steps, stop)
+
+            return program._replace(run_steps=run_steps)
+
+        images.compile = fragile
+        return images
 
     try:
-        loop.train(config, directory, fragile)
+        loop.train(config, directory, open_input=opener)
     except KilledError:
         return
     raise AssertionError(f"the run was complete before step {step}")

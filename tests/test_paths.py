@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.cli import arguments, main
-from resnet_jax.configs import digits
+from resnet_jax.cli import arguments
+from resnet_jax.cli.main import main
+from resnet_jax.configs import digits, parsing
 from resnet_jax.data.images import open_images
 from resnet_jax.data.tfds import prepared_folder
 from resnet_jax.errors import InputError
@@ -98,8 +99,8 @@ def test_files_and_data_below_the_home(home):
     with pytest.raises(InputError, match=f"dataset.data_dir={home / 'x'} does not exist"):
         prepared_folder("cifar10", "~/x")
     (home / "own.py").write_text(Path(digits.__file__).read_text())
-    assert arguments.parse_config("~/own.py").dataset.name == "digits"
-    workdir.claim(home / "run", arguments.parse_config("digits"))
+    assert parsing.load("~/own.py").dataset.name == "digits"
+    workdir.claim(home / "run", parsing.load("digits"))
     assert workdir.read_config("~/run").dataset.name == "digits"
     assert read_metrics("~/run") == []
     assert list(Path().iterdir()) == []

@@ -2,7 +2,7 @@
 that are not there.
 
     python experiments/benchmarks/collectives.py [--model=resnet50] [--shortcut=A|B|C] [--batch_size=N]
-        [--image_size=N] [--group_size=N] [--fsdp=N] [--accumulate=N] [--devices=8,64,1024] [--step_time=SECONDS]
+        [--image_size=N] [--bn_group_size=N] [--fsdp=N] [--accumulate=N] [--devices=8,64,1024] [--step_time=SECONDS]
         [--json]
 
 The step is that of training on photographs, compiled for so many CPU devices in a process for each number of them;
@@ -20,20 +20,24 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import hlo
 import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax import models
+from resnet_jax import models, rng
+from resnet_jax.data.augment import augment_images
+from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.machine import describe_environment, environment_lines
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, replicated
 from resnet_jax.runs.terminal import table
 from resnet_jax.training import optimizers
-from resnet_jax.training.compiled import compile_stream_step
+from resnet_jax.training.compiled import compile_steps
 from resnet_jax.training.state import abstract_state
+from resnet_jax.training.step import train_step
 
 IMAGES_ON_A_DEVICE = 32  # the paper's 256 images on 8 GPUs
 
@@ -53,20 +57,27 @@ LINKS = (
 
 
 def compile_step(network, mesh, *, batch_size, image_size, grad_accum_steps=1):
-    """Compiles `compile_stream_step` for shapes alone, with the paper's optimiser and augmentation.
+    """Compiles a step on streamed photographs for shapes alone, with the paper's optimiser and augmentation.
 
     Returns:
       the shapes of the state, and the program.
     """
     optimizer = optimizers.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
-    step = compile_stream_step(network, optimizer, mesh, noise=0.1, mirrored=True, grad_accum_steps=grad_accum_steps)
+
+    def make_batch(data, seed, step):
+        windows, labels, preprocessing = data
+        key = jax.random.fold_in(rng.stream(seed, "augmentation"), step)
+        return Batch(augment_images(key, windows, preprocessing, 0.1, True), labels, jnp.ones(labels.shape))
+
+    one_step = partial(train_step, model=network, optimizer=optimizer, mesh=mesh, grad_accum_steps=grad_accum_steps)
+    step = compile_steps(one_step, make_batch, mesh)
     state = abstract_state(network, optimizer, (image_size, image_size, 3), mesh)
     cut, everywhere = batch_sharded(mesh), replicated(mesh)
     images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8, sharding=cut)
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut)
     mean = jax.ShapeDtypeStruct((1, 1, 3), jnp.float32, sharding=everywhere)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
-    lowered = step.lower(state, images, labels, Preprocessing(mean, mean), seed)
+    lowered = step.lower(state, (images, labels, Preprocessing(mean, mean)), seed, 1)
     # The program that XLA makes is the same without LLVM's optimisations, which take half of the time.
     return state, lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
 

@@ -10,8 +10,20 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class InputError(ValueError):
+class UserError(ValueError):
+    """What a person can mend: the command line shows the message alone, as one line."""
+
+
+class InputError(UserError):
     """Something the user gave is wrong. The message says what was given, what was expected, and what to do."""
+
+
+class DivergedError(UserError):
+    """The loss or the state of a run is no finite number any more."""
+
+
+class DiskFullError(UserError):
+    """There is no room, or no file, for what a run writes; what it wrote before is whole."""
 
 
 class Preempted(KeyboardInterrupt):

@@ -9,7 +9,8 @@ from linen import VARIANTS as LINEN
 
 from resnet_jax.analysis import summary
 from resnet_jax.benchmark import VARIANTS, train_benchmark
-from resnet_jax.cli import benchmarks, main
+from resnet_jax.cli import benchmarks
+from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError
 from resnet_jax.models import create
 

@@ -65,7 +65,7 @@ def test_times_are_bytes_by_bandwidth_where_the_link_reaches():
 
 @pytest.mark.slow
 def test_the_script_prints_a_plan_for_devices_that_are_not_there():
-    flags = ["--model=cifar_resnet8", "--batch_size=1024", "--image_size=8", "--group_size=1", "--step_time=0.25"]
+    flags = ["--model=cifar_resnet8", "--batch_size=1024", "--image_size=8", "--bn_group_size=1", "--step_time=0.25"]
     command = [sys.executable, collectives.__file__, *flags, "--devices=2,1024"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in text.splitlines()]
@@ -81,7 +81,7 @@ def test_the_script_prints_a_plan_for_devices_that_are_not_there():
     ("wrong", "message"),
     [
         ({"batch_size": 12}, "batch_size=12 cannot be divided by 8 devices"),
-        ({"bn_group_size": 3}, "group_size=3 does not fit the 2 images"),
+        ({"bn_group_size": 3}, "bn_group_size=3 does not fit the 2 images"),
         ({"fsdp": 3}, "fsdp is 3, which does not divide the 8 devices"),
     ],
 )

@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnet_jax.benchmark import input_benchmark
 from resnet_jax.benchmark.input import Loader, Round, loader_table, measure, pillow_window
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.data.images import open_images
 from resnet_jax.data.sequential import available_cores
 from resnet_jax.data.stream import Cropping
@@ -30,7 +30,9 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_result(folder, capsys):
-    result = input_benchmark("folder", folder, crop="area", batch_size=2, workers=(0, 1), rounds=2, seconds=0.05)
+    result = input_benchmark(
+        "folder", folder, crop="random_resized_crop", batch_size=2, workers=(0, 1), rounds=2, seconds=0.05
+    )
     cores = available_cores()
     names = ["Pillow", "windows", f"stream, {cores} threads", "stream, 1 workers"]
     assert [row["name"] for row in result["loaders"]] == names
@@ -45,7 +47,7 @@ def test_the_result(folder, capsys):
     assert result["arguments"] == {
         "dataset": "folder",
         "data_dir": folder,
-        "crop": "area",
+        "crop": "random_resized_crop",
         "batch_size": 2,
         "workers": [0, 1],
         "rounds": 2,
@@ -94,7 +96,7 @@ def test_medians_quartiles_and_ratios_of_rounds_in_turn():
     assert fields == ["unknown", "4", "60", "(50–70)", "15", "?", "1.00", "?"]
 
 
-@pytest.mark.parametrize("crop", ["scale", "area"])
+@pytest.mark.parametrize("crop", ["random_scale", "random_resized_crop"])
 def test_pillows_windows_are_those_of_training(folder, crop):
     photograph = open_images("folder", folder).train[1]
     cropping = Cropping(crop, (256, 480), 224)

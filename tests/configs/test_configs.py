@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from resnet_jax import configs
-from resnet_jax.cli import arguments
+from resnet_jax.configs import parsing
 from resnet_jax.data import small
 from resnet_jax.errors import InputError
 from resnet_jax.runs import build, loop
-from resnet_jax.runs.task import make_task
+from small_run import parts
 
 # ml_collections loads config files in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -53,30 +53,30 @@ def test_there_are_configs():
 
 def lowered(config, monkeypatch):
     """The text of a step's program, which is not compiled, and the task that has it."""
-    task = make_task(config, log=print)
+    images, task, program = parts(config)
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: self)
-    return task.program(1).as_text(), task
+    return program.steps(1).as_text(), task, images.metadata.image_shape
 
 
-def count(task):
-    shape = (1, *task.metadata.image_shape)
+def count(task, image_shape):
+    shape = (1, *image_shape)
     variables = jax.eval_shape(partial(task.model.init, train=False), jax.random.key(0), jnp.zeros(shape))
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 @pytest.mark.parametrize("name", RESIDENT)
 def test_the_shrunk_step_of_each(name, fake_cifar, monkeypatch):
-    program, task = lowered(arguments.parse_config(name, SHRUNK.split()), monkeypatch)
+    program, *made = lowered(parsing.load(name, SHRUNK.split()), monkeypatch)
     classes, (side, channels) = 100 if name.startswith("cifar100") else 10, (8, 1) if "digits" in name else (32, 3)
     # Depth 8 (n = 1): 97,216 - 21,926 with option A on colour images and ten classes (section 2.4 of the notes).
-    assert count(task) == 75_290 + 65 * (classes - 10) - (3 - channels) * 9 * 16
+    assert count(*made) == 75_290 + 65 * (classes - 10) - (3 - channels) * 9 * 16
     assert f"tensor<8x{side}x{side}x{channels}xf32>" in program
     assert f"tensor<64x{classes}xf32>" in program
 
 
 def test_one_shrunk_step_is_trained(fake_cifar, tmp_path):
-    config = arguments.parse_config("cifar100", SHRUNK.split())
-    result = loop.train(config, tmp_path / "run")
+    config = parsing.load("cifar100", SHRUNK.split())
+    result = loop.train(config, tmp_path / "run").result
     assert result["step"] == 1
     assert np.isfinite(result["train_loss"])
     assert 0 <= result["test_error"] <= 1
@@ -89,24 +89,24 @@ def shrunk_photographs(name, test_data):
     shrunk = "model.depth=18 train.iterations=1 train.batch_size=32 eval.batch_size=56 dataset.name=imagenet2012"
     shrunk += " stream.image_size=32 stream.resize_size=37 stream.mean_images=8 mesh.data=1"
     overrides = [*shrunk.split(), "stream.scales=(37, 69)", f"dataset.data_dir={test_data / 'tfds'}"]
-    return arguments.parse_config(name, overrides)
+    return parsing.load(name, overrides)
 
 
 # training/test_resnet50.py trains the first of them.
 @pytest.mark.test_data
 @pytest.mark.parametrize("name", STREAMED)
 def test_the_shrunk_step_of_each_on_photographs(name, test_data, monkeypatch):
-    program, task = lowered(shrunk_photographs(name, test_data), monkeypatch)
+    program, *made = lowered(shrunk_photographs(name, test_data), monkeypatch)
     # Section 2.3 of the notes: 11,689,512 with option B, and the plain twin without its projections.
     projections = sum(small * 2 * small + 2 * 2 * small for small in (64, 128, 256))
-    assert count(task) == 11_689_512 - (projections if name.endswith("plain") else 0)
+    assert count(*made) == 11_689_512 - (projections if name.endswith("plain") else 0)
     assert "tensor<32x32x32x3xui8>" in program
     assert "tensor<512x1000xf32>" in program
 
 
 @pytest.mark.parametrize(("batch", "iterations", "rate"), [(256, 450_410, 0.1), (1_024, 112_602, 0.4)])
 def test_ninety_epochs_at_any_batch_size(batch, iterations, rate):
-    config = arguments.parse_config("imagenet_90ep", [f"train.batch_size={batch}"])
+    config = parsing.load("imagenet_90ep", [f"train.batch_size={batch}"])
     assert config.train.iterations == iterations
     assert config.optimizer.learning_rate == pytest.approx(rate)
     thirty_epochs = iterations // 3
@@ -115,7 +115,7 @@ def test_ninety_epochs_at_any_batch_size(batch, iterations, rate):
 
 
 def test_the_papers_cifar_schedule():
-    schedule = build.schedule(arguments.parse_config("cifar10"))
+    schedule = build.schedule(parsing.load("cifar10"))
     # 0.1 until update 32,000, a tenth of it until 48,000, a hundredth until 64,000.
     rates = schedule(jnp.array([0, 31_999, 32_000, 47_999, 48_000, 63_999]))
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
@@ -123,7 +123,7 @@ def test_the_papers_cifar_schedule():
 
 @pytest.mark.parametrize(("depth", "rate"), [(20, 0.1), (56, 0.1), (110, 0.01), (1202, 0.01)])
 def test_warm_up_from_110_layers_on(depth, rate):
-    optimizer = build.optimizer(arguments.parse_config("cifar10", [f"model.depth={depth}"]), 50_000)
+    optimizer = build.optimizer(parsing.load("cifar10", [f"model.depth={depth}"]), 50_000)
     params = {"kernel": jnp.ones(())}
     updates, _ = optimizer.update(
         {"kernel": jnp.ones(())}, optimizer.init(params), params, value=jnp.asarray(0.9, jnp.float32)
@@ -133,14 +133,14 @@ def test_warm_up_from_110_layers_on(depth, rate):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_usual_batches_suit_usual_numbers_of_devices(name):
-    config = arguments.parse_config(name)
+    config = parsing.load(name)
     for devices in (1, 2, 4, 8):
         assert config.train.batch_size % devices == 0
         assert config.eval.batch_size % devices == 0
 
 
 def test_overrides():
-    config = arguments.parse_config(
+    config = parsing.load(
         "digits:plain",
         [
             "model.depth=14",
@@ -164,18 +164,18 @@ def test_overrides():
 
 
 def test_placeholders_are_none_and_derived():
-    config = arguments.parse_config("digits")
+    config = parsing.load("digits")
     optimizer = config.optimizer
     for value in (optimizer.constant_warmup, config.model.bn_group_size, config.mesh.data):
         assert value is None
     # A half and three quarters of another length.
-    config = arguments.parse_config("digits", ["train.iterations=400"])
+    config = parsing.load("digits", ["train.iterations=400"])
     np.testing.assert_allclose(build.schedule(config)(jnp.array([199, 200, 300])), [0.1, 0.01, 0.001], rtol=1e-6)
 
 
 def test_loading_a_config_twice_gives_two():
-    first = arguments.parse_config("digits", ["model.depth=8"])
-    assert arguments.parse_config("digits").model.depth == 20
+    first = parsing.load("digits", ["model.depth=8"])
+    assert parsing.load("digits").model.depth == 20
     assert first.model.depth == 8
 
 
@@ -185,7 +185,7 @@ def test_a_config_of_ones_own(tmp_path):
         "from resnet_jax.configs import digits\n\n\n"
         "def get_config():\n    config = digits.get_config()\n    config.model.depth = 26\n    return config\n"
     )
-    assert arguments.parse_config(str(path), ["seed=3"]).model.depth == 26
+    assert parsing.load(str(path), ["seed=3"]).model.depth == 26
 
 
 MISTYPED = [
@@ -200,7 +200,7 @@ MISTYPED = [
 def test_mistyped_overrides():
     for override, message in MISTYPED:
         with pytest.raises(InputError, match=message):
-            arguments.parse_config("digits", [override])
+            parsing.load("digits", [override])
 
 
 IMPOSSIBLE = [
@@ -227,12 +227,12 @@ IMPOSSIBLE = [
 def test_values_that_no_run_can_have_are_refused_before_anything_is_written(tmp_path):
     for override, message in IMPOSSIBLE:
         with pytest.raises(InputError, match=message):
-            loop.train(arguments.parse_config("digits", [override]), tmp_path / "run")
+            loop.train(parsing.load("digits", [override]), tmp_path / "run")
         assert not list(tmp_path.iterdir()), override
 
 
 def test_the_largest_seed_is_a_seed_of_its_own():
-    config = arguments.parse_config("digits", ["seed=4294967295"])
+    config = parsing.load("digits", ["seed=4294967295"])
     build.check(config)
     keys = [jax.random.key(seed) for seed in (0, 2**31, config.seed)]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
@@ -246,7 +246,7 @@ def test_the_commands_of_the_docstring_parse(name):
     for command in commands:
         source, *rest = re.findall(r"--config=(\S+)|--config\.(\S+)", command)
         assert source[0].split(":")[0] == name
-        build.check(arguments.parse_config(source[0], [override for _, override in rest]))
+        build.check(parsing.load(source[0], [override for _, override in rest]))
         assert "--workdir=runs/" in command
 
 
@@ -254,19 +254,18 @@ def test_the_commands_of_the_docstring_parse(name):
 def test_unknown_variants(name):
     variants = {"imagenet_90ep": "it has ':large_batch'", "folder": "this config has no variants"}
     with pytest.raises(InputError, match=variants.get(name, "no variant 'wide' of this config: it has ':plain'")):
-        arguments.parse_config(f"{name}:wide")
+        parsing.load(f"{name}:wide")
 
 
 def test_none_is_a_value_as_others_are():
     given = ["--config=cifar10", "--config.model.bn_group_size=none", "--config.train.iterations=20"]
-    values, _ = arguments.parse(given, arguments.config_flag)
+    values, _ = parsing.parse(given, parsing.config_flag)
     assert values.config.model.bn_group_size is None
     # What a sweep gives its points.
-    assert arguments.overrides(values, given) == {"model.bn_group_size": "none", "train.iterations": "20"}
+    assert parsing.overridden(values, given) == {"model.bn_group_size": "none", "train.iterations": "20"}
     for texts, expected in [(["none", "32"], 32), (["32", "none"], None)]:
         assert (
-            arguments.parse_config("cifar10", [f"model.bn_group_size={each}" for each in texts]).model.bn_group_size
-            == expected
+            parsing.load("cifar10", [f"model.bn_group_size={each}" for each in texts]).model.bn_group_size == expected
         )
-    values, _ = arguments.parse(["--config=cifar10", "--config.model.bn_group_size", "None"], arguments.config_flag)
+    values, _ = parsing.parse(["--config=cifar10", "--config.model.bn_group_size", "None"], parsing.config_flag)
     assert values.config.model.bn_group_size is None

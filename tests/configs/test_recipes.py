@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.cli import arguments
+from resnet_jax.configs import parsing
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet, create
 from resnet_jax.models.layers import batch_norm_maps
-from resnet_jax.runs import build, loop, workdir
-from resnet_jax.runs.task import make_task
+from resnet_jax.runs import build, config_file, loop, workdir
 from resnet_jax.training import optimizers
+from small_run import parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 def test_large_batches_follow_goyal():
     """1706.02677: sections 2.2, 3 (remark 2), 5.1 and the rule of linear scaling."""
-    config = arguments.parse_config("imagenet_90ep:large_batch")
+    config = parsing.load("imagenet_90ep:large_batch")
     fields = config.optimizer
     assert (config.train.batch_size, config.model.bn_group_size, config.model.zero_init_residual) == (8_192, 32, True)
     assert (fields.momentum, fields.momentum_form, fields.decay, fields.weight_decay) == (0.9, "torch", "kernels", 1e-4)
@@ -48,9 +48,9 @@ def test_large_batches_follow_goyal():
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet:plain", "imagenet_90ep", "cifar10", "folder", "digits"])
 def test_other_recipes_keep_the_papers_form(name):
-    config = arguments.parse_config(name)
+    config = parsing.load(name)
     fields = config.optimizer
-    assert (fields.momentum_form, fields.decay, fields.ramp_learning_rate) == ("caffe", "all", None)
+    assert (fields.momentum_form, fields.decay, fields.warmup_start) == ("caffe", "all", None)
     assert config.model.zero_init_residual is False
 
 
@@ -68,30 +68,35 @@ def test_other_recipes_keep_the_papers_form(name):
     ],
 )
 def test_statistic_groups_are_those_of_one_of_the_papers_gpus(name, bn_group_size):
-    config = arguments.parse_config(name)
+    config = parsing.load(name)
     assert config.model.bn_group_size == bn_group_size
     build.check(config)
 
 
 def test_a_batch_that_the_groups_do_not_divide():
-    with pytest.raises(InputError, match=r"group_size=64 does not fit 100 images: use a divisor of 100 such as 50, or"):
-        build.check(arguments.parse_config("cifar10", ["train.batch_size=100"]))
-    build.check(arguments.parse_config("cifar10", ["train.batch_size=100", "model.bn_group_size=50"]))
-    config = arguments.parse_config("cifar10", ["train.batch_size=100", "model.bn_group_size=none"])
+    with pytest.raises(
+        InputError, match=r"bn_group_size=64 does not fit 100 images: use a divisor of 100 such as 50, or"
+    ):
+        build.check(parsing.load("cifar10", ["train.batch_size=100"]))
+    build.check(parsing.load("cifar10", ["train.batch_size=100", "model.bn_group_size=50"]))
+    config = parsing.load("cifar10", ["train.batch_size=100", "model.bn_group_size=none"])
     build.check(config)
     assert config.model.bn_group_size is None
 
 
 def test_a_run_of_before_goes_on_with_its_own_groups(tmp_path):
     """Its config.json has none, and none of the younger fields."""
-    old = json.loads(arguments.parse_config("cifar10").to_json_best_effort())
-    old["model"]["bn_group_size"] = None
+    old = json.loads(parsing.load("cifar10").to_json_best_effort())
+    for new, name in {new: name for name, new in config_file.CHANGES[2].renamed.items()}.items():
+        section, field = new.split(".")
+        old[section][name.split(".")[1]] = old[section].pop(field)
+    old["model"]["group_size"], old["stream"]["crop"] = None, "scale"
     del old["model"]["zero_init_residual"], old["optimizer"]["momentum_form"], old["optimizer"]["ramp_learning_rate"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert workdir.read_config(tmp_path).model.bn_group_size is None
-    with pytest.raises(InputError, match=r"differs in model\.group_size \(None there, 64 asked for\)"):
-        workdir.claim(tmp_path, arguments.parse_config("cifar10"))
-    workdir.claim(tmp_path, arguments.parse_config("cifar10", ["model.bn_group_size=None"]))
+    with pytest.raises(InputError, match=r"differs in model.bn_group_size (None there, 64 asked for\)"):
+        workdir.claim(tmp_path, parsing.load("cifar10"))
+    workdir.claim(tmp_path, parsing.load("cifar10", ["model.bn_group_size=None"]))
 
 
 @pytest.mark.parametrize(
@@ -99,14 +104,14 @@ def test_a_run_of_before_goes_on_with_its_own_groups(tmp_path):
 )
 def test_numbers_that_may_be_none_can_be_unset(field):
     section, name = field.split(".")
-    assert arguments.parse_config("digits", [f"{field}=2"])[section][name] == 2
-    assert arguments.parse_config("digits", [f"{field}=2", f"{field}=none"])[section][name] is None
+    assert parsing.load("digits", [f"{field}=2"])[section][name] == 2
+    assert parsing.load("digits", [f"{field}=2", f"{field}=none"])[section][name] is None
 
 
 def test_other_fields_cannot_be_none():
     with pytest.raises(InputError, match="batch_size=none"):
-        arguments.parse_config("digits", ["train.batch_size=none"])
-    assert arguments.parse_config("digits", ["dataset.data_dir=none"]).dataset.data_dir == "none"
+        parsing.load("digits", ["train.batch_size=none"])
+    assert parsing.load("digits", ["dataset.data_dir=none"]).dataset.data_dir == "none"
 
 
 @pytest.mark.parametrize(
@@ -117,19 +122,19 @@ def test_other_fields_cannot_be_none():
         ("optimizer.momentum=1", "optimizer.momentum is 1"),
         ("optimizer.weight_decay=20", "each iteration would take away all of the parameters"),
         ("optimizer.momentum_form=nesterov", "^config.optimizer.momentum_form is 'nesterov', but it must be one of"),
-        ("optimizer.warmup_start=-0.1", "ramp_learning_rate is -0.1, but it must be at least 0"),
+        ("optimizer.warmup_start=-0.1", "warmup_start is -0.1, but it must be at least 0"),
         ("model.batch_norm_momentum=1", "running statistics that evaluation uses stay"),
     ],
 )
 def test_numbers_with_which_nothing_is_learnt(override, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        loop.train(arguments.parse_config("digits", [override]), tmp_path / "run")
+        loop.train(parsing.load("digits", [override]), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plain_network_has_no_residual_branch():
     with pytest.raises(InputError, match="zero_init_residual is for residual networks"):
-        build.check(arguments.parse_config("digits:plain", ["model.zero_init_residual=true"]))
+        build.check(parsing.load("digits:plain", ["model.zero_init_residual=true"]))
     with pytest.raises(ValueError, match="zero_init_residual is for residual networks"):
         create("plain18", zero_init_residual=True)
 
@@ -154,7 +159,7 @@ def imagenet_network(config, classes=2):
     ],
 )
 def test_batch_norms_that_see_one_value(overrides, side, message):
-    config = arguments.parse_config("digits", overrides.split())
+    config = parsing.load("digits", overrides.split())
     network = imagenet_network(config)
     if message is None:
         build.check_learnable(config, network, (side, side, 3))
@@ -165,7 +170,7 @@ def test_batch_norms_that_see_one_value(overrides, side, message):
 
 
 def test_both_kinds_of_task_refuse_them(tmp_path, monkeypatch):
-    config = arguments.parse_config("digits", ["train.batch_size=1", "mesh.data=1"])
+    config = parsing.load("digits", ["train.batch_size=1", "mesh.data=1"])
     config.model.update(family="resnet", depth=18, shortcut="B")
     with pytest.raises(InputError, match="stage2/first/bn1 would see one value"):
         loop.train(config, tmp_path / "run")
@@ -176,13 +181,13 @@ def test_both_kinds_of_task_refuse_them(tmp_path, monkeypatch):
             (tmp_path / "photos" / split / name).mkdir(parents=True)
             (tmp_path / "photos" / split / name / "1.png").write_bytes(b"not opened")
     fields = ["train.batch_size=8", "train.grad_accum_steps=8", "mesh.data=1", "stream.image_size=32"]
-    config = arguments.parse_config("folder", [*fields, f"dataset.data_dir={tmp_path / 'photos'}"])
-    with pytest.raises(InputError, match=r"one value .* larger config\.stream\.side"):
-        make_task(config, print)
+    config = parsing.load("folder", [*fields, f"dataset.data_dir={tmp_path / 'photos'}"])
+    with pytest.raises(InputError, match=r"one value .* larger config.stream.image_size"):
+        parts(config)
 
 
 def test_one_class_is_nothing_to_tell_apart():
-    config = arguments.parse_config("digits")
+    config = parsing.load("digits")
     with pytest.raises(InputError, match="digits has 1 class"):
         build.check_learnable(config, imagenet_network(config, classes=1), (32, 32, 3))
 

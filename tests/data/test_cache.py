@@ -151,7 +151,7 @@ def test_training_on_a_raw_cache_is_training_on_the_files(folder, tmp_path):
     for name in DAMAGED:
         (whole / name).unlink()
     cached = write(whole, tmp_path / "cache", form="raw", resize_size=400)
-    cropping = stream.Cropping("area", (0, 0), 32)
+    cropping = stream.Cropping("random_resized_crop", (0, 0), 32)
     batches = []
     for photographs, workers in ((open_images("folder", str(whole)).train, 0), (cached.train, 2)):
         found = stream.train_batches(photographs, cropping, seed=0, batch_size=6, start=3, workers=workers)
@@ -221,7 +221,7 @@ def test_going_on_where_it_was_interrupted(caches, folder, tmp_path, monkeypatch
     assert len(done) == 3
     with pytest.raises(InputError, match="is not complete: go on with resnet-jax prepare cache") as refused:
         open_images("cache", str(to))
-    for option in (f"--output={to}", f"--form={form}", "--shorter_side=64", "--dataset=folder"):
+    for option in (f"--output={to}", f"--form={form}", "--resize_size=64", "--dataset=folder"):
         assert option in str(refused.value).split()
 
     read.clear()
@@ -281,7 +281,7 @@ def test_no_space(folder, tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"form": "png"}, "--form is 'png', but it must be one of raw, jpeg"),
-        ({"resize_size": 0}, "--shorter_side is 0, but it must be at least 1"),
+        ({"resize_size": 0}, "--resize_size is 0, but it must be at least 1"),
         ({"form": "jpeg", "quality": 101}, "--quality is 101, but it must be from 1 to 100"),
     ],
 )

@@ -44,8 +44,8 @@ def test_a_folder_has_splits_and_class_names(folder, as_given):
 @pytest.mark.parametrize(
     ("crop", "cropping"),
     [
-        ("random_resized_crop", stream.Cropping("area", (0, 0), 16)),
-        ("random_scale", stream.Cropping("scale", (18, 34), 16)),
+        ("random_resized_crop", stream.Cropping("random_resized_crop", (0, 0), 16)),
+        ("random_scale", stream.Cropping("random_scale", (18, 34), 16)),
     ],
 )
 def test_batches_to_train_on_are_those_of_a_run(folder, crop, cropping):

@@ -76,8 +76,8 @@ def test_training_asks_before_it_begins(photographs, monkeypatch):
     train = open_images("folder", str(photographs)).train
     fields = {"seed": 0, "batch_size": 4, "start": 0}
     with pytest.raises(InputError, match="/dev/shm has 0 MiB free, but 1 workers"):
-        stream.train_batches(train, stream.Cropping("scale", (32, 40), 32), workers=1, **fields)
-    stream.train_batches(train, stream.Cropping("scale", (32, 40), 32), workers=0, **fields)
+        stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), workers=1, **fields)
+    stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), workers=0, **fields)
 
 
 PROGRAM = """
@@ -90,7 +90,7 @@ from resnet_jax.errors import InputError
 if __name__ == "__main__":
     if CHECKED is False:
         stream.check_room = lambda *arguments: None
-    cropping = stream.Cropping("scale", (256, 300), 224)
+    cropping = stream.Cropping("random_scale", (256, 300), 224)
     train = open_photographs("folder", FOLDER).train
     try:
         batches = stream.train_batches(train, cropping, seed=0, batch_size=64, start=0, workers=1)

@@ -11,7 +11,7 @@ from numbered import COUNT, HEIGHT, whole
 from resnet_jax.data import stream
 from resnet_jax.data.batch import batch_indices, shuffled
 
-CROPPING = stream.Cropping("scale", (HEIGHT, HEIGHT), 32)
+CROPPING = stream.Cropping("random_scale", (HEIGHT, HEIGHT), 32)
 
 
 def labels_of(photographs, batch_size, start, steps=3, host=(0, 1)):

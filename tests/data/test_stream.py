@@ -26,7 +26,7 @@ from resnet_jax.data.stream import Cropping, DamageReport
 from resnet_jax.errors import InputError, PeerLostError
 
 SIDE = 32
-CROPPING = Cropping("scale", (HEIGHT, HEIGHT), SIDE)
+CROPPING = Cropping("random_scale", (HEIGHT, HEIGHT), SIDE)
 
 
 def batches(photographs, steps, cropping=CROPPING, *, seed=0, batch_size=8, start=0, workers=0, host=(0, 1)):
@@ -149,14 +149,14 @@ def test_workers_change_nothing(folder):
     assert_equal(batches(folder.train, 7, workers=2, start=1), batches(folder.train, 7, workers=0, start=1))
 
 
-@pytest.mark.parametrize("crop", ["scale", "area"])
+@pytest.mark.parametrize("crop", ["random_scale", "random_resized_crop"])
 def test_windows_are_drawn_as_the_cropping_says(crop):
     """A ramp from left to right, whose rise tells how wide a part of it a window shows."""
     ramp = np.broadcast_to(np.linspace(0, 255, 200).round()[None, :, None], (100, 200, 3)).astype(np.uint8)
     cropping = Cropping(crop, (40, 160), 32)
     found = batches(Listed((ramp,)), 50, cropping)
     width = np.diff(found.images[:, :, 5, [0, -1], 0].astype(float)).ravel() / 255 * 200 * 32 / 31
-    if crop == "scale":
+    if crop == "random_scale":
         # 32 of 40 to 160 pixels of the height, which is 100.
         assert width.min() + 2 >= 20
         assert width.max() <= 80 + 2
@@ -237,7 +237,7 @@ from resnet_jax.data.stream import Cropping, train_batches
 
 if __name__ == "__main__":
     photographs = open_photographs("folder", sys.argv[1]).train
-    batches = train_batches(photographs, Cropping("area", (8, 8), 8), seed=0, batch_size=4, start=0, workers=2)
+    batches = train_batches(photographs, Cropping("random_resized_crop", (8, 8), 8), seed=0, batch_size=4, start=0, workers=2)
     next(batches)
     print("ready", flush=True)
     sys.stdin.readline()

@@ -160,7 +160,7 @@ def test_a_window(box):
 
 
 @pytest.mark.test_data
-@pytest.mark.parametrize("crop", ["scale", "area"])
+@pytest.mark.parametrize("crop", ["random_scale", "random_resized_crop"])
 def test_windows_of_photographs(test_data, crop):
     photographs = open_images("imagenet2012", str(test_data / "tfds")).train
     cropping = Cropping(crop, (256, 480), 224)

@@ -5,7 +5,8 @@ import types
 import jax
 import pytest
 
-from resnet_jax.cli import commands, main
+from resnet_jax.cli import commands
+from resnet_jax.cli.main import main
 from resnet_jax.distributed import agreement
 from resnet_jax.errors import InputError, PeerLostError
 

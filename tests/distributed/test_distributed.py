@@ -1,6 +1,6 @@
 """Commands with which processes cannot find each other are refused before any of them waits."""
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 
 WRONG = [
     (["--distributed=localhost:1234"], "needs --num_processes and --process_id: how many processes there are"),

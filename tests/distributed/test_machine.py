@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.configs import digits
 from resnet_jax.distributed import machine
 from resnet_jax.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 import slow_reference as slow
 from networks import save_run
 
-from resnet_jax.cli.arguments import parse_config
+from resnet_jax.configs.parsing import load as parse_config
 from resnet_jax.data.images import open_images
 from resnet_jax.runs import loop
 from resnet_jax.runs.load import load

@@ -13,9 +13,10 @@ from resnet_jax.data.decode import decode
 from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping, train_batches
 from resnet_jax.data.tiles import TiledJpeg
+from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.runs.evaluate import evaluate_runs
-from resnet_jax.runs.task import make_task
+from resnet_jax.runs.inputs import open_input
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 
@@ -75,25 +76,29 @@ def caches(photos, tmp_path_factory):
 @pytest.mark.parametrize(
     ("kept", "fields", "wanted"),
     [
-        (40, {"crop": "scale", "scales": (32, 48), "resize_size": 36}, "config.stream.scales up to 48 are wanted"),
         (
             40,
-            {"crop": "scale", "scales": (32, 40), "resize_size": 44},
+            {"crop": "random_scale", "scales": (32, 48), "resize_size": 36},
+            "config.stream.scales up to 48 are wanted",
+        ),
+        (
+            40,
+            {"crop": "random_scale", "scales": (32, 40), "resize_size": 44},
             "config.stream.resize_size up to 44 are wanted",
         ),
-        (40, {"crop": "area", "resize_size": 40}, "config.stream.crop up to 113 are wanted"),
-        (40, {"crop": "scale", "scales": (32, 40), "resize_size": 40}, None),
-        (64, {"crop": "scale", "scales": (32, 48), "resize_size": 36}, None),
+        (40, {"crop": "random_resized_crop", "resize_size": 40}, "config.stream.crop up to 113 are wanted"),
+        (40, {"crop": "random_scale", "scales": (32, 40), "resize_size": 40}, None),
+        (64, {"crop": "random_scale", "scales": (32, 48), "resize_size": 36}, None),
     ],
 )
 def test_training_says_that_a_cache_keeps_less_than_it_wants(caches, kept, fields, wanted):
     config = folder_config.get_config()
     config.model.update(family="cifar_resnet", depth=8, shortcut="A")
     config.dataset.update(name="cache", data_dir=str(caches / str(kept)))
-    config.stream.update(side=32, **fields)
+    config.stream.update(image_size=32, **fields)
     config.train.batch_size, config.mesh.data = 2, 1
     said = []
-    make_task(config, said.append).close()
+    open_input(config, make_mesh(1), said.append).close()
     if wanted is None:
         assert said == []
     else:
@@ -120,7 +125,7 @@ def test_evaluation_of_accents_and_of_a_small_cache(photos, caches, tmp_path):
     )
     (line,) = said
     assert "at most 40 pixels of a photograph's shorter side, but the greatest of the scales up to 64" in line
-    assert "prepare cache --shorter_side=64" in line
+    assert "prepare cache --resize_size=64" in line
     other = save_run(tmp_path / "other", ("e", "zebra"), pictures, [0, 1, 0, 1], **save)
     with pytest.raises(InputError, match="class 0 is 'e' in"):
         evaluate_runs([other])
@@ -142,7 +147,9 @@ def test_files_with_damage_of_any_kind_are_replaced_in_training(photos, tmp_path
     data[at : at + 40] = bytes(40)
     damaged.write_bytes(data)
     opened = open_images("folder", str(root))
-    batches = train_batches(opened.train, Cropping("area", (32, 32), 32), seed=0, batch_size=4, start=0, workers=0)
+    batches = train_batches(
+        opened.train, Cropping("random_resized_crop", (32, 32), 32), seed=0, batch_size=4, start=0, workers=0
+    )
     batch = next(batches)
     batches.close()
     assert sorted(batch.damaged.tolist()) == [-1, -1, -1, 3]

@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 from networks import random_variables
 
-from resnet_jax.cli import arguments
+from resnet_jax.configs import parsing
 from resnet_jax.data import small, stream
 from resnet_jax.data.augment import augment_images, pad_crop_mirror
 from resnet_jax.data.batch import shuffled
@@ -65,7 +65,7 @@ def compare(found, expected, before):
 def digits(tmp_path_factory):
     directory = tmp_path_factory.mktemp("digits") / "run"
     fields = "model.depth=8 mesh.data=1 train.iterations=4 train.batch_size=64 model.bn_group_size=32 train.log_every=4"
-    loop.train(arguments.parse_config("digits", fields.split()), directory)
+    loop.train(parsing.load("digits", fields.split()), directory)
     return load_run(directory)
 
 
@@ -88,17 +88,15 @@ def test_statistics_are_averages_over_training_batches(digits):
 def test_of_photographs(digits, test_data):
     """A small network is shown the windows that training would be shown."""
     fields = ["train.batch_size=8", "stream.image_size=32", "stream.scales=(37, 69)", "stream.resize_size=37"]
-    config = arguments.parse_config("imagenet", [*fields, f"dataset.data_dir={test_data / 'tfds'}"])
-    model = build.model(
-        arguments.parse_config("cifar10", ["model.depth=8", "model.bn_group_size=none"]), num_classes=10
-    )
+    config = parsing.load("imagenet", [*fields, f"dataset.data_dir={test_data / 'tfds'}"])
+    model = build.model(parsing.load("cifar10", ["model.depth=8", "model.bn_group_size=none"]), num_classes=10)
     train = open_images("imagenet2012", str(test_data / "tfds")).train
     preprocessing = Preprocessing(jnp.full((1, 1, 3), 120.0), jnp.full((1, 1, 3), 60.0))
     variables = random_variables(model, 32, 0)
     classifier = digits.classifier.replace(model=model, variables=variables, preprocessing=preprocessing)
 
     windows = stream.train_batches(
-        train, stream.Cropping("scale", (37, 69), 32), seed=0, batch_size=8, start=0, workers=0
+        train, stream.Cropping("random_scale", (37, 69), 32), seed=0, batch_size=8, start=0, workers=0
     )
     images = []
     for step in range(BATCHES):

@@ -91,7 +91,7 @@ def test_what_is_assumed_is_printed_line_by_line(read, resnet18):
     network, said = read(resnet18)
     assert said == [
         "model=resnet18 (the tensors; that nothing is anti-aliased or dilated, which tensors do not show, is assumed)",
-        "pool_alignment=torch (assumed, as torchvision's)",
+        "stem_pool_padding=torch (assumed, as torchvision's)",
         "batch_norm_epsilon=1e-05 (assumed, as torchvision's)",
         "mean=0.485,0.456,0.406 (assumed, as torchvision's)",
         "std=0.229,0.224,0.225 (assumed, as torchvision's)",
@@ -106,9 +106,9 @@ def test_what_is_assumed_is_printed_line_by_line(read, resnet18):
 
 def test_of_bottlenecks_and_cifar_networks_other_things_are(read, resnet50, resnet20):
     _, said = read(resnet50)
-    assert "stride_in=3x3 (assumed, as torchvision's)" in said
+    assert "bottleneck_stride=3x3 (assumed, as torchvision's)" in said
     _, said = read(resnet20)
-    assert "zero_channels=both (assumed, as akamaster's)" in said
+    assert "shortcut_padding=both (assumed, as akamaster's)" in said
     assert not [line for line in said if line.startswith(("bottleneck_stride", "stem_pool_padding", "resize"))]
     assert said[-1].endswith("own statistics want --mean=0.4914,0.4822,0.4465 --std=0.2023,0.1994,0.201")
 
@@ -203,7 +203,10 @@ def test_a_config_of_something_else_is_left_aside_and_named(text, read, resnet18
 def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
     stated = {"channel_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0,), "stem_pool_padding": "caffe"}
     refused(
-        read, r"by the name resnet50_msra.*State it: --stride_in=1x1", resnet50, "resnet50_msra-5891d200.safetensors"
+        read,
+        r"by the name resnet50_msra.*State it: --bottleneck_stride=1x1",
+        resnet50,
+        "resnet50_msra-5891d200.safetensors",
     )
     network, said = read(resnet50, "resnet50_msra-5891d200.safetensors", bottleneck_stride="1x1", **stated)
     assert torch_weights.conventions(network.model) == {
@@ -226,7 +229,7 @@ def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
         ({"model": "resnet26"}, "--model=resnet26: ImageNet networks have 18, 34"),
         ({"model": "resnet34"}, r"holds the weights of a resnet18 .* but the model is resnet34 \(given\)"),
         ({"model": "plain18"}, r"holds the weights of a resnet18 .* but the model is plain18 \(given\)"),
-        ({"bottleneck_stride": "2x2"}, "--stride_in=2x2 is not one of 1x1, 3x3"),
+        ({"bottleneck_stride": "2x2"}, "--bottleneck_stride=2x2 is not one of 1x1, 3x3"),
         ({"interpolation": "nearest"}, "--interpolation=nearest is not one of bilinear, bicubic"),
         ({"mean": (0.5, 0.5, 0.5)}, "--mean and --std belong together"),
         ({"mean": (0.5, 0.5), "std": (1.0,)}, r"--mean is 0\.5,0\.5, but it must be three numbers"),
@@ -262,8 +265,8 @@ def test_what_is_written_comes_back_as_it_was(tmp_path, resnet50):
     after = load_torch(path, log=said.append)
     assert jax.tree.structure(before) == jax.tree.structure(after)  # everything that is no array is in it
     jax.tree.map(np.testing.assert_array_equal, before, after)
-    assert "--stride_in=1x1 --pool_alignment=caffe --batch_norm_epsilon=2e-05" in said[0]
-    assert "stride_in=1x1 (the file's metadata)" in said
+    assert "--bottleneck_stride=1x1 --stem_pool_padding=caffe --batch_norm_epsilon=2e-05" in said[0]
+    assert "bottleneck_stride=1x1 (the file's metadata)" in said
     # Others are told that the file is torch's.
     assert read_weights(path)[1]["format"] == "pt"
 

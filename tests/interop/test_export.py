@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import make_mesh, replicated
@@ -55,7 +55,7 @@ facts = json.loads(pathlib.Path(name + ".json").read_text(encoding="utf-8"))
 height, width, channels = facts["image_shape"]
 for path in photographs:
     image = Image.open(path).convert("RGB")
-    side, shorter = facts["shorter_side"], min(image.size)
+    side, shorter = facts["resize_size"], min(image.size)
     size = side * image.width // shorter, side * image.height // shorter
     image = image.resize(size, getattr(Image.Resampling, facts["interpolation"].upper()))
     left, top = (image.width - width) // 2, (image.height - height) // 2

@@ -9,7 +9,7 @@ import torch_networks
 from torch_networks import nchw, random_torch_resnet, tensors_of
 
 from resnet_jax import models
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.classifiers import load_torch
@@ -72,7 +72,7 @@ def test_from_torch_is_right_or_refuses(depth):
     """The names of both are the same; of 18 layers pooling alone differs, from 50 layers on the stride as well."""
     theirs, caffes = random_torch_resnet(depth), random_torch_resnet(depth, **CAFFE)
     ours = models.create(f"resnet{depth}", num_classes=10)  # the paper's release
-    with pytest.raises(InputError, match=r"pool_alignment='torch'.*but this one has pool_alignment='caffe'"):
+    with pytest.raises(InputError, match=r"stem_pool_padding='torch'.*but this one has stem_pool_padding='caffe'"):
         torch_weights.from_torch(tensors_of(theirs), ours)
     variables = torch_weights.from_torch(tensors_of(caffes), ours, "caffe")
     assert relative_error(our_logits(ours, variables), logits_of(caffes)) < 1e-4
@@ -88,7 +88,7 @@ def test_what_the_user_states_is_what_the_network_computes(tmp_path):
     said = []
     network = load_torch(tmp_path / "mine.safetensors", log=said.append, **stated)
     assert relative_error(our_logits(network.model, network.variables), logits_of(caffes)) < 1e-4
-    assert {"model=resnet50 (given)", "stride_in=1x1 (given)", "pool_alignment=caffe (given)"} <= set(said)
+    assert {"model=resnet50 (given)", "bottleneck_stride=1x1 (given)", "stem_pool_padding=caffe (given)"} <= set(said)
 
 
 def test_training_checkpoints(blurred, tmp_path):

@@ -53,7 +53,7 @@ class Block(Module):
 class TorchResNet(Module):
     """torchvision's ResNet of version 1.5, written from its names and shapes, and others with the same tensors.
 
-    Those with `blur` are anti-aliased, as timm's resnetblur18; `stride_in="1x1"` and `ceil_mode` (of the stem's
+    Those with `blur` are anti-aliased, as timm's resnetblur18; `bottleneck_stride="1x1"` and `ceil_mode` (of the stem's
     pooling, which then has no padding) make Caffe's.
     """
 

@@ -70,7 +70,7 @@ def test_groups_are_batches_of_their_own(bn_group_size):
 
 def test_groups_must_divide_the_batch():
     with pytest.raises(
-        ValueError, match=r"group_size=4 does not fit 10 images: use a divisor of 10 such as 2, or None"
+        ValueError, match=r"bn_group_size=4 does not fit 10 images: use a divisor of 10 such as 2, or None"
     ):
         train_apply(BatchNorm(bn_group_size=4), bn_variables(), activations(10))
 

@@ -77,8 +77,8 @@ def test_fields_and_classes_are_passed_on():
     assert (model.num_classes, model.shortcut, model.dtype) == (3, "C", jnp.bfloat16)
     assert (model.bottleneck_stride, model.bn_group_size) == ("3x3", 32)
     assert (models.create("resnet50").num_classes, models.create("cifar_resnet20").num_classes) == (1000, 10)
-    with pytest.raises(TypeError, match="stride_inn"):
-        models.create("resnet50", stride_inn="3x3")
+    with pytest.raises(TypeError, match="bottleneck_strides"):
+        models.create("resnet50", bottleneck_strides="3x3")
 
 
 MISTAKES = [

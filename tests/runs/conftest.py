@@ -8,4 +8,4 @@ from small_run import small_config
 def finished(tmp_path_factory):
     """The folder of a complete run of `small_config`, which tests copy before they change it, and its result."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return directory, train(small_config(), directory)
+    return directory, train(small_config(), directory).result

@@ -16,15 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.data.augment import Preprocessing
 from resnet_jax.data.images import NAMES
-from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.resident import Batch
 from resnet_jax.distributed.mesh import make_mesh, put_everywhere
 from resnet_jax.runs import build
-from resnet_jax.runs.checkpoints import CheckpointMetadata
-from resnet_jax.runs.task import Task
-from resnet_jax.training.compiled import compile_stream_step
+from resnet_jax.runs.classification import Task
+from resnet_jax.runs.inputs import Program
+from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.training.metrics import Mean
 from resnet_jax.training.state import abstract_state
+from resnet_jax.training.step import compile_steps, train_step
 from small_run import KilledError
 
 # Training images, and images to score.
@@ -90,97 +92,101 @@ class Stand:
     def optimizer(self):
         return build.optimizer(self.config, self.sizes[0])
 
-    def steps(self):
-        """Makes `(state, count) -> (state, metrics, rates)`: so many real steps in one dispatch."""
-        config = self.config
-        step = compile_stream_step(
-            Network(),
-            self.optimizer,
-            self.mesh,
-            noise=0.0,
-            mirrored=False,
+    def task(self, config, metadata, train_images, mesh):
+        """What `loop.train` learns."""
+        del metadata
+        optimizer, model = build.optimizer(config, train_images), Network()
+        step = partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            mesh=mesh,
             grad_accum_steps=config.train.grad_accum_steps,
             skip_nonfinite=config.train.max_skipped_steps > 0,
         )
-        wrong, bad = jnp.asarray(self.wrong), np.zeros(len(self.wrong), bool)
+        return Task(model, optimizer, step, None)  # pyright: ignore[reportArgumentType]
+
+    def make_batch(self, wrong, seed, step):
+        """Images of one pixel each, of which as many are wrong as the curve says."""
+        del seed
+        bad = np.zeros(len(self.wrong), bool)
         bad[list(self.bad)] = True
-        bad, places = jnp.asarray(bad), jnp.arange(config.train.batch_size)
-        seed, preprocessing = jnp.uint32(config.seed), Preprocessing(jnp.zeros((1, 1, 3)), jnp.ones((1, 1, 3)))
+        ranks = jnp.arange(self.config.train.batch_size)
+        pixels = jnp.where(ranks < wrong[step], 255.0, 0.0)
+        images = jnp.broadcast_to(pixels[:, None, None, None], (len(ranks), *SHAPE))
+        # The cross-entropy of a class that there is not is no number.
+        labels = jnp.where(jnp.asarray(bad)[step], 2, jnp.zeros_like(ranks))
+        return Batch(images, labels, jnp.ones(len(ranks)))
 
-        def one(state, _):
-            pixels = jnp.where(places < wrong[state.step], 255, 0).astype(jnp.uint8)
-            images = jnp.broadcast_to(pixels[:, None, None, None], (len(places), 1, 1, 3))
-            # The cross-entropy of a class that there is not is no number.
-            labels = jnp.where(bad[state.step], 2, jnp.zeros_like(places))
-            state, *found = step(state, images, labels, preprocessing, seed)
-            return state, found
+    def opener(self, events):
+        """What `loop.train` opens its input with; see `StandInput`."""
+        return lambda config, mesh, log, preprocessing: StandInput(self, mesh, events)
 
-        @partial(jax.jit, static_argnums=1, donate_argnums=0)
-        def run(state, count):
-            state, (metrics, rates) = jax.lax.scan(one, state, None, length=count)
-            return state, metrics, rates
 
-        return run
+SHAPE = (1, 1, 3)
 
-    def maker(self, events):
-        """What `loop.train` makes its task with.
 
-        Args:
-          events: (iteration, "signal") for a SIGTERM while it is trained, or (iteration, "kill") for an end without a
-            word; each happens once and is removed.
-        """
-        run, (train_images, scored_images) = _compiled(self), self.sizes
-        images = (1, 1, 3)
-        mesh, optimizer = self.mesh, self.optimizer
+class StandInput:
+    """The images of a `Stand`.
+
+    Args:
+      stand: says what they are.
+      mesh: of the run.
+      events: (iteration, "signal") for a SIGTERM while it is trained, or (iteration, "kill") for an end without a word;
+        each happens once and is removed.
+    """
+
+    def __init__(self, stand, mesh, events):
+        self.stand, self.mesh, self.events = stand, mesh, events
+        self.train_images, self.scored_images = stand.sizes
+        self.metadata = CheckpointMetadata(("right", "wrong"), SHAPE, self.train_images)
+        self.preprocessing = put_everywhere(mesh, Preprocessing(jnp.zeros((1, 1, 3))))
+        self.eval_split = self.test_split = "validation" if stand.streamed else "test"
+
+    def compile(self, task):
+        run, wrong = _compiled(self.stand, task, self.mesh), jnp.asarray(self.stand.wrong)
+        seed = jnp.uint32(self.stand.config.seed)
 
         @cache
-        def program(count):
-            return run.lower(abstract_state(Network(), optimizer, images, mesh), count).compile()
+        def steps(count):
+            return run.lower(abstract_state(task.model, task.optimizer, SHAPE, self.mesh), wrong, seed, count).compile()
 
-        def advance(state, count, stop):
+        def run_steps(state, count, stop):
             first = int(state.step)
-            due = [event for event in events if first < event[0] <= first + count]
+            due = [event for event in self.events if first < event[0] <= first + count]
             if due:
-                events.remove(due[0])
+                self.events.remove(due[0])
                 if due[0][1] == "kill":
                     raise KilledError
-                if self.streamed:
+                if self.stand.streamed:
                     count = due[0][0] - first
-            made = jax.block_until_ready(program(count)(state))
+            made = jax.block_until_ready(steps(count)(state, wrong, seed))
             if due:
                 os.kill(os.getpid(), signal.SIGTERM)
             stop()
             return made
 
-        def score(state, split, stop):
+        def evaluate(state, split, stop):
             del split, stop
-            step = int(state.step)
-            errors = float(np.rint(self.wrong[step - 1] / self.config.train.batch_size * scored_images))
+            step, scored = int(state.step), jnp.float32(self.scored_images)
+            errors = float(np.rint(self.stand.wrong[step - 1] / self.stand.config.train.batch_size * scored))
             # A loss that tells which state was scored.
-            count = np.float32(scored_images)
-            return {"loss": Mean(np.float32(step), count), "error": Mean(np.float32(errors), count)}
+            return {"loss": Mean(jnp.float32(step), scored), "error": Mean(jnp.float32(errors), scored)}
 
-        split = "validation" if self.streamed else "test"
-        return lambda config, log, saved: Task(
-            model=Network(),  # pyright: ignore[reportArgumentType]
-            optimizer=optimizer,
-            metadata=CheckpointMetadata(("right", "wrong"), images, train_images),
-            preprocessing=put_everywhere(mesh, Preprocessing(jnp.zeros((1, 1, 3)))),
-            mesh=mesh,
-            program=program,
-            advance=advance,
-            score=score,
-            batch_indices=lambda step: np.arange(config.train.batch_size) + step,
-            watched=split,
-            final=split,
-        )
+        return Program(steps, run_steps, evaluate)
+
+    def batch_indices(self, step):
+        return np.arange(self.stand.config.train.batch_size) + step
+
+    def close(self):
+        pass
 
 
 _made = {}
 
 
-def _compiled(stand):
-    """`stand.steps()`, once for all the lives of a run."""
+def _compiled(stand, task, mesh):
+    """Many real steps in one dispatch, once for all the lives of a run."""
     if _made.get("of") is not stand:
-        _made.update(of=stand, steps=stand.steps())
+        _made.update(of=stand, steps=compile_steps(task.train_step, stand.make_batch, mesh))
     return _made["steps"]

@@ -12,10 +12,11 @@ from members import Members
 
 from resnet_jax.data import stream
 from resnet_jax.distributed import agreement
+from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
-from resnet_jax.runs import loop, task
+from resnet_jax.runs import inputs, loop
 from resnet_jax.training.state import create_state
-from small_run import lines_of
+from small_run import lines_of, parts
 
 MESSAGES = {
     "mean image": (
@@ -58,11 +59,11 @@ def test_what_another_process_met_counts_here(photographs, monkeypatch):
     said, others = [], iter([[4], [4, 9]])
     report = stream.DamageReport(members.open_images("folder", str(photographs)).train, 0.02, said.append)
     monkeypatch.setattr(agreement, "exchange", lambda own: [own, next(others)])
-    task._report(report, [7])
+    inputs._report(report, [7])
     assert report.found == {4, 7}
     assert len(said) == 2
     with pytest.raises(InputError, match=r"^3 of 100 photographs are damaged"):
-        task._report(report, [7])
+        inputs._report(report, [7])
 
 
 CONFIG = members.CURVE | {"mesh.data": 1, "train.batch_size": 8}
@@ -71,14 +72,14 @@ CONFIG = members.CURVE | {"mesh.data": 1, "train.batch_size": 8}
 @pytest.mark.slow
 def test_any_state_is_trained_on_the_batches_of_its_own_step(photographs):
     """Two states in turn, and one from earlier once more: each as if it were alone."""
-    made = task.make_task(members.photograph_config(photographs, CONFIG), print)
+    images, task, program = parts(members.photograph_config(photographs, CONFIG))
 
     def fresh(step=0):
-        state = create_state(made.model, made.optimizer, 0, made.metadata.image_shape, made.mesh)
+        state = create_state(task.model, task.optimizer, 0, images.metadata.image_shape, make_mesh(1))
         return state.replace(step=state.step + step)
 
     def losses(state, steps):
-        state, metrics, _ = made.advance(state, steps, lambda: False)
+        state, metrics = program.run_steps(state, steps, lambda: False)
         return state, np.asarray(metrics["loss"].total).tolist()
 
     state, expected = losses(fresh(), 4)
@@ -88,7 +89,7 @@ def test_any_state_is_trained_on_the_batches_of_its_own_step(photographs):
     assert losses(fresh(), 4)[1] == expected
     assert losses(kept, 2)[1] == following
     assert losses(fresh(11), 1)[1] == late
-    made.close()
+    images.close()
     assert len({*expected, *following, *late}) == 7
 
 
@@ -98,10 +99,10 @@ def test_a_validation_split_without_a_whole_photograph_has_no_error(photographs,
     for path in (spoilt / "val").glob("*/*"):
         path.write_bytes(b"no image")
     config = members.photograph_config(spoilt, CONFIG | {"stream.max_corrupt_fraction": 1.0})
-    made = task.make_task(config, print)
-    state = create_state(made.model, made.optimizer, 0, made.metadata.image_shape, made.mesh)
+    images, task, program = parts(config)
+    state = create_state(task.model, task.optimizer, 0, images.metadata.image_shape, make_mesh(1))
     with pytest.raises(InputError, match=r"^all of the 30 validation photographs are damaged"):
-        made.score(state, "validation", lambda: False)
+        program.evaluate(state, "validation", lambda: False)
 
 
 @pytest.mark.slow
@@ -109,7 +110,7 @@ def test_a_validation_split_without_a_whole_photograph_has_no_error(photographs,
 def test_photographs_one_at_a_time(photographs, tmp_path, scored):
     """Batches of one photograph, shown and scored one by one and all at once."""
     fields = {"train.batch_size": 1, "train.iterations": 3, "train.log_every": 1, "eval.batch_size": scored}
-    result = loop.train(members.photograph_config(photographs, CONFIG | fields), tmp_path / "run")
+    result = loop.train(members.photograph_config(photographs, CONFIG | fields), tmp_path / "run").result
     assert (result["step"], result["validation_images"]) == (3, 30)
     assert np.isfinite(result["validation_loss"])
     # An error of one image is whole.

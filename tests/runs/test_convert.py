@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from torch_networks import tensors_of_ours
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import make_mesh, replicated
@@ -115,7 +115,7 @@ def test_what_weights_cannot_say_is_said_in_one_line(suffix, tmp_path):
     config.write_text(json.dumps(fields))
     convert.to_torch(tmp_path / "run", tmp_path / f"again{suffix}", said.append)
     (line,) = said
-    assert line.endswith("unlike torchvision's: --stride_in=1x1 --pool_alignment=caffe")
+    assert line.endswith("unlike torchvision's: --bottleneck_stride=1x1 --stem_pool_padding=caffe")
     assert ("cannot say" in line) == (suffix == ".pth")
     # From a .safetensors file they come back by themselves, and with what was said from the other.
     stated = {"bottleneck_stride": "1x1", "stem_pool_padding": "caffe"} if suffix == ".pth" else {}
@@ -157,7 +157,7 @@ def test_a_run_of_ours_comes_back_as_the_network_it_was(grey, tmp_path):
     said = []
     convert.to_torch(grey, tmp_path / "a.safetensors", said.append)
     (line,) = said
-    assert "--zero_channels=end" in line
+    assert "--shortcut_padding=end" in line
     assert "the mean is that of each pixel" in line
     convert.from_torch(tmp_path / "a.safetensors", tmp_path / "back", said.append)
     before, after = load(grey), load(tmp_path / "back")
@@ -213,7 +213,7 @@ def test_a_folder_of_weights_is_no_run(tmp_path):
 def test_the_command_line_states_it(tmp_path, capsys):
     write_tensors(tmp_path / "a.safetensors", tensors_of_ours("cifar_resnet8", 10))
     arguments = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "run")]
-    flags = ["--mean=0.4914,0.4822,0.4465", "--std=0.2023,0.1994,0.201", "--zero_channels=end", "--resize=40"]
+    flags = ["--mean=0.4914,0.4822,0.4465", "--std=0.2023,0.1994,0.201", "--shortcut_padding=end", "--resize=40"]
     assert main.main([*arguments, *flags]) == 0
     said = capsys.readouterr().out.splitlines()
     assert "mean=0.4914,0.4822,0.4465 (given)" in said
@@ -221,7 +221,7 @@ def test_the_command_line_states_it(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["shortcut_padding"] == "end"
     # Out again, and in again: nothing has to be stated twice.
     assert main.main(["convert", str(tmp_path / "run"), str(tmp_path / "b.safetensors")]) == 0
-    assert "--zero_channels=end --mean=0.4914,0.4822,0.4465" in capsys.readouterr().err
+    assert "--shortcut_padding=end --mean=0.4914,0.4822,0.4465" in capsys.readouterr().err
     network = load_torch(tmp_path / "b.safetensors", log=lambda line: None)
     assert network.model.shortcut_padding == "end"
     assert network.preprocessing.resize_size == 40

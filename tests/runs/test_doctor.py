@@ -8,7 +8,8 @@ import jax
 import pytest
 from PIL import Image
 
-from resnet_jax.cli import arguments, main
+from resnet_jax.cli.main import main
+from resnet_jax.configs import parsing
 from resnet_jax.data import shared_memory
 from resnet_jax.distributed import agreement
 from resnet_jax.distributed.mesh import make_mesh
@@ -29,7 +30,7 @@ def said(result, check):
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    config = arguments.parse_config("digits")
+    config = parsing.load("digits")
     return doctor.examine(tmp_path_factory.mktemp("doctor") / "runs" / "new", config)
 
 
@@ -77,7 +78,7 @@ def test_data_that_are_absent_and_batches_without_room_are_found(tmp_path, monke
 
     def examined(folder):
         fields = [f"dataset.data_dir={folder}", "stream.num_workers=2", "mesh.data=1"]
-        return doctor.examine(config=arguments.parse_config("folder", fields))
+        return doctor.examine(config=parsing.load("folder", fields))
 
     assert said(examined(tmp_path), "data").startswith("4 photographs to train on")
     assert "does not exist" in said(examined(tmp_path / "none"), "data")

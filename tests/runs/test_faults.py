@@ -20,7 +20,7 @@ import pytest
 from jax.experimental import multihost_utils
 from members import photograph_config
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.data import images as photographs_module
 from resnet_jax.data import sequential, small, stream
 from resnet_jax.data.preprocessing import Preprocessing

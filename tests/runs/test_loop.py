@@ -68,7 +68,7 @@ def test_the_result_is_what_the_checkpoint_scores(finished):
 def test_a_complete_run_is_not_trained_again(finished, capsys):
     directory, result = finished
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")}
-    assert train(small_config(), directory) == result
+    assert train(small_config(), directory).result == result
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")} == before
     assert "is complete after 60 iterations" in capsys.readouterr().out
 
@@ -95,7 +95,7 @@ def test_another_config_is_refused_and_the_fields_are_named(finished, copy):
 
 
 def test_another_place_of_the_data_is_the_same_run(finished, copy):
-    assert train(small_config({"dataset.data_dir": "/elsewhere"}), copy) == finished[1]
+    assert train(small_config({"dataset.data_dir": "/elsewhere"}), copy).result == finished[1]
 
 
 def test_a_loss_that_is_no_number_before_anything_is_saved_leaves_no_checkpoint(tmp_path):
@@ -110,7 +110,7 @@ def test_a_loss_that_is_no_number_before_anything_is_saved_leaves_no_checkpoint(
 
 def test_validation_images_are_scored_instead_of_the_test_set_until_the_end(tmp_path):
     config = small_config({"dataset.validation_images": 100, "train.iterations": 20})
-    result = train(config, tmp_path)
+    result = train(config, tmp_path).result
     line = lines_of(tmp_path)[-1]
     assert "test_error" not in line
     assert line["validation_error"] * 100 == pytest.approx(round(line["validation_error"] * 100), abs=1e-4)

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError, printable
 from resnet_jax.runs import workdir
 from resnet_jax.runs.evaluate import evaluate_runs

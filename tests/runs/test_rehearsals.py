@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 from members import reached, trained
-from rehearsal import SIZES, Network, Stand, wrong_images
+from rehearsal import SHAPE, SIZES, Network, Stand, wrong_images
 
-from resnet_jax.cli import arguments
+from resnet_jax.configs import parsing
 from resnet_jax.errors import InputError, Preempted
 from resnet_jax.runs import loop
 from resnet_jax.runs.checkpoints import Checkpoints
@@ -122,7 +122,7 @@ REHEARSALS = {
 
 def stand_of(name):
     wanted = REHEARSALS[name]
-    config = arguments.parse_config(name.partition(",")[0], [*wanted.overrides, "mesh.data=1"])
+    config = parsing.load(name.partition(",")[0], [*wanted.overrides, "mesh.data=1"])
     curve = wanted.curve or falling(wanted.iterations)
     return Stand(config, wrong_images(config, curve, wanted.iterations), wanted.bad)
 
@@ -165,24 +165,27 @@ def live(stand, wanted, directory):
         if kind == "signal":
             end = end_of(stand, at)
             with pytest.raises(Preempted, match=f"the state of iteration {end} is saved"):
-                loop.train(config, directory, stand.maker(events))
+                loop.train(config, directory, make_task=stand.task, open_input=stand.opener(events))
             stops.append(end)
             reached = end
         else:
             with pytest.raises(KilledError):
-                loop.train(config, directory, stand.maker(events))
+                loop.train(config, directory, make_task=stand.task, open_input=stand.opener(events))
             reached = (at - 1) // every * every
         assert saved_steps(directory) == saves_of(config, stops, reached)[-3:], (at, kind)
         assert lines_of(directory)[-1]["step"] == max([reached, *stops]), (at, kind)
-    loop.train(config, directory, stand.maker(events))
+    loop.train(config, directory, make_task=stand.task, open_input=stand.opener(events))
     return stops
 
 
 def straight(stand):
     """The state and the rates of the same steps in one dispatch: no loop, no disk, no end but the last."""
-    first = create_state(Network(), stand.optimizer, stand.config.seed, (1, 1, 3), stand.mesh)
-    state, _, rates = stand.steps()(first, stand.config.train.iterations)
-    return state, np.asarray(rates)
+    config, mesh = stand.config, stand.mesh
+    images = stand.opener([])(config, mesh, print, None)
+    task = stand.task(config, images.metadata, images.train_images, mesh)
+    first = create_state(task.model, task.optimizer, config.seed, SHAPE, mesh)
+    state, metrics = images.compile(task).run_steps(first, config.train.iterations, lambda: False)
+    return state, np.asarray(metrics["learning_rate"].total)
 
 
 @pytest.mark.slow
@@ -200,7 +203,9 @@ def test_the_whole_length_of(name, tmp_path):
     stops = live(stand, wanted, directory)
     assert saved_steps(directory) == sorted({*saves_of(config, stops, total), total})[-3:]
     with Checkpoints(directory, write=False) as checkpoints:
-        saved = checkpoints.restore(abstract_state(Network(), stand.optimizer, (1, 1, 3), stand.mesh), print).state
+        saved = checkpoints.restore(
+            lambda metadata: abstract_state(Network(), stand.optimizer, SHAPE, stand.mesh), print
+        ).state
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(saved), jax.device_get(expected))
 
     lines = lines_of(directory)
@@ -233,9 +238,9 @@ def test_a_bad_step_too_many_ends_a_run_at_the_drop(tmp_path):
     """Two before a stop and two after it, on both sides of a drop."""
     stand = dataclasses.replace(stand_of("cifar10, bad steps"), bad=(31_998, 31_999, 32_000, 32_001))
     with pytest.raises(Preempted, match="iteration 32000 is saved"):
-        loop.train(stand.config, tmp_path, stand.maker([(31_950, "signal")]))
+        loop.train(stand.config, tmp_path, make_task=stand.task, open_input=stand.opener([(31_950, "signal")]))
     with pytest.raises(InputError, match=r"at iteration 32002, after 3 others in a row .* iteration 32000 is whole"):
-        loop.train(stand.config, tmp_path, stand.maker([]))
+        loop.train(stand.config, tmp_path, make_task=stand.task, open_input=stand.opener([]))
     assert lines_of(tmp_path)[-1]["step"] == 32_000
 
 
@@ -275,10 +280,10 @@ EXTREMES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXTREMES)
 def test_the_least_and_the_most_that_a_run_can_be(name, tmp_path):
-    config = arguments.parse_config("digits", [*EXTREMES[name], "optimizer.schedule=plateau", "mesh.data=1"])
+    config = parsing.load("digits", [*EXTREMES[name], "optimizer.schedule=plateau", "mesh.data=1"])
     fields = config.train
     stand = Stand(config, wrong_images(config, falling(10), fields.iterations))
-    loop.train(config, tmp_path / "run", stand.maker([]))
+    loop.train(config, tmp_path / "run", make_task=stand.task, open_input=stand.opener([]))
     steps = [line["step"] for line in lines_of(tmp_path / "run")]
     assert steps == list(range(1, 8)) if fields.log_every == 1 else [fields.iterations]
     assert saved_steps(tmp_path / "run") == ([4, 7] if fields.keep_last == 1 else [fields.iterations])
@@ -291,7 +296,7 @@ VARIANTS = {"imagenet:plain": "imagenet", "cifar10:plain": "cifar10", "cifar100:
 
 @pytest.mark.parametrize("variant", [*VARIANTS, "digits:plain"])
 def test_plain_variants_are_trained_as_the_others_are(variant):
-    plain, residual = (arguments.parse_config(name) for name in (variant, variant.partition(":")[0]))
+    plain, residual = (parsing.load(name) for name in (variant, variant.partition(":")[0]))
     assert plain.model.family != residual.model.family
     plain.model.family = residual.model.family
     assert plain.to_json() == residual.to_json()

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from resnet_jax.cli import arguments
+from resnet_jax.configs import parsing
 from resnet_jax.runs import loop
 from small_run import assert_same_run, lines_of, saved_steps
 
@@ -19,14 +19,14 @@ FIELDS = """model.depth=50 model.bn_group_size=8 stream.image_size=96 stream.sca
 
 def config_of(test_data, workers):
     fields = [*FIELDS.split(), f"dataset.data_dir={test_data / 'tfds'}"]
-    return arguments.parse_config("imagenet", [*fields, f"stream.num_workers={workers}"])
+    return parsing.load("imagenet", [*fields, f"stream.num_workers={workers}"])
 
 
 @pytest.mark.test_data
 @pytest.mark.slow
 def test_the_loss_falls_and_a_resumed_run_is_the_same(test_data, tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    result = loop.train(config_of(test_data, workers=0), whole)
+    result = loop.train(config_of(test_data, workers=0), whole).result
     losses = [line["train_loss"] for line in lines_of(whole)]
     # From a thousand equally probable classes towards the two hundred that there are.
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
@@ -37,7 +37,7 @@ def test_the_loss_falls_and_a_resumed_run_is_the_same(test_data, tmp_path):
     shutil.rmtree(resumed / "checkpoints" / "16")
     (resumed / "result.json").unlink()
     assert saved_steps(resumed) == [10]
-    again = loop.train(config_of(test_data, workers=2), resumed)
+    again = loop.train(config_of(test_data, workers=2), resumed).result
     assert_same_run(resumed, whole)
     assert {name: again[name] for name in ("train_loss", "validation_loss")} == {
         name: result[name] for name in ("train_loss", "validation_loss")

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.cli import arguments
 from resnet_jax.configs import folder as folder_config
+from resnet_jax.configs import parsing
 from resnet_jax.data.images import open_images
 from resnet_jax.errors import InputError
 from resnet_jax.runs import build, loop
 from resnet_jax.runs.load import load
-from resnet_jax.runs.task import make_task
 from resnet_jax.training.state import create_state
-from small_run import assert_same_run, lines_of, saved_steps, train_until
+from small_run import assert_same_run, lines_of, parts, saved_steps, train_until
 
 FIELDS = {
     "model.family": "cifar_resnet",
@@ -66,7 +65,7 @@ def config_of(photographs, fields=None):
 def finished(photographs, tmp_path_factory):
     """The folder of a complete run, which tests must not change, and its result."""
     directory = tmp_path_factory.mktemp("stream_task") / "run"
-    return directory, loop.train(config_of(photographs), directory)
+    return directory, loop.train(config_of(photographs), directory).result
 
 
 pytestmark = pytest.mark.test_data
@@ -124,15 +123,16 @@ def test_a_run_that_was_killed_goes_on_exactly_with_other_workers(finished, phot
     assert_same_run(directory, finished[0])
 
 
-def losses_of(task, steps=6):
-    state = create_state(task.model, task.optimizer, 0, task.metadata.image_shape, task.mesh)
-    _, metrics, _ = task.advance(state, steps, lambda: False)
-    task.close()
+def losses_of(config, steps=6):
+    images, task, program = parts(config)
+    state = create_state(task.model, task.optimizer, 0, images.metadata.image_shape, build.mesh(config))
+    _, metrics = program.run_steps(state, steps, lambda: False)
+    images.close()
     return np.asarray(metrics["loss"].total / metrics["loss"].count)
 
 
 def test_the_same_loss_curve_on_1_and_8_devices(finished, photographs):
-    one, eight = (losses_of(make_task(config_of(photographs, {"mesh.data": devices}), print)) for devices in (1, 8))
+    one, eight = (losses_of(config_of(photographs, {"mesh.data": devices})) for devices in (1, 8))
     assert len(np.unique(one)) == 6
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     # It is that of the whole run, which logs means over two steps.
@@ -151,7 +151,7 @@ def spoiled(photographs, tmp_path):
 
 def test_damaged_photographs_are_named_and_left_out(spoiled, tmp_path, capsys):
     # Twelve batches of eight show each of the 21 four times, and both evaluations all of the eleven.
-    result = loop.train(config_of(spoiled, {"stream.max_corrupt_fraction": 0.1}), tmp_path / "run")
+    result = loop.train(config_of(spoiled, {"stream.max_corrupt_fraction": 0.1}), tmp_path / "run").result
     said = [line for line in capsys.readouterr().out.splitlines() if " is damaged: " in line]
     assert sorted(said) == [
         "train/class1/04.png is damaged: the next photograph takes its place",
@@ -162,7 +162,9 @@ def test_damaged_photographs_are_named_and_left_out(spoiled, tmp_path, capsys):
 
 
 def test_too_many_damaged_photographs_end_the_run_with_one_line(spoiled, tmp_path):
-    with pytest.raises(InputError, match=r"^1 of 21 photographs are damaged, train/class1/04.png.*damaged_share=0.01"):
+    with pytest.raises(
+        InputError, match=r"^1 of 21 photographs are damaged, train/class1/04.png.*max_corrupt_fraction=0.01"
+    ):
         loop.train(config_of(spoiled, {"stream.max_corrupt_fraction": 0.01}), tmp_path / "run")
     for path in (spoiled / "train").glob("*/*"):
         path.write_bytes(DAMAGED)
@@ -170,7 +172,7 @@ def test_too_many_damaged_photographs_end_the_run_with_one_line(spoiled, tmp_pat
         loop.train(config_of(spoiled), tmp_path / "run2")
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="all of 5 photographs are damaged"):
-        make_task(config_of(spoiled, {"stream.normalization": "mean_image", "stream.mean_images": 5}), print)
+        parts(config_of(spoiled, {"stream.normalization": "mean_image", "stream.mean_images": 5}))
 
 
 def test_a_folder_with_other_files_is_refused(finished, photographs, tmp_path):
@@ -242,7 +244,7 @@ def test_preprocessing_of_a_run(photographs, order, normalization):
 )
 def test_configs_that_no_run_can_have(override, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
-        loop.train(arguments.parse_config("folder", ["stream.crop=scale", override]), tmp_path / "run")
+        loop.train(parsing.load("folder", ["stream.crop=random_scale", override]), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -251,7 +253,7 @@ def test_configs_that_no_run_can_have(override, message, tmp_path):
 @pytest.mark.parametrize("variant", ["", ":large_batch"])
 def test_the_90_epochs_follow_the_batch_size(batch_size, variant):
     overrides = [f"train.batch_size={batch_size}"] if batch_size else []
-    config = arguments.parse_config(f"imagenet_90ep{variant}", overrides)
+    config = parsing.load(f"imagenet_90ep{variant}", overrides)
     size = batch_size or (8192 if variant else 256)
     assert config.train.batch_size == size
     assert config.train.iterations == 90 * 1_281_167 // size
@@ -274,6 +276,6 @@ def test_the_90_epochs_follow_the_batch_size(batch_size, variant):
 def test_what_is_given_outright_does_not_follow():
     overrides = ["train.iterations=10", "train.batch_size=512", "optimizer.learning_rate=0.7"]
     for each in (overrides, overrides[::-1]):
-        config = arguments.parse_config("imagenet_90ep:large_batch", each)
+        config = parsing.load("imagenet_90ep:large_batch", each)
         assert (config.train.iterations, config.optimizer.learning_rate) == (10, 0.7)
         assert config.optimizer.warmup_steps == 5 * 1_281_167 // 512

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 
 # ml_collections loads config files in a way that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -71,7 +71,7 @@ def test_points_of_another_config_are_refused(tmp_path, capsys):
 
 
 def cli_config(*overrides):
-    from resnet_jax.cli.arguments import parse_config
+    from resnet_jax.configs.parsing import load as parse_config
 
     tiny = [each.removeprefix("--config.") for each in TINY[1:]]
     return parse_config("digits", [*tiny, *overrides])

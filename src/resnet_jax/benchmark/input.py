@@ -28,7 +28,7 @@ from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.errors import InputError
 from resnet_jax.runs.terminal import table
 
-CROPS = ("scale", "area")
+CROPS = ("random_scale", "random_resized_crop")
 
 
 class Round(NamedTuple):
@@ -57,7 +57,7 @@ def input_benchmark(
     dataset: str,
     data_dir: str | os.PathLike[str] | None,
     *,
-    crop: str = "scale",
+    crop: str = "random_scale",
     batch_size: int = 256,
     workers: Sequence[int] = (0, 2),
     rounds: int = 5,
@@ -68,7 +68,7 @@ def input_benchmark(
 
     Args:
       dataset, data_dir: see `open_images`; the training split is read, in random order, again and again.
-      crop: "scale" or "area", see `stream.Cropping`.
+      crop: "random_scale" or "random_resized_crop", see `stream.Cropping`.
       batch_size: images in a batch of the stream.
       workers: processes of the stream, one loader for each number; 0 are threads on all cores.
       rounds: measured, after one that is not.
@@ -127,7 +127,7 @@ def pillow_window(cropping: Cropping, data: ImageData, random: np.random.Generat
     else:
         image = Image.open(io.BytesIO(data.data if isinstance(data, TiledJpeg) else data))
         image = (ImageOps.exif_transpose(image) if isinstance(data, UprightFile) else image).convert("RGB")
-    if cropping.crop == "scale":
+    if cropping.crop == "random_scale":
         scale = int(random.integers(cropping.scales[0], cropping.scales[1], endpoint=True))
         height, width = resized_size(image.height, image.width, scale)
         top, left = (int(random.integers(length - side, endpoint=True)) for length in (height, width))

@@ -17,14 +17,14 @@ from resnet_jax.analysis import summary
 from resnet_jax.benchmark.rounds import in_turn, spread, written
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.data.resident import Augmentation, DeviceSplit
+from resnet_jax.data.resident import Augmentation, DeviceSplit, train_batch
 from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.runs.terminal import table
 from resnet_jax.training import optimizers
-from resnet_jax.training.compiled import compile_train_steps
+from resnet_jax.training.compiled import compile_steps
 from resnet_jax.training.state import create_state
 from resnet_jax.training.step import train_step
 
@@ -156,8 +156,10 @@ def _prepare(
     started = time.perf_counter()
     state = jax.block_until_ready(create_state(model, optimizer, 0, image_shape, mesh))
     initialised = time.perf_counter()
-    train_steps, data = INPUTS[input](model, optimizer, mesh, batch_size, image_shape)
-    jax.block_until_ready(data)
+    data, make_batch = INPUTS[input](batch_size, image_shape)
+    place = batch_sharded(mesh) if isinstance(data, Batch) else replicated(mesh)
+    data = jax.block_until_ready((jax.device_put(data, place), jax.device_put(np.uint32(0), replicated(mesh))))
+    train_steps = compile_steps(partial(train_step, model=model, optimizer=optimizer, mesh=mesh), make_batch, mesh)
     ready = time.perf_counter()
     lowered = train_steps.lower(state, *data, per_dispatch)
     traced = time.perf_counter()
@@ -169,7 +171,7 @@ def _prepare(
         metrics: Any = None
         started = time.perf_counter()
         for _ in range(dispatches):
-            state, metrics, *_ = compiled(state, *data)
+            state, metrics = compiled(state, *data)
         state, metrics = jax.block_until_ready((state, metrics))
         return time.perf_counter() - started, float(metrics["loss"].total[-1] / metrics["loss"].count[-1])
 
@@ -183,33 +185,24 @@ def _prepare(
     }
 
 
-def _synthetic(model: nn.Module, optimizer: Any, mesh: Mesh, batch_size: int, shape: Sequence[int]) -> tuple[Any, Any]:
-    """A function `(state, batch, steps) -> (state, metrics)`, and one batch of noise."""
-
-    @partial(jax.jit, out_shardings=batch_sharded(mesh))
-    def make_batch():
-        images = jax.random.normal(rng.stream(0, "images"), (batch_size, *shape))
-        return Batch(images, jnp.arange(batch_size) % 10, jnp.ones(batch_size))
-
-    @partial(jax.jit, static_argnums=2, donate_argnums=0, out_shardings=replicated(mesh))
-    def train_steps(state, batch, steps):
-        def step(state, _):
-            return train_step(state, batch, model=model, optimizer=optimizer, mesh=mesh)
-
-        # A single step is no loop: XLA:CPU is slow at the convolution gradients of plain Linen in any loop.
-        return jax.lax.scan(step, state, None, length=steps, unroll=2 if steps == 1 else 1)
-
-    return train_steps, (make_batch(),)
+def _synthetic(batch_size: int, shape: Sequence[int]) -> tuple[Any, Any]:
+    """A batch of noise that is made once, and how it becomes the batch of each step."""
+    images = jax.random.normal(rng.stream(0, "images"), (batch_size, *shape))
+    return Batch(images, jnp.arange(batch_size) % 10, jnp.ones(batch_size)), lambda data, seed, step: data
 
 
-def _on_device(model: nn.Module, optimizer: Any, mesh: Mesh, batch_size: int, shape: Sequence[int]) -> tuple[Any, Any]:
-    """The real training step, and four batches of noise as uint8 images with what else it takes."""
+def _on_device(batch_size: int, shape: Sequence[int]) -> tuple[Any, Any]:
+    """Four batches of noise as uint8 images, and how training makes the batch of a step of them."""
     count = 4 * batch_size
     images = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
     split = DeviceSplit(images, np.arange(count, dtype=np.int32) % 10)  # pyright: ignore[reportArgumentType]
-    preprocessing = Preprocessing(per_pixel_mean(images))  # pyright: ignore[reportArgumentType]
-    train_steps = compile_train_steps(model, optimizer, mesh, batch_size=batch_size, augmentation=Augmentation(4, True))
-    return train_steps, jax.device_put((split, preprocessing, np.uint32(0)), replicated(mesh))
+    data = split, Preprocessing(per_pixel_mean(images))  # pyright: ignore[reportArgumentType]
+
+    def make_batch(data: Any, seed: jax.Array, step: jax.Array) -> Batch:
+        split, preprocessing = data
+        return train_batch(split, preprocessing, Augmentation(4, True), seed, step, batch_size)
+
+    return data, make_batch
 
 
 INPUTS = {"device": _on_device, "synthetic": _synthetic}

@@ -13,7 +13,7 @@ def benchmark(arguments: Sequence[str]) -> None:
     resnet-jax benchmark train [--model=NAME] [--shortcut=A|B|C] [--batch_size=N] [--image_size=N]
                                [--dtype=float32|bfloat16] [--input=device|synthetic] [--variants=NAME,NAME,…]
                                [--steps=N] [--rounds=N] [--format=table|json]
-    resnet-jax benchmark input --dataset=imagenet2012|folder|cache --data_dir=DIR [--crop=scale|area]
+    resnet-jax benchmark input --dataset=imagenet2012|folder|cache --data_dir=DIR [--crop=random_scale|random_resized_crop]
                                [--batch_size=256] [--workers=0,…] [--rounds=5] [--seconds=5] [--format=table|json]
 
     The variants are scanned (several steps to a dispatch, the default), rolled, unrolled and unrolled_scanned. Their
@@ -61,7 +61,7 @@ def _benchmark_input(arguments: Sequence[str]) -> None:
         arguments,
         string("dataset"),
         string("data_dir"),
-        string("crop", "scale", ("scale", "area")),
+        string("crop", "random_scale", ("random_scale", "random_resized_crop")),
         integer("batch_size", 256),
         string("workers", "0"),
         integer("rounds", 5),

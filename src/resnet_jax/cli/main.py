@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import logging
 
 from resnet_jax.cli.commands import COMMANDS
-from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, PeerLostError, Preempted, is_passing, warn
+from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, PeerLostError, Preempted, UserError, is_passing, warn
 from resnet_jax.files import expanded
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()  # whatever is wrong with it shows here
         return 0
-    except (InputError, OSError) as error:
+    except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return 0
         cause = error if isinstance(error, OSError) else error.__cause__

@@ -10,13 +10,13 @@ from resnet_jax.cli.arguments import (
     integer,
     listed,
     number,
-    parse,
     path,
     show,
     string,
     strings,
     whole_numbers,
 )
+from resnet_jax.configs.parsing import parse
 from resnet_jax.errors import InputError, printable, warn
 from resnet_jax.files import expanded
 
@@ -127,8 +127,8 @@ def summary(arguments: Sequence[str]) -> None:
 def convert(arguments: Sequence[str]) -> None:
     """Turns PyTorch weights into a workdir, or a run's newest checkpoint into PyTorch weights.
 
-    resnet-jax convert WEIGHTS DIR [--model=resnet18|plain18|…] [--stride_in=1x1|3x3] [--pool_alignment=caffe|torch]
-                       [--zero_channels=end|both] [--batch_norm_epsilon=1e-5] [--mean=R,G,B --std=R,G,B]
+    resnet-jax convert WEIGHTS DIR [--model=resnet18|plain18|…] [--bottleneck_stride=1x1|3x3] [--stem_pool_padding=caffe|torch]
+                       [--shortcut_padding=end|both] [--batch_norm_epsilon=1e-5] [--mean=R,G,B --std=R,G,B]
                        [--channel_order=rgb|bgr] [--image_size=N] [--resize=N] [--interpolation=bilinear|bicubic]
                        [--prefix=NAME]
     resnet-jax convert DIR WEIGHTS

@@ -11,7 +11,7 @@ def prepare(arguments: Sequence[str]) -> None:
 
     resnet-jax prepare --dataset=cifar10|cifar100|imagenet2012 [--data_dir=DIR]
     resnet-jax prepare cache --dataset=imagenet2012|folder --data_dir=DIR --output=DIR [--form=raw|jpeg]
-                             [--shorter_side=N] [--quality=95]
+                             [--resize_size=N] [--quality=95]
 
     The first form needs the extra "prepare". A cache is for machines whose cores cannot feed the accelerator: raw
     pixels (shorter side at most 256 by default; ImageNet takes about 340 GB), or JPEGs of which only what lies under a

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from resnet_jax.cli.arguments import (
     DISTRIBUTED,
     FORMAT,
-    config_flag,
-    config_source,
     flags_of,
     given,
     integer,
     listed,
-    overrides,
     path,
     show,
     string,
     strings,
     train_workdir,
 )
+from resnet_jax.configs.parsing import config_flag, config_source, overridden
 from resnet_jax.errors import InputError
 
 
@@ -95,7 +93,7 @@ def sweep(arguments: Sequence[str]) -> None:
 
     run(
         config_source(arguments),
-        overrides(values, arguments),
+        overridden(values, arguments),
         values.axis or [],
         given(path(values.workdir, "workdir"), "workdir"),
         combine=values.combine,

@@ -2,11 +2,28 @@
 one.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from resnet_jax.configs import Config
 from resnet_jax.errors import InputError
+
+if TYPE_CHECKING:
+
+    class Config(ConfigDict):
+        """A ConfigDict with the sections of `get_config`, whose fields type checkers cannot see."""
+
+        seed: int
+        model: Any
+        dataset: Any
+        stream: Any
+        optimizer: Any
+        train: Any
+        eval: Any
+        mesh: Any
+else:
+    Config = ConfigDict
 
 
 def cifar_family(variant: str) -> str:
@@ -23,7 +40,7 @@ def cifar_family(variant: str) -> str:
 
 def get_config() -> Config:
     """A config of all fields; a field whose value is None is derived from others in `resnet_jax.runs.build`."""
-    return ConfigDict(
+    return Config(
         {
             # Initial parameters, order of the images and augmentation depend on the seed and on nothing else.
             "seed": 0,

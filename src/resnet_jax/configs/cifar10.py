@@ -10,7 +10,8 @@ Batch-norm statistics are those of 64 images, as the paper's two GPUs had them; 
 not divide, or parts (`train.grad_accum_steps`) of fewer images, give `--config.model.bn_group_size` too.
 """
 
-from resnet_jax.configs import Config, base
+from resnet_jax.configs import base
+from resnet_jax.configs.base import Config
 
 
 def get_config(variant: str = "") -> Config:

@@ -3,7 +3,8 @@
 resnet-jax train --config=cifar100 --config.model.depth=56 --workdir=runs/cifar100-56
 """
 
-from resnet_jax.configs import Config, cifar10
+from resnet_jax.configs import cifar10
+from resnet_jax.configs.base import Config
 
 
 def get_config(variant: str = "") -> Config:

@@ -6,7 +6,8 @@
 The paper's recipe, shortened and without mirror images: a digit's mirror image is no digit.
 """
 
-from resnet_jax.configs import Config, base
+from resnet_jax.configs import base
+from resnet_jax.configs.base import Config
 
 
 def get_config(variant: str = "") -> Config:

@@ -9,7 +9,8 @@ A ResNet-18 with the common augmentation, sized for a few thousand photographs; 
 `--config.train.batch_size` over their number is how often each one is seen.
 """
 
-from resnet_jax.configs import Config, base
+from resnet_jax.configs import base
+from resnet_jax.configs.base import Config
 
 
 def get_config() -> Config:

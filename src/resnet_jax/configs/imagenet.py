@@ -10,7 +10,8 @@ Expected validation error (paper, tables 2 and 3, ten crops, top-1 %): ResNet-18
 -50 22.85, -101 21.75, -152 21.43, plain-18 27.94, plain-34 28.54.
 """
 
-from resnet_jax.configs import Config, base
+from resnet_jax.configs import base
+from resnet_jax.configs.base import Config
 from resnet_jax.errors import InputError
 
 

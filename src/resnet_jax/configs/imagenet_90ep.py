@@ -12,7 +12,8 @@ momentum, for which they say that the plain one is as good, nor their decay of t
 Expected validation error of ResNet-50 (torchvision's V1 weights, one crop): top-1 23.85 %, top-5 7.13 %.
 """
 
-from resnet_jax.configs import Config, imagenet
+from resnet_jax.configs import imagenet
+from resnet_jax.configs.base import Config
 from resnet_jax.errors import InputError
 
 _TRAIN_IMAGES = 1_281_167

@@ -124,8 +124,8 @@ def open_cache(root: Path) -> ImageDataset:
         ) from error
     settings = about["settings"]
     if not about["complete"]:
-        given = ("dataset", "form", "resize_size", "quality")
-        options = " ".join(f"--{name}={settings[name]}" for name in given if settings.get(name))
+        given = {"dataset": "dataset", "form": "form", "shorter_side": "resize_size", "quality": "quality"}
+        options = " ".join(f"--{flag}={settings[name]}" for name, flag in given.items() if settings.get(name))
         raise InputError(
             f"the cache in {root} is not complete: go on with resnet-jax prepare cache {options} --output={root} and "
             "the --data_dir that it is made from"
@@ -139,7 +139,7 @@ def open_cache(root: Path) -> ImageDataset:
     where, version = str(root.absolute()), (root / "cache.json").stat().st_mtime_ns
     train, validation = (CachedImages(where, split, about["photographs"][split], version) for split in SPLITS)
     crc = zlib.crc32(json.dumps([settings, about["photographs"]], sort_keys=True).encode())
-    return ImageDataset("cache", train, validation, tuple(about["class_names"]), crc, settings["resize_size"])
+    return ImageDataset("cache", train, validation, tuple(about["class_names"]), crc, settings["shorter_side"])
 
 
 def write_cache(
@@ -176,13 +176,13 @@ def write_cache(
     if form not in FORMS:
         raise InputError(f"--form is {form!r}, but it must be one of {', '.join(FORMS)}")
     if resize_size is not None and resize_size < 1:
-        raise InputError(f"--shorter_side is {resize_size}, but it must be at least 1")
+        raise InputError(f"--resize_size is {resize_size}, but it must be at least 1")
     if not 1 <= quality <= 100:
         raise InputError(f"--quality is {quality}, but it must be from 1 to 100")
     resize_size = resize_size or (256 if form == "raw" else None)
     folder = expanded(folder, "--output")
     settings: dict[str, Any] = {"dataset": source.name, "source_crc": source.crc, "form": form}
-    settings["resize_size"] = resize_size
+    settings["shorter_side"] = resize_size
     if isinstance(source.train, FolderImages) and source.train.upright:
         settings["orientation"] = "upright"
     if form == "jpeg":
@@ -260,7 +260,7 @@ def _check_space(folder: Path, splits: Mapping[str, ImageSource], encode: _Encod
     free = shutil.disk_usage(folder).free
     about = f"{missing} photographs take about {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free"
     if needed > free:
-        raise InputError(f"{about}: use another --output, a smaller --shorter_side or --form=jpeg")
+        raise InputError(f"{about}: use another --output, a smaller --resize_size or --form=jpeg")
     log(about)
 
 
@@ -333,7 +333,7 @@ def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], log: Callab
     """Says so where a cache keeps photographs smaller than they are going to be shown.
 
     Args:
-      kept: see `PhotographDataset.shorter_side`.
+      kept: see `ImageDataset.resize_size`.
       wanted: the shorter sides in pixels that whole photographs are to have, by what wants them.
       log: is given the line.
     """
@@ -342,5 +342,5 @@ def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], log: Callab
     listing = " and ".join(f"{what} up to {side:.0f}" for what, side in wanted.items() if side > kept)
     log(
         f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will be "
-        f"blurred (prepare cache --shorter_side={max(wanted.values()):.0f} keeps as many)"
+        f"blurred (prepare cache --resize_size={max(wanted.values()):.0f} keeps as many)"
     )

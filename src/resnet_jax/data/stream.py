@@ -34,9 +34,8 @@ class Cropping:
     """How a training window is drawn.
 
     Attributes:
-      crop: "scale" (the paper, section 3.4) or "area" (the common random resized crop), see `data.windows`; or, as
-        `photographs.ImageSplit` calls them, "random_scale" and "random_resized_crop".
-      scales: least and greatest shorter side, for "scale".
+      crop: "random_scale" (the paper, section 3.4) or "random_resized_crop", see `data.windows`.
+      scales: least and greatest shorter side, for "random_scale".
       side: of the window, in pixels.
     """
 
@@ -48,7 +47,7 @@ class Cropping:
         """An image file's bytes -> a window of it, (side, side, 3) uint8."""
 
         def choose(height: int, width: int) -> Box:
-            if self.crop.endswith("scale"):
+            if self.crop == "random_scale":
                 return scale_window(height, width, random, self.scales, self.side)
             return area_window(height, width, random)
 

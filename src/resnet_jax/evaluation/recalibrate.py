@@ -12,7 +12,9 @@ from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models.layers import batch_norm_maps
 
 
-def recalibrate(classifier: Classifier, batches: Iterable[jax.Array], grad_accum_steps: int = 1) -> Classifier:
+def recalibrate(
+    classifier: Classifier, batches: Iterable[jax.Array | np.ndarray], grad_accum_steps: int = 1
+) -> Classifier:
     """The network with the mean and the unbiased variance of what reaches each batch norm in training, over the images
     of all batches together.
 

@@ -28,7 +28,13 @@ MODEL_FIELDS = ("shortcut_padding", "bottleneck_stride", "stem_pool_padding", "b
 VIEW_FIELDS = ("mean", "std", "channel_order", "image_size", "resize", "interpolation")
 
 # The key of the metadata that this package writes, and its version.
-METADATA_KEY, METADATA_VERSION = "resnet_jax", 1
+METADATA_KEY, METADATA_VERSION = "resnet_jax", 2
+# What version 1 called them.
+_OLD_NAMES = {
+    "zero_channels": "shortcut_padding",
+    "stride_in": "bottleneck_stride",
+    "pool_alignment": "stem_pool_padding",
+}
 # The source of the statement that is made from it.
 OWN = "the file's metadata"
 
@@ -121,8 +127,9 @@ def _own(path: Path, metadata: Mapping[str, str]) -> Statement | None:
     try:
         content = json.loads(metadata[METADATA_KEY])
         version = content["version"]
-        if version == METADATA_VERSION:
+        if version in (1, METADATA_VERSION):
             model, view = content["model"], content["preprocessing"]
+            model = {_OLD_NAMES.get(name, name): value for name, value in model.items()}
             fields = {"model": f"{model['family']}{model['depth']}", "class_names": tuple(content["class_names"])}
             fields |= {name: model[name] for name in MODEL_FIELDS} | {name: view[name] for name in VIEW_FIELDS}
             fields |= {name: _decoded(view[name]) for name in ("mean", "std")}
@@ -131,7 +138,7 @@ def _own(path: Path, metadata: Mapping[str, str]) -> Statement | None:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the metadata of {path} under {METADATA_KEY!r} is damaged: {error!r}") from error
     raise InputError(
-        f"the metadata of {path} has version {version}, and this package reads {METADATA_VERSION}: "
+        f"the metadata of {path} has version {version}, and this package reads versions up to {METADATA_VERSION}: "
         "use the version of resnet_jax that wrote it"
     )
 

@@ -122,8 +122,8 @@ def named(name: str) -> Statement | None:
         return Statement(
             source,
             {},
-            "Caffe's networks stride in 1x1 convolutions and take BGR pixels from 0 to 255. State it: --stride_in=1x1 "
-            "--pool_alignment=caffe|torch --channel_order=bgr --mean=103.53,116.28,123.675 --std=1",
+            "Caffe's networks stride in 1x1 convolutions and take BGR pixels from 0 to 255. State it: --bottleneck_stride=1x1 "
+            "--stem_pool_padding=caffe|torch --channel_order=bgr --mean=103.53,116.28,123.675 --std=1",
             "bottleneck_stride",
         )
     imagenet = pixel_statistics(IMAGENET_MEAN, IMAGENET_STD)

@@ -57,8 +57,8 @@ def conventions(model: ResNet) -> dict[str, Any]:
     """The fields of a network that decide what its weights compute and that its tensors do not show.
 
     Returns:
-      "epsilon"; "pool_alignment" of ImageNet's stem; "stride_in" of bottlenecks; "residual", whether there are
-      shortcuts, where they would have no parameters; and "zero_channels" of shortcut A.
+      "epsilon"; "stem_pool_padding" of ImageNet's stem; "bottleneck_stride" of bottlenecks; "residual", whether there are
+      shortcuts, where they would have no parameters; and "shortcut_padding" of shortcut A.
     """
     found: dict[str, Any] = {"epsilon": model.epsilon}
     if model.stem == "imagenet":

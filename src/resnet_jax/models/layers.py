@@ -105,7 +105,7 @@ def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int
         where = f"the {images} images that each of {devices} devices has at a time"
         larger = f", {images} times a divisor of {devices}"
     raise ValueError(
-        f"group_size={size} does not fit {where}: use a divisor of {images} such as {near}{larger}, or None for the "
+        f"bn_group_size={size} does not fit {where}: use a divisor of {images} such as {near}{larger}, or None for the "
         "statistics of the whole batch"
     )
 

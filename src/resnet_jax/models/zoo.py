@@ -26,12 +26,12 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
       name: "resnet50", "plain34", "cifar_resnet110", "cifar_plain20", …; a CIFAR depth is any 6n + 2 with n >= 1.
       num_classes: by default 1000, or 10 for the CIFAR family.
       shortcut: "A", "B" or "C"; by default B for ImageNet and A for CIFAR, as in the paper. Plain networks have none.
-      **fields: any other field of `ResNet`, such as `dtype=jnp.bfloat16`, `stride_in="3x3"` or `group_size=32`.
+      **fields: any other field of `ResNet`, such as `dtype=jnp.bfloat16`, `bottleneck_stride="3x3"` or `bn_group_size=32`.
 
     Raises:
       ValueError: the name, depth or shortcut does not exist; the message says what does.
 
-    >>> create("resnet50", num_classes=10, stride_in="3x3").stage_sizes
+    >>> create("resnet50", num_classes=10, bottleneck_stride="3x3").stage_sizes
     (3, 4, 6, 3)
     >>> create("cifar_resnet20").shortcut
     'A'

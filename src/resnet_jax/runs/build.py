@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from resnet_jax import models
-from resnet_jax.configs import Config
+from resnet_jax.configs.base import Config
 from resnet_jax.data import sequential, small, stream
 from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.encoded import ImageSource
@@ -20,6 +21,7 @@ from resnet_jax.data.images import NAMES
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.data.resident import Augmentation
 from resnet_jax.data.windows import LEAST_AREA
+from resnet_jax.distributed.mesh import check_divides, make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.models.layers import batch_norm_maps, bn_groups
@@ -35,6 +37,20 @@ def _choice(config: Config, field: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise InputError(f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}")
     return value
+
+
+def mesh(config: Config) -> Mesh:
+    """The mesh of `config.mesh`, over which its batches are sharded in equal parts.
+
+    Raises:
+      InputError: the devices do not make it, or the batch does not fit it.
+    """
+    devices, fields = make_mesh(config.mesh.data, config.mesh.fsdp), config.train
+    check_divides(devices, fields.batch_size, "config.train.batch_size", grad_accum_steps=fields.grad_accum_steps)
+    # A part of a batch is normalised on its device.
+    images = fields.batch_size // (devices.size * fields.grad_accum_steps)
+    check_bn_groups(config, images, 1 if fields.grad_accum_steps > 1 else devices.size)
+    return devices
 
 
 def model(config: Config, num_classes: int) -> ResNet:
@@ -127,7 +143,7 @@ def cropping(config: Config) -> stream.Cropping:
     return stream.Cropping(fields.crop, tuple(fields.scales), fields.image_size)
 
 
-def shorter_sides(config: Config) -> dict[str, float]:
+def resize_sizes(config: Config) -> dict[str, float]:
     """Of a whole photograph, the greatest shorter sides in pixels that training and evaluation resize it to."""
     fields = config.stream
     sides: dict[str, float] = {"config.stream.resize_size": fields.resize_size}

@@ -18,25 +18,25 @@ from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.agreement import SEEN_WITHIN, exchange, is_lead
-from resnet_jax.distributed.mesh import make_mesh, replicated
-from resnet_jax.errors import InputError, Preempted, is_passing, warn
+from resnet_jax.distributed.mesh import replicated
+from resnet_jax.errors import DiskFullError, DivergedError, InputError, Preempted, is_passing, warn
 from resnet_jax.runs.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
 from resnet_jax.runs.metadata import CheckpointMetadata, abstract_preprocessing, seal, unseal
 from resnet_jax.training.state import TrainState, must_be_finite
 
 
 class Restored(NamedTuple):
-    """A loaded checkpoint."""
+    """A loaded checkpoint.
 
-    state: TrainState
-    metadata: CheckpointMetadata
-
-
-class RestoredNetwork(NamedTuple):
-    """What a checkpoint holds of a trained network; `variables` are its parameters and running statistics."""
+    Attributes:
+      step: of the checkpoint.
+      state: what `abstract` asked for: a `TrainState`, or the variables of a network alone.
+      preprocessing: of the run, on the same devices.
+      metadata: of the network and its data.
+    """
 
     step: int
-    variables: Any
+    state: Any
     preprocessing: Preprocessing
     metadata: CheckpointMetadata
 
@@ -103,14 +103,14 @@ class Checkpoints:
         """Starts saving; returns as soon as the arrays have been copied from the devices.
 
         Raises:
-          InputError: what `must_be_finite` names of the state is not, or this or the previous checkpoint could not be
-            written, for instance because the disk is full.
+          DivergedError: what `must_be_finite` names of the state is not finite.
+          DiskFullError: this or the previous checkpoint could not be written.
         """
         parts = {**_parts(state), "preprocessing": preprocessing}
         fingerprints = {name: fingerprint(part) for name, part in parts.items()}
         fingerprints, finite = jax.device_get((fingerprints, all_finite(must_be_finite(state))))
         if not finite:
-            raise InputError(
+            raise DivergedError(
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
                 "train in another --workdir with a lower config.optimizer.learning_rate or a warm-up"
             )
@@ -135,72 +135,45 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def restore(self, abstract: TrainState, log: Callable[[str], None]) -> Restored | None:
-        """Loads the state of the newest whole checkpoint.
+    def restore(
+        self, abstract: Callable[[CheckpointMetadata], TrainState | dict[str, Any]], log: Callable[[str], None]
+    ) -> Restored | None:
+        """Loads the newest whole checkpoint.
 
         One that cannot be read is passed over; `save` replaces it when the run gets there again.
 
         Args:
-          abstract: shapes, dtypes and shardings to restore to.
+          abstract: given what a checkpoint says of itself, the shapes, dtypes and shardings to restore to: of a whole
+            `TrainState`, or of a network's variables, which leave the optimiser's state on the disk.
           log: is given one line about each damaged checkpoint.
 
         Returns:
-          The state and the card, or None if there is no checkpoint.
+          None if there is no checkpoint.
 
         Raises:
           InputError: there are checkpoints, and none can be read, or a newer resnet_jax wrote the newest one.
         """
 
         def load(step: int) -> Restored:
-            metadata, fields = self._load_card(step)
-            parts = _parts(abstract)
-            if fields["version"] == 0:
+            metadata, fields = unseal(self._checkpointer.load_checkpointables(step, {"card": None})["card"])
+            wanted = abstract(metadata)
+            if isinstance(wanted, TrainState):
+                parts = _parts(wanted)
+            else:
+                parts = {"ema" if "ema" in fields["fingerprints"] else "variables": wanted}
+            if fields["version"] == 0 and "training" in parts:
                 del parts["training"]["skipped"]
-            preprocessing = abstract_preprocessing(fields, abstract.step.sharding)
+            mesh = jax.tree.leaves(wanted)[0].sharding.mesh
+            preprocessing = abstract_preprocessing(fields, replicated(mesh))
             loaded = self._load(step, fields, {**parts, "preprocessing": preprocessing})
+            if not isinstance(wanted, TrainState):
+                return Restored(step, next(loaded[name] for name in parts), loaded["preprocessing"], metadata)
             training = loaded["training"]
             if fields["version"] == 0:
                 training["skipped"] = jnp.zeros_like(training["step"])
-            return Restored(TrainState(**loaded["variables"], **training), metadata)
+            state = TrainState(**loaded["variables"], **training, ema=loaded.get("ema"))
+            return Restored(step, state, loaded["preprocessing"], metadata)
 
-        return self._newest_whole(load, log)
-
-    def restore_network(
-        self, abstract: Callable[[CheckpointMetadata], TrainState], log: Callable[[str], None]
-    ) -> RestoredNetwork | None:
-        """Loads what predictions need of the newest whole checkpoint; arguments and errors as of `restore`."""
-
-        def load(step: int) -> RestoredNetwork:
-            metadata, fields = self._load_card(step)
-            state = abstract(metadata)
-            preprocessing = abstract_preprocessing(fields, state.step.sharding)
-            loaded = self._load(step, fields, {"variables": state.variables, "preprocessing": preprocessing})
-            return RestoredNetwork(step, loaded["variables"], loaded["preprocessing"], metadata)
-
-        return self._newest_whole(load, log)
-
-    def restore_preprocessing(self, log: Callable[[str], None]) -> Preprocessing | None:
-        """Loads the pre-processing of the newest whole checkpoint, on all devices; errors as of `restore`."""
-
-        def load(step: int) -> Preprocessing:
-            _, fields = self._load_card(step)
-            abstract = abstract_preprocessing(fields, replicated(make_mesh()))
-            return self._load(step, fields, {"preprocessing": abstract})["preprocessing"]
-
-        return self._newest_whole(load, log)
-
-    def _load_card(self, step: int) -> tuple[CheckpointMetadata, dict[str, Any]]:
-        return unseal(self._checkpointer.load_checkpointables(step, {"card": None})["card"])
-
-    def _load(self, step: int, fields: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
-        """The named parts of a checkpoint; raises ValueError where they are not those that were saved."""
-        loaded = self._checkpointer.load_checkpointables(step, abstract)
-        # The version before had no fingerprint of the pre-processing.
-        known = {name: part for name, part in loaded.items() if fields["version"] or name != "preprocessing"}
-        check_fingerprints(known, fields["fingerprints"])
-        return loaded
-
-    def _newest_whole(self, load: Callable[[int], Any], log: Callable[[str], None]) -> Any:
         steps = self._steps()
         for step in reversed(steps):
             found, error = None, None
@@ -222,6 +195,14 @@ class Checkpoints:
         if steps:
             raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another --workdir")
         return None
+
+    def _load(self, step: int, fields: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
+        """The named parts of a checkpoint; raises ValueError where they are not those that were saved."""
+        loaded = self._checkpointer.load_checkpointables(step, abstract)
+        # The version before had no fingerprint of the pre-processing.
+        known = {name: part for name, part in loaded.items() if fields["version"] or name != "preprocessing"}
+        check_fingerprints(known, fields["fingerprints"])
+        return loaded
 
     def _steps_from(self, step: int) -> list[int]:
         """Checkpoints that `restore` passed over: a run only gets to a step again when those could not be read."""
@@ -254,20 +235,10 @@ class Checkpoints:
         )
 
 
-def saved_preprocessing(workdir: Path) -> Preprocessing | None:
-    """The pre-processing of a run's newest whole checkpoint, or None if there is none yet."""
-    # As process 0 sees it: all of them go the same way, whenever they look.
-    if not exchange((workdir / "checkpoints").is_dir())[0]:
-        return None
-    with Checkpoints(workdir, write=False) as checkpoints:
-        return checkpoints.restore_preprocessing(lambda line: None)  # `restore` says it
-
-
-def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
+def _parts(state: TrainState) -> dict[str, Any]:
     training = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
-    if state.ema is not None:
-        training["ema"] = state.ema
-    return {"variables": state.variables, "training": training}
+    averages = {} if state.ema is None else {"ema": state.ema}
+    return {"variables": state.variables, "training": training, **averages}
 
 
 def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
@@ -315,12 +286,12 @@ class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)
         causes = error
         while causes is not None:
             if "No space left" in str(causes) or getattr(causes, "errno", None) == 28:
-                raise InputError(
+                raise DiskFullError(
                     f"the disk is full: no checkpoint could be written to {self.directory}; the older ones are whole: "
                     "free some space and run the same command again"
                 ) from error
             if "Too many open files" in str(causes):
-                raise InputError(
+                raise DiskFullError(
                     f"too many files are open: no checkpoint could be written to {self.directory}; the older ones are "
                     "whole: allow more of them (ulimit -n 4096) and run the same command again"
                 ) from error

@@ -1,15 +1,14 @@
 """config.json: the fields of a run's config, with the version of their names and a checksum."""
 
 import difflib
-import functools
 import json
-import operator
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_jax.configs import Config, base
+from resnet_jax.configs import base
+from resnet_jax.configs.base import Config
 from resnet_jax.distributed.agreement import flat
 from resnet_jax.errors import InputError
 
@@ -21,10 +20,12 @@ class Change(NamedTuple):
       renamed: the old names of fields, such as "model.depth", and the names that they have since.
       younger: the fields that came with the version, and for each the value that runs before it behaved as. It stays
         when the default of `configs.base` becomes another one.
+      values: by the new name of a field, the old names of its values, and those that they have since.
     """
 
     renamed: Mapping[str, str]
     younger: Mapping[str, Any]
+    values: Mapping[str, Mapping[Any, Any]]
 
 
 # By version, the oldest first. Files of version 0 have no number and no checksum.
@@ -34,9 +35,30 @@ CHANGES = {
         younger={
             "model.zero_init_residual": False,
             "optimizer.momentum_form": "caffe",
-            "optimizer.warmup_start": None,
+            "optimizer.ramp_learning_rate": None,
         },
-    )
+        values={},
+    ),
+    2: Change(
+        renamed={
+            "model.group_size": "model.bn_group_size",
+            "model.zero_channels": "model.shortcut_padding",
+            "model.stride_in": "model.bottleneck_stride",
+            "model.pool_alignment": "model.stem_pool_padding",
+            "stream.side": "stream.image_size",
+            "stream.shorter_side": "stream.resize_size",
+            "stream.color_noise": "stream.pca_lighting_std",
+            "stream.damaged_share": "stream.max_corrupt_fraction",
+            "stream.workers": "stream.num_workers",
+            "optimizer.ramp_iterations": "optimizer.warmup_steps",
+            "optimizer.ramp_learning_rate": "optimizer.warmup_start",
+            "optimizer.warmup_learning_rate": "optimizer.constant_warmup",
+            "train.accumulate": "train.grad_accum_steps",
+            "train.bad_steps": "train.max_skipped_steps",
+        },
+        younger={},
+        values={"stream.crop": {"scale": "random_scale", "area": "random_resized_crop"}},
+    ),
 }
 VERSION = max(CHANGES)
 
@@ -89,6 +111,9 @@ def parse_text(text: bytes, path: Path) -> Config:
     for number, change in CHANGES.items():
         if number > version:
             known = {change.renamed.get(name, name): value for name, value in known.items()}
+            for name, renamed in change.values.items():
+                if isinstance(known.get(name), str):
+                    known[name] = renamed.get(known[name], known[name])
             known = {**change.younger, **known}
     _check(str(path), known)
     if saved not in (None, found):
@@ -121,7 +146,10 @@ def _check(what: str, fields: Mapping[str, Any]) -> None:
                 "remove it, or use the version that knows it"
             )
         *parents, last = name.split(".")
-        wanted = functools.reduce(operator.getitem, parents, config).get_type(last)
+        section: Any = config
+        for parent in parents:
+            section = section[parent]
+        wanted = section.get_type(last)
         if not (_fits(value, wanted) or (value is None and defaults[name] is None)):
             raise InputError(f"{what} holds config.{name}={value!r}, but it must be {_CALLED[wanted]}")
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.configs import Config, base
+from resnet_jax.configs import base
+from resnet_jax.configs.base import Config
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
@@ -75,9 +76,9 @@ def _config(classifier: Classifier, dataset: str) -> Config:
         batch_norm_epsilon=model.epsilon,
     )
     config.stream.update(
-        crop="area",
+        crop="random_resized_crop",
         normalization="channels" if preprocessing.mean.shape[:2] == (1, 1) else "mean_image",
-        pca_lighting=0.0,
+        pca_lighting_std=0.0,
         channel_order=preprocessing.channel_order,
         interpolation=preprocessing.interpolation,
         side=classifier.image_shape[0],

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend
 
-from resnet_jax.configs import Config
+from resnet_jax.configs.base import Config
 from resnet_jax.data import shared_memory, small, stream
 from resnet_jax.data.images import NAMES, open_images
 from resnet_jax.distributed import agreement
@@ -22,7 +22,7 @@ from resnet_jax.distributed.machine import check_devices, describe_environment, 
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
-from resnet_jax.runs import build, task
+from resnet_jax.runs import build
 
 GRADES = ("ok", "attention", "impossible")
 
@@ -154,7 +154,7 @@ def _data(config: Config) -> tuple[str, str]:
 
 
 def _mesh(config: Config | None) -> tuple[str, str]:
-    mesh = make_mesh() if config is None else task.make_mesh(config)
+    mesh = make_mesh() if config is None else build.mesh(config)
     return " × ".join(f"{name} {size}" for name, size in mesh.shape.items()), ""
 
 

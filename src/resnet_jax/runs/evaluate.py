@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.configs import Config
+from resnet_jax.configs.base import Config
 from resnet_jax.data import cache, small
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.images import NAMES, open_images

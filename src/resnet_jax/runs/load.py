@@ -3,16 +3,19 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from jax.sharding import Mesh
 
-from resnet_jax.configs import Config
+from resnet_jax.configs.base import Config
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.runs import build, workdir
-from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
-from resnet_jax.training.state import abstract_state
+from resnet_jax.runs.checkpoints import Checkpoints, Restored
+from resnet_jax.runs.classification import classification
+from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.training.state import TrainState, abstract_state, abstract_variables
 
 
 @dataclass(frozen=True)
@@ -41,28 +44,39 @@ def load_run(directory: str | os.PathLike[str], log: Callable[[str], None] = war
     """Loads a run with its newest whole checkpoint.
 
     Args:
-      directory: the workdir that `training.loop.train` was given.
+      directory: the workdir that `loop.train` was given.
       log: is given a line about each damaged checkpoint.
 
     Raises:
       InputError: it is no workdir, or holds no whole checkpoint.
     """
-    directory = workdir.locate(directory)
-    config = workdir.read_config(directory)
-    mesh = make_mesh()
+    config, mesh = workdir.read_config(workdir.locate(directory)), make_mesh()
 
-    def abstract(metadata: CheckpointMetadata):
-        model = build.model(config, len(metadata.class_names))
-        # The state of the optimiser, whatever it is, is not loaded.
-        return abstract_state(model, build.optimizer(config, train_images=1), metadata.image_shape, mesh)
+    def abstract(metadata: CheckpointMetadata) -> dict[str, Any]:
+        return abstract_variables(build.model(config, len(metadata.class_names)), metadata.image_shape, mesh)
 
-    restored = None
+    step, variables, preprocessing, metadata = _restore(directory, abstract, log)
+    model = build.model(config, len(metadata.class_names))
+    classifier = Classifier(model, variables, preprocessing, metadata.class_names, metadata.image_shape)
+    return LoadedRun(config, classifier, step, mesh)
+
+
+def load_state(directory: str | os.PathLike[str], log: Callable[[str], None] = warn) -> TrainState:
+    """The whole state of a run's newest whole checkpoint, on all devices; arguments and errors as of `load_run`."""
+    config, mesh = workdir.read_config(workdir.locate(directory)), make_mesh()
+
+    def abstract(metadata: CheckpointMetadata) -> TrainState:
+        task = classification(config, metadata, 1, mesh)
+        return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh)
+
+    return _restore(directory, abstract, log).state
+
+
+def _restore(directory: str | os.PathLike[str], abstract: Any, log: Callable[[str], None]) -> Restored:
+    directory, restored = workdir.locate(directory), None
     if (directory / "checkpoints").is_dir():
         with Checkpoints(directory, write=False) as checkpoints:
-            restored = checkpoints.restore_network(abstract, log)
+            restored = checkpoints.restore(abstract, log)
     if restored is None:
         raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
-    names, shape = restored.metadata.class_names, restored.metadata.image_shape
-    model = build.model(config, len(names))
-    classifier = Classifier(model, restored.variables, restored.preprocessing, names, shape)
-    return LoadedRun(config, classifier, restored.step, mesh)
+    return restored

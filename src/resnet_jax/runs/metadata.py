@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what it says of its network in words and numbers, as one text with a checksum."""
+"""The metadata of a checkpoint: what it says of its network in words and numbers, as one text with a checksum."""
 
 import dataclasses
 import json
@@ -34,8 +34,8 @@ class CheckpointMetadata:
     data_crc: int
 
 
-# Fields of `Preprocessing` that are no arrays and lie beside the card.
-_VIEW = ("channel_order", "resize_size", "interpolation")
+# Fields of `Preprocessing` that are no arrays, and the names that they have in the text.
+_VIEW = {"channel_order": "channel_order", "resize_size": "shorter_side", "interpolation": "interpolation"}
 
 
 def seal(metadata: CheckpointMetadata, preprocessing: Preprocessing, fingerprints: Mapping[str, int]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def seal(metadata: CheckpointMetadata, preprocessing: Preprocessing, fingerprint
         "fingerprints": dict(fingerprints),
         "mean_shape": preprocessing.mean.shape,
         "std_shape": preprocessing.std.shape,
-        **{name: getattr(preprocessing, name) for name in _VIEW},
+        **{saved: getattr(preprocessing, name) for name, saved in _VIEW.items()},
     }
     text = json.dumps(fields)
     return {"text": text, "crc": zlib.crc32(text.encode())}
@@ -66,7 +66,7 @@ def unseal(saved: Mapping[str, Any]) -> tuple[CheckpointMetadata, dict[str, Any]
     names = {"class_names", "image_shape", "data_crc", "fingerprints", "mean_shape", "std_shape"}
     if saved.keys() == {"text", "crc"} and zlib.crc32(saved["text"].encode()) == saved["crc"]:
         fields = json.loads(saved["text"])
-    elif names <= saved.keys() <= names.union(_VIEW):
+    elif names <= saved.keys() <= names.union(_VIEW.values()):
         parts = ("variables", "training")
         fields = {**saved, "version": 0, "fingerprints": dict(zip(parts, saved["fingerprints"], strict=True))}
     else:
@@ -85,5 +85,5 @@ def abstract_preprocessing(fields: Mapping[str, Any], sharding: Sharding) -> Pre
         jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=sharding) for name in ("mean", "std")
     )
     # A checkpoint that is older than these fields has their defaults.
-    view = {name: fields[name] for name in _VIEW if name in fields}
+    view = {name: fields[saved] for name, saved in _VIEW.items() if saved in fields}
     return Preprocessing(mean, std, **view)  # pyright: ignore[reportArgumentType]

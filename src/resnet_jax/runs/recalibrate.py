@@ -1,23 +1,12 @@
 """Batch-norm statistics of many training batches of a run."""
 
 import contextlib
-import itertools
 import os
-from collections.abc import Iterator
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from resnet_jax import rng
-from resnet_jax.data import small, stream
-from resnet_jax.data.augment import augment_images, pad_crop_mirror
-from resnet_jax.data.images import NAMES, open_images
-from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.distributed.mesh import check_divides, put_batch
+from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.recalibrate import recalibrate
-from resnet_jax.runs import build
+from resnet_jax.runs.inputs import open_input
 from resnet_jax.runs.load import LoadedRun
 
 
@@ -34,34 +23,13 @@ def recalibrate_run(
     Raises:
       InputError: no such data, or no batch.
     """
-    config = run.config
-    check_divides(run.mesh, config.train.batch_size, "config.train.batch_size")
-    images = _training_images(run, batches, dataset or config.dataset.name, data_dir or config.dataset.data_dir)
-    return recalibrate(run.classifier, images, config.train.grad_accum_steps)
-
-
-def _training_images(
-    run: LoadedRun, batches: int, name: str, data_dir: str | os.PathLike[str] | None
-) -> Iterator[jax.Array]:
-    config = run.config
-    fields, size = config.dataset, config.train.batch_size
-    streamed = name in NAMES
-
-    @jax.jit
-    def augmented(images: jax.Array, preprocessing: Preprocessing, step: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(rng.stream(jnp.uint32(config.seed), "augmentation"), step)
-        if streamed:
-            return augment_images(key, images, preprocessing, config.stream.pca_lighting, fields.mirror)
-        return pad_crop_mirror(key, preprocessing(images), fields.pad, fields.mirror)
-
-    if streamed:
-        # What there is to say of a folder, the evaluation has said.
-        train = open_images(name, data_dir, lambda line: None).train
-        cropping, workers = build.cropping(config), build.workers(config)
-        made: Any = stream.train_batches(train, cropping, seed=config.seed, batch_size=size, start=0, workers=workers)
-    else:
-        made = small.load(name, data_dir, fields.validation_images).train.batches(size, seed=config.seed)
-    with contextlib.closing(made):
-        for step, batch in enumerate(itertools.islice(made, max(batches, 0))):
-            images = put_batch(run.mesh, batch.images)
-            yield augmented(images, run.classifier.preprocessing, step)
+    if batches < 1:
+        raise InputError(f"statistics were asked to be averaged over {batches} batches, but it must be at least 1")
+    config = run.config.copy_and_resolve_references()
+    config.dataset.name = dataset or config.dataset.name
+    config.dataset.data_dir = os.fspath(data_dir) if data_dir else config.dataset.data_dir
+    # What there is to say of a folder, the evaluation has said.
+    images = open_input(config, run.mesh, lambda line: None, run.classifier.preprocessing)
+    with contextlib.closing(images):
+        augmented = (batch.images for batch in images.batches(batches))
+        return recalibrate(run.classifier, augmented, config.train.grad_accum_steps)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.configs import Config
+from resnet_jax.configs.base import Config
 from resnet_jax.distributed.agreement import flat, is_lead
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.cli.arguments import parse_config
-from resnet_jax.configs import Config
+from resnet_jax.configs import parsing
+from resnet_jax.configs.base import Config
 from resnet_jax.data.images import NAMES
 from resnet_jax.errors import InputError
 from resnet_jax.files import write_whole
@@ -45,7 +45,7 @@ class Plan:
 
     def config(self, point: Point) -> Config:
         """The config of a point; raises InputError for a field or value that does not exist."""
-        return parse_config(self.source, [f"{field}={value}" for field, value in {**self.overrides, **point}.items()])
+        return parsing.load(self.source, [f"{field}={value}" for field, value in {**self.overrides, **point}.items()])
 
     def run(self, point: Point, config: Config) -> Run:
         """A point as its folder shows it: complete or waiting; raises InputError if that is another config's."""

@@ -12,10 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax import rng
-from resnet_jax.data.augment import augment_images
-from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.data.resident import Augmentation, eval_batch, train_batch
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, put_batch, put_everywhere, replicated
 from resnet_jax.training.losses import Loss, cross_entropy
 from resnet_jax.training.metrics import Metrics
@@ -198,101 +195,5 @@ def compile_evaluation(
         if batches == 1:
             return metrics_of(jnp.zeros((), jnp.int32))
         return jax.lax.scan(add, zeros_like(jax.eval_shape(metrics_of, jnp.int32(0))), jnp.arange(batches))[0]
-
-    return evaluate
-
-
-def compile_train_steps(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    augmentation: Augmentation,
-    grad_accum_steps: int = 1,
-    skip_nonfinite: bool = False,
-) -> Any:
-    """Makes `(state, split, preprocessing, seed, steps) -> (state, metrics, rates)`; see `compile_steps`."""
-
-    def make_batch(data, seed, step):
-        split, preprocessing = data
-        return train_batch(split, preprocessing, augmentation, seed, step, batch_size)
-
-    step = partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        mesh=mesh,
-        grad_accum_steps=grad_accum_steps,
-        skip_nonfinite=skip_nonfinite,
-    )
-    compiled = compile_steps(step, make_batch, mesh)
-
-    @partial(jax.jit, static_argnums=4, donate_argnums=0)
-    def train_steps(state, split, preprocessing, seed, steps):
-        state, metrics = compiled(state, (split, preprocessing), seed, steps)
-        return state, metrics, metrics.pop("learning_rate").total
-
-    return train_steps
-
-
-def compile_stream_step(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    *,
-    noise: float,
-    mirrored: bool,
-    grad_accum_steps: int = 1,
-    skip_nonfinite: bool = False,
-) -> Any:
-    """Makes `(state, images, labels, preprocessing, seed) -> (state, metrics, rate)`: one update from photographs."""
-
-    def make_batch(data, seed, step):
-        images, labels, preprocessing = data
-        key = jax.random.fold_in(rng.stream(seed, "augmentation"), step)
-        return Batch(augment_images(key, images, preprocessing, noise, mirrored), labels, jnp.ones(labels.shape))
-
-    step = partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        mesh=mesh,
-        grad_accum_steps=grad_accum_steps,
-        skip_nonfinite=skip_nonfinite,
-    )
-    compiled = compile_steps(step, make_batch, mesh)
-
-    @partial(jax.jit, donate_argnums=0)
-    def stream_step(state, images, labels, preprocessing, seed):
-        state, metrics = compiled(state, (images, labels, preprocessing), seed, 1)
-        metrics = jax.tree.map(lambda leaf: leaf[0], metrics)
-        return state, metrics, metrics.pop("learning_rate").total
-
-    return stream_step
-
-
-def compile_stream_eval(model: nn.Module, mesh: Mesh) -> Any:
-    """Makes `(variables, batch, preprocessing) -> metrics`, of a `Batch` whose images are uint8."""
-    compiled = compile_evaluation(partial(eval_step, model=model), lambda data, _: _prepared(*data), mesh)
-    return jax.jit(lambda variables, batch, preprocessing: compiled(variables, (batch, preprocessing), 1))
-
-
-def compile_evaluate(model: nn.Module, mesh: Mesh, *, batch_size: int) -> Any:
-    """Makes `(variables, split, preprocessing) -> metrics`: totals over a whole split, each example counted once.
-
-    The batch size is rounded up to a multiple of the devices.
-    """
-    batch_size += -batch_size % mesh.size
-
-    def make_batch(data, index):
-        split, preprocessing = data
-        return eval_batch(split, preprocessing, index, batch_size)
-
-    compiled = compile_evaluation(partial(eval_step, model=model), make_batch, mesh)
-
-    @jax.jit
-    def evaluate(variables, split, preprocessing):
-        return compiled(variables, (split, preprocessing), -(-len(split) // batch_size))
 
     return evaluate

@@ -1,0 +1,61 @@
+"""What a run learns: to tell classes apart. A task does not know where its batches come from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import optax
+from jax.sharding import Mesh
+
+from resnet_jax.configs.base import Config
+from resnet_jax.models import ResNet
+from resnet_jax.runs import build
+from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.training.metrics import Metrics
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.step import eval_step, train_step
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, its optimiser, and what is done with a batch: pure functions, which an input compiles.
+
+    Attributes:
+      model, optimizer: as the config describes them.
+      train_step: (state, batch) -> (state, metrics).
+      eval_step: (variables, batch) -> metrics.
+    """
+
+    model: ResNet
+    optimizer: optax.GradientTransformationExtraArgs
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+    eval_step: Callable[[Any, Any], Metrics]
+
+
+# Makes a task of a config, of what is known of the data, of the number of training images, and of the devices.
+TaskMaker: TypeAlias = Callable[[Config, CheckpointMetadata, int, Mesh], Task]
+
+
+def classification(config: Config, metadata: CheckpointMetadata, train_images: int, mesh: Mesh) -> Task:
+    """The paper's task.
+
+    Raises:
+      InputError: what would be trained to the end and learn nothing, see `build.check_learnable`.
+    """
+    model = build.model(config, len(metadata.class_names))
+    build.check_learnable(config, model, metadata.image_shape)
+    optimizer = build.optimizer(config, train_images)
+    return Task(
+        model,
+        optimizer,
+        partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            mesh=mesh,
+            grad_accum_steps=config.train.grad_accum_steps,
+            skip_nonfinite=config.train.max_skipped_steps > 0,
+        ),
+        partial(eval_step, model=model),
+    )
