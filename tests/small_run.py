@@ -8,8 +8,8 @@ from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.configs import digits
 from resnet_jax.runs import build, loop
-from resnet_jax.runs.classification import classification
 from resnet_jax.runs.inputs import open_input
+from resnet_jax.runs.tasks import classification
 
 FIELDS = {
     "model.depth": 8,

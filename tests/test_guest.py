@@ -84,7 +84,7 @@ from resnet_jax import configs
 from resnet_jax.configs import digits, folder
 from resnet_jax.training.loop import train
 from resnet_jax.evaluation.run_evaluate import evaluate_runs
-from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.prediction import predict
 from resnet_jax.evaluation.trained import load
 from resnet_jax.interop import convert
 from resnet_jax.interop.export import export

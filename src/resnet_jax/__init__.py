@@ -32,13 +32,12 @@ if TYPE_CHECKING:
     from resnet_jax import sweeping as sweeping
     from resnet_jax import training as training
     from resnet_jax.analysis.complexity import summary
-    from resnet_jax.evaluation.classifier import Classifier
-    from resnet_jax.evaluation.evaluate import evaluate
-    from resnet_jax.evaluation.predict import predict
-    from resnet_jax.evaluation.transfer import transfer
+    from resnet_jax.evaluation.classifier import Classifier, transfer
+    from resnet_jax.evaluation.outcomes import evaluate
+    from resnet_jax.evaluation.prediction import predict
     from resnet_jax.interop.classifiers import load_torch, save_torch
     from resnet_jax.models.zoo import create
-    from resnet_jax.runs.load import load
+    from resnet_jax.runs.loading import load
     from resnet_jax.runs.loop import train
 
 __version__ = importlib.metadata.version("deep-residual-jax")
@@ -47,14 +46,14 @@ __version__ = importlib.metadata.version("deep-residual-jax")
 _NAMES = {
     "Classifier": "evaluation.classifier",
     "create": "models.zoo",
-    "evaluate": "evaluation.evaluate",
-    "load": "runs.load",
+    "evaluate": "evaluation.outcomes",
+    "load": "runs.loading",
     "load_torch": "interop.classifiers",
-    "predict": "evaluation.predict",
+    "predict": "evaluation.prediction",
     "save_torch": "interop.classifiers",
     "summary": "analysis.complexity",
     "train": "runs.loop",
-    "transfer": "evaluation.transfer",
+    "transfer": "evaluation.classifier",
 }
 __all__ = [
     "Classifier",

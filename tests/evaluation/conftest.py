@@ -12,7 +12,7 @@ from networks import save_run
 from resnet_jax.configs.parsing import load as parse_config
 from resnet_jax.data.images import open_images
 from resnet_jax.runs import loop
-from resnet_jax.runs.load import load
+from resnet_jax.runs.loading import load
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_ac
 from resnet_jax.data import small
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.evaluate import Outcomes
+from resnet_jax.evaluation.outcomes import Outcomes
 from resnet_jax.evaluation.scoring import Scored, score_images
 from resnet_jax.runs.evaluate import evaluate_runs
-from resnet_jax.runs.load import load, load_run
+from resnet_jax.runs.loading import load, load_run
 
 pytestmark = pytest.mark.optimized
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from resnet_jax.data import small
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.prediction import predict
 from resnet_jax.runs.evaluate import evaluate_runs
-from resnet_jax.runs.load import load
+from resnet_jax.runs.loading import load
 
 
 @pytest.fixture(scope="module")

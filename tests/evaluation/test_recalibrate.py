@@ -15,12 +15,12 @@ from resnet_jax.data.images import open_images
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.evaluation.recalibrate import recalibrate
+from resnet_jax.evaluation.recalibration import recalibrate
 from resnet_jax.models import ResNet
 from resnet_jax.models.conv import Conv
 from resnet_jax.rng import stream as random_stream
 from resnet_jax.runs import build, loop
-from resnet_jax.runs.load import load_run
+from resnet_jax.runs.loading import load_run
 from resnet_jax.runs.recalibrate import recalibrate_run
 
 BATCHES = 3

@@ -12,7 +12,7 @@ from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols, scoring
 from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.evaluation.evaluate import evaluate
+from resnet_jax.evaluation.outcomes import evaluate
 
 
 def network(seed=0, resize_size=None):

@@ -20,12 +20,12 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.prediction import predict
 from resnet_jax.interop import exporting
 from resnet_jax.models import ResNet
 from resnet_jax.runs import build, workdir
 from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
-from resnet_jax.runs.load import load, load_run
+from resnet_jax.runs.loading import load, load_run
 from resnet_jax.training.state import TrainState
 
 NAMES = ("null", "één", "two", "three", "four")

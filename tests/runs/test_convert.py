@@ -14,7 +14,7 @@ from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.predict import predict
+from resnet_jax.evaluation.prediction import predict
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.classifiers import load_torch
 from resnet_jax.interop.exporting import describe
@@ -22,7 +22,7 @@ from resnet_jax.interop.files import read_tensors, write_tensors
 from resnet_jax.runs import build, convert, workdir
 from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
 from resnet_jax.runs.evaluate import evaluate_runs
-from resnet_jax.runs.load import load, load_run
+from resnet_jax.runs.loading import load, load_run
 from resnet_jax.training.state import TrainState
 
 pytestmark = pytest.mark.optimized

@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnet_jax.data import small
 from resnet_jax.errors import InputError
-from resnet_jax.runs.load import load_run
+from resnet_jax.runs.loading import load_run
 from resnet_jax.runs.loop import train
 from resnet_jax.runs.workdir import read_config, read_result
 from small_run import assert_same_run, lines_of, saved_steps, small_config

@@ -15,7 +15,7 @@ from resnet_jax.configs import parsing
 from resnet_jax.data.images import open_images
 from resnet_jax.errors import InputError
 from resnet_jax.runs import build, loop
-from resnet_jax.runs.load import load
+from resnet_jax.runs.loading import load
 from resnet_jax.training.state import create_state
 from small_run import assert_same_run, lines_of, parts, saved_steps, train_until
 

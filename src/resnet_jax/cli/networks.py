@@ -91,9 +91,9 @@ def predict(arguments: Sequence[str]) -> None:
     directory = given(path(values.workdir, "workdir"), "workdir")
     if not rest:
         raise InputError("no image file was given: see --help")
-    from resnet_jax.evaluation.predict import predict as run
+    from resnet_jax.evaluation.prediction import predict as run
     from resnet_jax.runs import terminal
-    from resnet_jax.runs.load import load
+    from resnet_jax.runs.loading import load
 
     results = run(load(directory), rest)
     rows: list[Sequence[str]] = []
@@ -196,7 +196,7 @@ def export(arguments: Sequence[str]) -> None:
     if output.parent.resolve() == directory.resolve() and {output.name, f"{output.name}.json"} & _RUN_FILES:
         raise InputError(f"{output} or the .json beside it is a file of the run and would be replaced: name another")
     from resnet_jax.interop.exporting import export as write
-    from resnet_jax.runs.load import load_run
+    from resnet_jax.runs.loading import load_run
 
     run = load_run(directory)
     print(f"wrote {output} and {write(run.classifier, output, run.step)}")

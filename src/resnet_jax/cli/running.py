@@ -89,7 +89,7 @@ def sweep(arguments: Sequence[str]) -> None:
         integer("trials"),
     )
     given(values.config, "config")
-    from resnet_jax.sweeping.sweep import sweep as run
+    from resnet_jax.sweeping.plan import sweep as run
 
     run(
         config_source(arguments),

@@ -18,7 +18,7 @@ from resnet_jax.interop.files import SUFFIXES
 from resnet_jax.models.zoo import family_and_depth
 from resnet_jax.runs import build, workdir
 from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
-from resnet_jax.runs.load import load_run
+from resnet_jax.runs.loading import load_run
 from resnet_jax.training.state import TrainState
 
 

@@ -16,9 +16,9 @@ from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.images import NAMES, open_images
 from resnet_jax.errors import InputError, Progress, no_progress, optional, warn
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.evaluate import Outcomes, check_classes, evaluate
+from resnet_jax.evaluation.outcomes import Outcomes, check_classes, evaluate
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.runs.load import load_run
+from resnet_jax.runs.loading import load_run
 from resnet_jax.runs.recalibrate import recalibrate_run
 
 # A picture of more classes cannot be read.

@@ -23,8 +23,8 @@ from resnet_jax.distributed import agreement
 from resnet_jax.distributed.mesh import batch_sharded, put_batch, put_everywhere
 from resnet_jax.errors import InputError, warn
 from resnet_jax.runs import build
-from resnet_jax.runs.classification import Task
 from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.runs.tasks import Task
 from resnet_jax.training.compiled import compile_evaluation, compile_steps
 from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, abstract_state

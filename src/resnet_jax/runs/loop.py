@@ -20,12 +20,12 @@ from resnet_jax.files import write_whole
 from resnet_jax.models import ResNet
 from resnet_jax.runs import build, config_file, terminal, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
-from resnet_jax.runs.classification import TaskMaker, classification
 from resnet_jax.runs.inputs import Input, InputOpener, Program, open_input
 from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.runs.metrics_log import MetricsLog, read_metrics
 from resnet_jax.runs.run import Run
+from resnet_jax.runs.tasks import TaskMaker, classification
 from resnet_jax.runs.terminal import Console
 from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, abstract_state, create_state

@@ -5,9 +5,9 @@ import os
 
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.evaluation.recalibrate import recalibrate
+from resnet_jax.evaluation.recalibration import recalibrate
 from resnet_jax.runs.inputs import open_input
-from resnet_jax.runs.load import LoadedRun
+from resnet_jax.runs.loading import LoadedRun
 
 
 def recalibrate_run(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.runs import load
+from resnet_jax.runs import loading
 from resnet_jax.runs.metrics_log import read_metrics
 from resnet_jax.training.state import TrainState
 
@@ -25,13 +25,13 @@ class Run:
 
     @cached_property
     def classifier(self) -> Classifier:
-        """The trained network, see `load.load`."""
-        return load.load(self.workdir)
+        """The trained network, see `loading.load`."""
+        return loading.load(self.workdir)
 
     @cached_property
     def state(self) -> TrainState:
         """The state after the last iteration, on all devices."""
-        return load.load_state(self.workdir)
+        return loading.load_state(self.workdir)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.runs import build, workdir
 from resnet_jax.runs.checkpoints import Checkpoints, Restored
-from resnet_jax.runs.classification import classification
 from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.runs.tasks import classification
 from resnet_jax.training.state import TrainState, abstract_state, abstract_variables
 
 
