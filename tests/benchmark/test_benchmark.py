@@ -56,7 +56,7 @@ def test_the_command_prints_tables(capsys):
     assert f"jax {jax.__version__}" in text
     assert max(map(len, text.splitlines())) <= 160
 
-    assert main.main(["benchmark", "train", "--variants=linen,scanned"]) == 2
+    assert main(["benchmark", "train", "--variants=linen,scanned"]) == 2
     assert "--variants has 'linen', but each must be one of scanned, rolled" in capsys.readouterr().err
 
 

@@ -56,7 +56,7 @@ def test_the_result(folder, capsys):
     assert json.loads(json.dumps(result)) == result
 
     flags = ["--dataset=folder", f"--data_dir={folder}", "--batch_size=2", "--rounds=1", "--seconds=0.05"]
-    assert main.main(["benchmark", "input", *flags, "--workers=0,1"]) == 0
+    assert main(["benchmark", "input", *flags, "--workers=0,1"]) == 0
     text = capsys.readouterr().out
     assert "workers=0,1" in text
     assert all(f"\n  {name} " in text for name in names)
@@ -115,7 +115,7 @@ def test_pillows_windows_are_those_of_training(folder, crop):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"crop": "center"}, "crop is 'center', but it must be one of scale, area"),
+        ({"crop": "center"}, "crop is 'center', but it must be one of random_scale, random_resized_crop"),
         ({"rounds": 0}, "rounds is 0, but it must be at least 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seconds": 0}, "seconds is 0, but it must be more than 0"),

@@ -306,7 +306,7 @@ def test_destinations_that_cannot_be(grey, tmp_path, capsys):
         (grey / "config", "is a file of the run"),
         (grey / ".." / "run" / "config.json", "is a file of the run"),
     ]:
-        assert main.main(["export", f"--workdir={grey}", f"--output={destination}"]) == 2
+        assert main(["export", f"--workdir={grey}", f"--output={destination}"]) == 2
         printed = capsys.readouterr().err
         assert said in printed
         assert printed.count("\n") == 1
@@ -315,9 +315,9 @@ def test_destinations_that_cannot_be(grey, tmp_path, capsys):
 
 def test_no_run_and_no_checkpoint(tmp_path, capsys):
     arguments = ["export", f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'program'}"]
-    assert main.main(arguments) == 2
+    assert main(arguments) == 2
     assert "is not the workdir of a run" in capsys.readouterr().err
     workdir.claim(tmp_path / "run", base.get_config())
-    assert main.main(arguments) == 2
+    assert main(arguments) == 2
     assert "holds no checkpoint yet" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

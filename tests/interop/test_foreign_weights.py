@@ -60,7 +60,7 @@ def test_nothing_in_the_tensors_tells_anti_aliasing(blurred):
 
 def test_an_anti_aliased_network_is_refused_by_its_name(blurred, tmp_path, capsys):
     torch.save(blurred.state_dict(), tmp_path / "resnetblur18-84f4748f.pth")
-    assert main.main(["convert", str(tmp_path / "resnetblur18-84f4748f.pth"), str(tmp_path / "run")]) == 2
+    assert main(["convert", str(tmp_path / "resnetblur18-84f4748f.pth"), str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "anti-aliased" in said
     assert said.count("\n") == 1
