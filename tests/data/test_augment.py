@@ -2,8 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 from resnet_jax.data.augment import pad_crop_mirror
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import folders
-from resnet_jax.data import image_files as image_files_module
+from resnet_jax.data import folders, image_files as image_files_module
 from resnet_jax.data.decode import decode
 from resnet_jax.data.folders import image_files
 from resnet_jax.data.image_files import UprightFile

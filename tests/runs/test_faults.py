@@ -21,8 +21,7 @@ from jax.experimental import multihost_utils
 from members import photograph_config
 
 from resnet_jax.cli.main import main
-from resnet_jax.data import images as photographs_module
-from resnet_jax.data import sequential, small, stream
+from resnet_jax.data import images as photographs_module, sequential, small, stream
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.resident import Augmentation, DeviceSplit, train_batch
 from resnet_jax.errors import InputError, Preempted

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.configs import folder as folder_config
-from resnet_jax.configs import parsing
+from resnet_jax.configs import folder as folder_config, parsing
 from resnet_jax.data.images import open_images
 from resnet_jax.errors import InputError
 from resnet_jax.runs import build, loop

@@ -1,9 +1,25 @@
-"""What a network costs (`layer_costs`, `summary`), and pictures of what runs have done (`plots`).
+"""What a network costs (`complexity`), and pictures of what runs have done (`plots`, with Matplotlib).
 
-Functions take a network or arrays; they know no config, no folder of a run and no terminal. `plots` needs Matplotlib,
-and is imported by itself.
+Functions take a network or arrays; they know no config, no folder of a run and no terminal.
 """
 
-from resnet_jax.analysis.complexity import Layer, layer_costs, summary, table_rows
+from typing import TYPE_CHECKING
 
-__all__ = ["Layer", "layer_costs", "summary", "table_rows"]
+from resnet_jax import _exports
+
+if TYPE_CHECKING:
+    from resnet_jax.analysis.complexity import (
+        Layer as Layer,
+        layer_costs as layer_costs,
+        summary as summary,
+        table_rows as table_rows,
+    )
+    from resnet_jax.analysis.plots import plot_confusion as plot_confusion, plot_curves as plot_curves
+else:
+    __getattr__, __dir__, __all__ = _exports(
+        __name__,
+        {
+            "complexity": ["Layer", "layer_costs", "summary", "table_rows"],
+            "plots": ["plot_confusion", "plot_curves"],
+        },
+    )

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: `main` finds the command, and each command turns its arguments into a call of a public function."""

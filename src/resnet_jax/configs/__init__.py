@@ -3,22 +3,18 @@
 `load("cifar10:plain", {"model.depth": 56})` is such a config with fields set; `base` lists the fields.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from resnet_jax import _exports
 
 if TYPE_CHECKING:
     from resnet_jax.configs.base import Config as Config
     from resnet_jax.configs.parsing import load as load
-
-__all__ = ["Config", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Config":
-        from resnet_jax.configs.base import Config
-
-        return Config
-    if name == "load":
-        from resnet_jax.configs.parsing import load
-
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+else:
+    __getattr__, __dir__, __all__ = _exports(
+        __name__,
+        {
+            "base": ["Config"],
+            "parsing": ["load"],
+        },
+    )

@@ -53,11 +53,11 @@ def make_train_step(
       ValueError: from the step: uint8 images, and no pre-processing.
 
     Example:
-      >>> import numpy as np, optax, resnet_jax.models
-      >>> from resnet_jax.training.state import create_state
-      >>> model, optimizer = resnet_jax.models.create("cifar_resnet8", num_classes=2), optax.adamw(1e-3)
-      >>> state, step = create_state(model, optimizer, 0, (8, 8, 3)), make_train_step(model, optimizer)
-      >>> state, metrics = step(state, Batch(np.ones((8, 8, 8, 3), np.float32), np.arange(8) % 2))
+      >>> import numpy as np, optax, resnet_jax as rj
+      >>> model, optimizer = rj.create("cifar_resnet8", num_classes=2), optax.adamw(1e-3)
+      >>> state = rj.training.create_state(model, optimizer, seed=0, image_shape=(8, 8, 3))
+      >>> step = rj.training.make_train_step(model, optimizer)
+      >>> state, metrics = step(state, rj.data.Batch(np.ones((8, 8, 8, 3), np.float32), np.arange(8) % 2))
       >>> sorted(metrics), float(metrics["loss"]) > 0
       (['error', 'loss'], True)
     """

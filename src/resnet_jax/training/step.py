@@ -7,8 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, PartitionSpec as P
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.distributed.mesh import AXES, fsdp_specs, gather, reduce_scatter
