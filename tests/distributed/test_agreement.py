@@ -35,7 +35,7 @@ def test_a_silent_process_is_a_lost_one(monkeypatch, capsys):
         agreement.exchange({"own": 1})
     # The next start may find it: launch files retry this status.
     monkeypatch.setitem(commands.COMMANDS, "train", lambda arguments: agreement.exchange(None))
-    assert main.main(["train"]) == 76
+    assert main(["train"]) == 76
     assert "process 1 does not answer" in capsys.readouterr().err
 
 

@@ -29,7 +29,7 @@ def test_how_processes_cannot_find_each_other(tmp_path, monkeypatch, capsys):
     # As where it is not installed.
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
     for arguments, message in WRONG:
-        assert main.main(["train", "--config=digits", f"--workdir={tmp_path / 'run'}", *arguments]) == 2, arguments
+        assert main(["train", "--config=digits", f"--workdir={tmp_path / 'run'}", *arguments]) == 2, arguments
         error = capsys.readouterr().err
         assert error.startswith("error: "), arguments
         assert message in error, arguments

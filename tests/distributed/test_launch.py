@@ -230,7 +230,7 @@ def test_a_pod_that_is_stopped_between_two_starts_stays_so(machine, tmp_path):
 def test_hosts_of_a_pod_get_the_whole_project(machine, tmp_path, folder):
     repository, bin = tmp_path / "repository", tmp_path / "bin"
     project = repository / folder
-    for name in ("setup.cfg", "src/resnet_jax/cli.py", "experiments/launch/tpu_pod.sh"):
+    for name in ("setup.cfg", "src/resnet_jax/cli/main.py", "experiments/launch/tpu_pod.sh"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text((LAUNCH.parent.parent / name).read_text())
     (project / "uncommitted").touch()
@@ -247,7 +247,7 @@ def test_hosts_of_a_pod_get_the_whole_project(machine, tmp_path, folder):
     assert done.returncode == 0, done.stderr
     found = tmp_path / "home" / "resnet_jax"
     files = {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()}
-    assert files == {"setup.cfg", "src/resnet_jax/cli.py", "experiments/launch/tpu_pod.sh"}
+    assert files == {"setup.cfg", "src/resnet_jax/cli/main.py", "experiments/launch/tpu_pod.sh"}
 
 
 def test_the_other_words_of_a_pod(machine, tmp_path):
@@ -304,6 +304,6 @@ def test_the_documentation_names_the_files_and_commands_that_there_are(train):
         assert path.name in text
     lines = text.replace("\\\n", " ").splitlines()
     shown = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("resnet-jax ")]
-    assert {words[1] for words in shown} <= set(main.COMMANDS)
+    assert {words[1] for words in shown} <= set(commands.COMMANDS)
     trained = [train(words) for words in shown if words[1] == "train"]
     assert trained

@@ -51,7 +51,7 @@ def test_no_devices_are_one_line_that_says_what_to_do(no_devices, tmp_path):
 
 def test_no_devices_are_a_finding_of_the_doctor(no_devices, tmp_path, capsys):
     for format in ("json", "table"):
-        assert main.main(["doctor", f"--workdir={tmp_path}", f"--format={format}"]) == 2
+        assert main(["doctor", f"--workdir={tmp_path}", f"--format={format}"]) == 2
         said = capsys.readouterr()
         assert said.err.startswith("error: training is impossible here; devices: JAX found no device")
         assert said.err.count("\n") == 1
@@ -158,5 +158,5 @@ def test_an_encoding_without_the_letters_of_a_name(tmp_path):
 def test_the_process_of_a_command_that_is_called_is_as_it_was(capsys, monkeypatch):
     monkeypatch.delenv("OPENCV_FOR_THREADS_NUM", raising=False)
     hook, before = sys.unraisablehook, dict(os.environ)
-    assert main.main(["summary", "--model=resnet18"]) == 0
+    assert main(["summary", "--model=resnet18"]) == 0
     assert (sys.unraisablehook, dict(os.environ)) == (hook, before)

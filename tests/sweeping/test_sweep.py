@@ -52,7 +52,7 @@ WRONG = [
 def test_a_wrong_sweep_is_refused_before_anything_trains(tmp_path, capsys):
     tiny = [each for each in TINY if "depth" not in each]
     for arguments, message in WRONG:
-        assert main.main(["sweep", *tiny, *arguments, f"--workdir={tmp_path / 'sweep'}"]) == 2, arguments
+        assert main(["sweep", *tiny, *arguments, f"--workdir={tmp_path / 'sweep'}"]) == 2, arguments
         error = capsys.readouterr().err
         assert message in error, arguments
         assert error.count("\n") == 1, arguments
@@ -65,7 +65,7 @@ def test_points_of_another_config_are_refused(tmp_path, capsys):
     other = cli_config("train.batch_size=32")
     (point / "config.json").write_text(other.to_json_best_effort())
     (point / "result.json").write_text(json.dumps({"step": 8, "split": "test", "test_error": 0.5}))
-    assert main.main(["sweep", *TINY, "--axis=seed=0,1", f"--workdir={tmp_path}"]) == 2
+    assert main(["sweep", *TINY, "--axis=seed=0,1", f"--workdir={tmp_path}"]) == 2
     assert "train.batch_size (32 there, 16 asked for)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["seed=0"]
 
@@ -80,7 +80,7 @@ def cli_config(*overrides):
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path, capsys):
     with (tmp_path / "sweep.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert main.main(["sweep", *TINY, "--axis=seed=0", f"--workdir={tmp_path}"]) == 2
+        assert main(["sweep", *TINY, "--axis=seed=0", f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert error == f"error: another sweep is at work in {tmp_path}: wait for it, or use another --workdir\n"
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.lock"]
@@ -158,7 +158,7 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(tmp_path, capsys):
     assert after_interrupt.items() <= after_kill.items()
     assert len(after_kill) < 5
 
-    assert main.main(command) == 2
+    assert main(command) == 2
     said = capsys.readouterr()
     assert outcomes(good).keys() == set(good)
     assert after_kill.items() <= outcomes(good).items()
@@ -187,7 +187,7 @@ def test_a_sweep_that_was_interrupted_and_killed_goes_on(tmp_path, capsys):
     )
 
     before = (bad / "log.txt").read_text().count("$ resnet-jax train")
-    assert main.main(command) == 2
+    assert main(command) == 2
     assert outcomes(good).items() >= after_kill.items()
     assert (bad / "log.txt").read_text().count("$ resnet-jax train") == before + 1
 
@@ -198,10 +198,10 @@ def test_a_search_goes_on_and_looks_at_validation_images_only(tmp_path, capsys):
         *("sweep", *TINY, "--config.dataset.validation_images=100", "--searcher=optuna", f"--workdir={tmp_path}"),
         "--axis=seed=0..1000",
     ]
-    assert main.main([*command, "--trials=1"]) == 0
+    assert main([*command, "--trials=1"]) == 0
     (first,) = tmp_path.glob("seed=*")
     before = outcomes([first])
-    assert main.main([*command, "--trials=2"]) == 0
+    assert main([*command, "--trials=2"]) == 0
     points = list(tmp_path.glob("seed=*"))
     assert len(points) == 2
     assert before.items() <= outcomes(points).items()
@@ -270,7 +270,7 @@ def test_slurm_runs_points_as_an_array(slurm, tmp_path, capsys):
     assert process.returncode == 130
 
     # The jobs have gone on, and are not submitted again.
-    assert main.main(command) == 2
+    assert main(command) == 2
     said = capsys.readouterr()
     (script,) = [path.read_text() for path in slurm.iterdir()]
     for option in ("--array=0-1%2", "--partition=gpu", "--time=60", "--gpus=1"):
@@ -282,7 +282,7 @@ def test_slurm_runs_points_as_an_array(slurm, tmp_path, capsys):
     assert len(complete) == 1
 
     # What failed is submitted again, alone.
-    assert main.main(command) == 2
+    assert main(command) == 2
     assert len(list(slurm.iterdir())) == 2
     assert outcomes([good]) == complete
     assert (bad / "log.txt").read_text().count("$ resnet-jax train") == 2
@@ -302,7 +302,7 @@ def test_slurm_options_that_are_refused(options, message, slurm, tmp_path, capsy
     if "sbatch" in message:
         monkeypatch.setenv("PATH", "/nowhere")
     command = ["sweep", *TINY, "--axis=seed=0", "--launcher=slurm", *options, f"--workdir={tmp_path / 'sweep'}"]
-    assert main.main(command) == 2
+    assert main(command) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -311,7 +311,7 @@ def test_slurm_options_that_are_refused(options, message, slurm, tmp_path, capsy
 def test_what_sbatch_refuses_is_said_in_one_line(slurm, tmp_path, capsys):
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: no such partition' >&2\nexit 1\n")
     command = ["sweep", *TINY, "--axis=seed=0,1", "--launcher=slurm", "--slurm=time=9", f"--workdir={tmp_path / 'new'}"]
-    assert main.main(command) == 2
+    assert main(command) == 2
     error = capsys.readouterr().err
     assert error == "error: sbatch refused the points: sbatch: error: no such partition\n"
 
@@ -329,7 +329,7 @@ def test_what_sbatch_refuses_is_said_in_one_line(slurm, tmp_path, capsys):
 )
 def test_what_is_not_installed_is_named(module, options, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    assert main.main(["sweep", *TINY, "--axis=seed=0", *options, f"--workdir={tmp_path / 'sweep'}"]) == 2
+    assert main(["sweep", *TINY, "--axis=seed=0", *options, f"--workdir={tmp_path / 'sweep'}"]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
