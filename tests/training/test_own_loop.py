@@ -281,7 +281,7 @@ def test_averages_are_numpys(fsdp, tmp_path):
     with Checkpoints(tmp_path, write=True) as checkpoints:
         checkpoints.save(state, preprocessing, metadata, 4)
         checkpoints.wait()
-        restored = checkpoints.restore(abstract_state(model, optimizer, SHAPE, mesh, ema=True), print)
+        restored = checkpoints.restore(lambda _: abstract_state(model, optimizer, SHAPE, mesh, ema=True), print)
     assert_equal(restored.state, kept)
 
     with pytest.raises(ValueError, match="ema=True"):

@@ -12,7 +12,7 @@ import pytest
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.distributed.mesh import make_mesh
-from resnet_jax.errors import InputError
+from resnet_jax.errors import DivergedError
 from resnet_jax.runs.loop import train
 from resnet_jax.training import optimizers
 from resnet_jax.training.state import create_state
@@ -120,12 +120,12 @@ EXPLOSION = {
 @pytest.mark.slow
 @pytest.mark.parametrize("stops", [(34,), (33, 36)])
 def test_a_run_that_was_interrupted_stops_at_the_same_bad_step(tmp_path, stops):
-    with pytest.raises(InputError, match="after 5 others in a row") as uninterrupted:
+    with pytest.raises(DivergedError, match="after 5 others in a row") as uninterrupted:
         train(small_config(EXPLOSION), tmp_path / "whole")
     for stop in stops:
         train_until(stop, small_config(EXPLOSION), tmp_path / "run")
         assert saved_steps(tmp_path / "run")[-1] == stop
-    with pytest.raises(InputError, match="after 5 others in a row") as interrupted:
+    with pytest.raises(DivergedError, match="after 5 others in a row") as interrupted:
         train(small_config(EXPLOSION), tmp_path / "run")
     assert str(interrupted.value).replace("/run/", "/whole/") == str(uninterrupted.value)
     assert lines_of(tmp_path / "run") == lines_of(tmp_path / "whole")

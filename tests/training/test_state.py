@@ -9,13 +9,13 @@ import pytest
 from resnet_jax.configs import base
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import make_mesh, replicated
-from resnet_jax.errors import InputError
+from resnet_jax.errors import DivergedError
 from resnet_jax.runs import build
 from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
 from resnet_jax.runs.fingerprints import all_finite
 from resnet_jax.training.state import TrainState, must_be_finite
 
-CARD = CheckpointMetadata(("cat", "dog"), (2, 2, 3), 7)
+METADATA = CheckpointMetadata(("cat", "dog"), (2, 2, 3), 7)
 
 
 def plateau():
@@ -61,12 +61,12 @@ def bits(state):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_sentinels_are_saved_and_restored_to_the_bit(name, tmp_path):
     state = state_of(OPTIMIZERS[name]())
-    said = []
+    messages = []
     with Checkpoints(tmp_path, write=True) as checkpoints:
-        checkpoints.save(state, Preprocessing(jnp.zeros((2, 2, 3))), CARD, step=0)
+        checkpoints.save(state, Preprocessing(jnp.zeros((2, 2, 3))), METADATA, step=0)
         checkpoints.wait()
-        restored = checkpoints.restore(abstract_of(state), said.append)
-    assert said == []
+        restored = checkpoints.restore(lambda metadata: abstract_of(state), messages.append)
+    assert messages == []
     assert bits(restored.state) == bits(state)
     assert jax.tree.structure(restored.state) == jax.tree.structure(state)
 
@@ -91,6 +91,6 @@ def test_a_state_that_is_damaged_is_not_saved(tmp_path):
     state = damaged(state_of(plateau()), "momentum", jnp.nan)
     with (
         Checkpoints(tmp_path, write=True) as checkpoints,
-        pytest.raises(InputError, match="of iteration 3 holds numbers that are not finite"),
+        pytest.raises(DivergedError, match="of iteration 3 holds numbers that are not finite"),
     ):
-        checkpoints.save(state, Preprocessing(jnp.zeros((2, 2, 3))), CARD, step=3)
+        checkpoints.save(state, Preprocessing(jnp.zeros((2, 2, 3))), METADATA, step=3)

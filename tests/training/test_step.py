@@ -12,13 +12,13 @@ from resnet_jax import models
 from resnet_jax.data import small
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.data.resident import Augmentation, DeviceSplit
+from resnet_jax.data.resident import Augmentation, DeviceSplit, eval_batch, train_batch
 from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
 from resnet_jax.training import optimizers
-from resnet_jax.training.compiled import compile_evaluate, compile_train_steps
+from resnet_jax.training.compiled import compile_evaluation, compile_steps
 from resnet_jax.training.losses import cross_entropy
 from resnet_jax.training.state import TrainState, create_state
-from resnet_jax.training.step import train_step
+from resnet_jax.training.step import eval_step, train_step
 
 BATCH = 16
 OPTIMIZER = optimizers.sgd(optimizers.piecewise(0.1, (12,), 0.1), momentum=0.9, weight_decay=1e-4)
@@ -53,13 +53,17 @@ class Run:
         self.preprocessing = jax.device_put(Preprocessing(per_pixel_mean(digits.train.images)), everywhere)
         self.state = jax.device_put(initial_state(dtype), everywhere)
         self.seed = jax.device_put(np.uint32(3), everywhere)
-        self.train_steps = compile_train_steps(
-            self.model, OPTIMIZER, self.mesh, batch_size=BATCH, augmentation=Augmentation(1, True)
+        self.train_steps = compile_steps(
+            partial(train_step, model=self.model, optimizer=OPTIMIZER, mesh=self.mesh),
+            lambda data, seed, step: train_batch(*data, Augmentation(1, True), seed, step, BATCH),
+            self.mesh,
         )
 
     def dispatch(self, steps):
         """Trains; returns the loss of each step."""
-        self.state, metrics, self.rates = self.train_steps(self.state, self.split, self.preprocessing, self.seed, steps)
+        data = self.split, self.preprocessing
+        self.state, metrics = self.train_steps(self.state, data, self.seed, steps)
+        self.rates = metrics["learning_rate"].total
         return metrics["loss"].total / metrics["loss"].count
 
     def losses(self):
@@ -193,9 +197,12 @@ def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size)
     logits = np.asarray(jax.jit(partial(run.model.apply, train=False))(variables, images), np.float64)
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(360), digits.test.labels]
 
-    evaluate = compile_evaluate(run.model, run.mesh, batch_size=batch_size)
+    evaluate = compile_evaluation(
+        partial(eval_step, model=run.model), lambda data, index: eval_batch(*data, index, batch_size), run.mesh
+    )
     with jax.transfer_guard("disallow"):
-        totals = jax.device_get(evaluate(run.state.variables, run.test, run.preprocessing))
+        batches = -(-360 // batch_size)
+        totals = jax.device_get(evaluate(run.state.variables, (run.test, run.preprocessing), batches))
     assert totals["loss"].count == totals["error"].count == len(digits.test) == 360
     assert totals["error"].total == (logits.argmax(1) != digits.test.labels).sum()
     assert totals["loss"].total == pytest.approx(losses.sum(), rel=1e-5)

@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,12 @@ from jax.sharding import PartitionSpec as P
 from resnet_jax import models
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.data.resident import Augmentation, DeviceSplit
+from resnet_jax.data.resident import Augmentation, DeviceSplit, eval_batch, train_batch
 from resnet_jax.distributed.mesh import AXES, batch_sharded, make_mesh, replicated
 from resnet_jax.training import optimizers
-from resnet_jax.training.compiled import compile_evaluate, compile_stream_eval, compile_train_steps
+from resnet_jax.training.compiled import compile_evaluation, compile_steps
 from resnet_jax.training.state import abstract_state
+from resnet_jax.training.step import eval_step, train_step
 
 KINDS = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
 OPTIMIZER = optimizers.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-4)
@@ -83,10 +85,14 @@ def resident(mesh):
 
 def resident_steps(model, steps):
     mesh = make_mesh(8)
-    train_steps = compile_train_steps(model, OPTIMIZER, mesh, batch_size=BATCH, augmentation=Augmentation(1, True))
+    train_steps = compile_steps(
+        partial(train_step, model=model, optimizer=OPTIMIZER, mesh=mesh),
+        lambda data, seed, step: train_batch(*data, Augmentation(1, True), seed, step, BATCH),
+        mesh,
+    )
     state = abstract_state(model, OPTIMIZER, (SIDE, SIDE, 3), mesh)
     seed = ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
-    return train_steps.lower(state, *resident(mesh), seed, steps).compile()
+    return train_steps.lower(state, resident(mesh), seed, steps).compile()
 
 
 def test_a_step_with_groups_inside_devices_is_one_all_reduce():
@@ -180,8 +186,9 @@ def test_evaluation_sends_the_totals_only():
         lambda leaf: ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), variables_of(model)
     )
     split, preprocessing = resident(mesh)
-    evaluate = compile_evaluate(model, mesh, batch_size=BATCH)
-    found = read_collectives(evaluate.lower(variables, split, preprocessing).compile())
+    step = partial(eval_step, model=model)
+    evaluate = compile_evaluation(step, lambda data, index: eval_batch(*data, index, BATCH), mesh)
+    found = read_collectives(evaluate.lower(variables, (split, preprocessing), 3).compile())
     assert {each.kind for each in found} == {"all-reduce"}
     # Of three batches: loss, errors, and the count of each.
     assert sum(each.bytes * count for each, count in found.items()) == 3 * 4 * FLOAT
@@ -191,7 +198,8 @@ def test_evaluation_sends_the_totals_only():
         ShapeDtypeStruct((BATCH,), jnp.int32, sharding=cut),
         ShapeDtypeStruct((BATCH,), jnp.float32, sharding=cut),
     )
-    found = read_collectives(compile_stream_eval(model, mesh).lower(variables, batch, preprocessing).compile())
+    evaluate = compile_evaluation(step, lambda data, _: data[0]._replace(images=data[1](data[0].images)), mesh)
+    found = read_collectives(evaluate.lower(variables, (batch, preprocessing), 1).compile())
     assert {each.kind for each in found} == {"all-reduce"}
     assert sum(each.bytes * count for each, count in found.items()) == 4 * FLOAT
 
