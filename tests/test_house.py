@@ -44,6 +44,9 @@ ROOMS = (
 )
 
 
+PUBLIC = [name for name in resnet_jax.__all__ if name in ROOMS]
+
+
 def room_of(name):
     return name.split(".")[1]
 
@@ -68,6 +71,22 @@ def test_the_house_is_small_enough_to_see():
     assert len(loose) <= 4, loose
     assert len(ROOMS) <= 20
     assert {path.parent.name for path in SOURCE.glob("*/__init__.py")} <= set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    "package", [resnet_jax, *(getattr(resnet_jax, room) for room in PUBLIC)], ids=lambda p: p.__name__
+)
+def test_type_checkers_see_the_names_that_a_room_exports(package):
+    """And they are there, and each means one thing: a file that is called like a name would hide it."""
+    path = Path(package.__file__)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If):
+            seen = {alias.asname for line in node.body for alias in line.names}
+            assert seen == set(package.__all__)
+    assert package.__doc__
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in PUBLIC or not (path.parent / f"{name}.py").exists(), name
 
 
 def test_imports_run_one_way():
@@ -101,8 +120,7 @@ def test_one_file_knows_one_foreign_thing(library):
     assert len(users) == 1, users
 
 
-def test_no_config_no_run_and_no_terminal_is_known_below_the_runs():
-    """Rich is in the room of the runs, and so a part of this rule."""
+def test_no_config_is_known_below_the_configs():
     below = ROOMS[: ROOMS.index("configs")]
     for path in FILES:
         if room_of(f"{module_name(path)}.") in below:
@@ -181,8 +199,8 @@ def test_versions_of_several_pythons_become_markers():
     "program",
     [
         "import resnet_jax",
-        "from resnet_jax import cli; assert cli.main(['--help']) == 0; assert cli.main(['train', '--help']) == 0",
-        "from resnet_jax import arguments; assert parsing.load('digits').seed == 0",
+        "from resnet_jax.cli.main import main; assert main(['--help']) == 0; assert main(['train', '--help']) == 0",
+        "import resnet_jax as rj; assert rj.configs.load('digits').seed == 0",
     ],
 )
 def test_help_and_configs_need_no_jax(program):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         image_folder as image_folder,
         open_images as open_images,
     )
-    from resnet_jax.data.preprocessing import Preprocessing as Preprocessing
+    from resnet_jax.data.preprocessing import Preprocessing as Preprocessing, per_pixel_mean as per_pixel_mean
     from resnet_jax.data.small import Dataset as Dataset, Split as Split, load as load
 else:
     __getattr__, __dir__, __all__ = _exports(
@@ -34,7 +34,7 @@ else:
             "augment": ["augment_images", "mirror", "pad_crop_mirror", "pca_lighting"],
             "batch": ["Batch"],
             "images": ["ImageFolder", "ImageSplit", "image_folder", "open_images"],
-            "preprocessing": ["Preprocessing"],
+            "preprocessing": ["Preprocessing", "per_pixel_mean"],
             "small": ["Dataset", "Split", "load"],
         },
     )

@@ -1,0 +1,103 @@
+"""The Python of README, word for word, on small data; and what the package offers at its door."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import resnet_jax as rj
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+TEN_LINES, OWN_LOOP, RUN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def execute(code, **smaller):
+    """Runs a block of README, with some of its numbers replaced; returns its names."""
+    for old, new in smaller.items():
+        assert old in code
+        code = code.replace(old, new)
+    names = {}
+    exec(code, names)
+    return names
+
+
+def save(path, light, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(light, light + 56, (40, 48, 3), np.uint8)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with bright and dark photographs, new ones, and weights of a network of three classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for name, light in (("bright", 200), ("dark", 0)):
+            for i in range(count):
+                save(tmp_path / "photos" / split / name / f"{i}.jpg", light, rng)
+    save(tmp_path / "new_photos" / "1.png", 190, rng)
+    model = rj.create("resnet18", num_classes=3)
+    gray = rj.data.Preprocessing(np.full((1, 1, 3), 128.0, np.float32), np.full((1, 1, 3), 64.0, np.float32))
+    variables = rj.models.init(model, (32, 32, 3), jax.random.key(1))
+    rj.save_torch(
+        rj.Classifier(model, variables, gray, ("a", "b", "c"), (32, 32, 3)), tmp_path / "resnet50.safetensors"
+    )
+    monkeypatch.chdir(tmp_path)
+
+
+def test_weights_are_trained_on_for_other_classes(folder, capsys):
+    small = {"image_size=224": "image_size=32", "batch_size=64, steps=100": "batch_size=8, steps=12"}
+    names = execute(TEN_LINES, **small)
+    assert names["classifier"].class_names == ("bright", "dark")
+    assert int(names["state"].step) == 12
+    assert float(names["metrics"]["loss"]) < 0.1
+    found = rj.evaluate(names["classifier"], names["photos"].validation)
+    assert str(found) in capsys.readouterr().out
+    assert found.summary()["images"] == 8
+    (prediction,) = rj.predict(names["classifier"], Path("new_photos"))
+    assert prediction["file"] == "new_photos/1.png"
+    assert sum(each["probability"] for each in prediction["classes"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_network_learns_by_a_loss_and_an_optimizer_of_ones_own():
+    names = execute(OWN_LOOP, **{"cifar_resnet20": "cifar_resnet8"})
+    whole = names["model"].apply(names["variables"], names["images"], train=False)
+    np.testing.assert_allclose(names["logits"], whole, rtol=1e-5, atol=1e-6)
+    assert {name: features.shape[1:] for name, features in names["features"].items()} == {
+        "stem": (8, 8, 16),
+        "stage1": (8, 8, 16),
+        "stage2": (4, 4, 32),
+        "stage3": (2, 2, 64),
+    }
+    assert 0.1 < float(names["metrics"]["confidence"]) < 1
+    assert rj.evaluate(names["classifier"], names["digits"].test).error < 0.1
+
+
+@pytest.mark.slow
+def test_train_returns_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = execute(RUN, **{'"train.iterations": 400': '"train.iterations": 4, "model.depth": 8'})["run"]
+    assert run.workdir == Path("runs/digits-400")
+    assert int(run.state.step) == run.result["step"] == run.metrics[-1]["step"] == 4
+    assert rj.evaluate(run.classifier, rj.data.load("digits").test).error == pytest.approx(run.result["test_error"])
+
+
+def test_names_are_found_when_they_are_asked_for():
+    for name in rj.__all__:
+        assert getattr(rj, name) is not None
+    assert rj.__version__
+    assert {"__version__", *rj.__all__} <= set(dir(rj))
+    with pytest.raises(AttributeError, match="no attribute 'resnet': it has"):
+        _ = rj.resnet
+
+
+@pytest.mark.slow
+def test_help_names_what_there_is():
+    program = "import resnet_jax; help(resnet_jax); help(resnet_jax.training)"
+    text = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    for name in ("load_torch", "evaluate", "predict", "transfer", "train", "make_train_step", "create_state"):
+        assert f" {name}(" in text
