@@ -82,13 +82,13 @@ USE = """
 from pathlib import Path
 from resnet_jax import configs
 from resnet_jax.configs import digits, folder
-from resnet_jax.training.loop import train
-from resnet_jax.evaluation.run_evaluate import evaluate_runs
+from resnet_jax.runs.loop import train
+from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.evaluation.prediction import predict
-from resnet_jax.evaluation.trained import load
-from resnet_jax.interop import convert
-from resnet_jax.interop.export import export
-from resnet_jax import doctor, cli
+from resnet_jax.runs.loading import load
+from resnet_jax.runs import convert, doctor
+from resnet_jax.interop.exporting import export
+from resnet_jax.cli.main import main as command
 
 root = Path(ROOT)
 
@@ -122,8 +122,8 @@ def main():
     })
     train(photographs, root / "photo_run")
     compare("train on photographs with workers")
-    assert cli.main(["evaluate", f"--workdir={root / 'run'}"]) == 0
-    assert cli.main(["train", "--config=nothing"]) == 2
+    assert command(["evaluate", f"--workdir={root / 'run'}"]) == 0
+    assert command(["train", "--config=nothing"]) == 2
     compare("the command line in this process")
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_bytes_that_are_no_text_can_be_written_into_one(tmp_path):
 
 def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
     Path("-x.png").touch()
-    assert main.main(["predict", "--workdir=run", "-x.png"]) == 2
+    assert main(["predict", "--workdir=run", "-x.png"]) == 2
     assert capsys.readouterr().err.endswith("the file of that name is ./-x.png\n")
 
 
@@ -148,7 +148,7 @@ def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
 )
 def test_a_path_that_cannot_be_used_is_one_line(home, capsys, line, message):
     Path("file").touch()
-    assert main.main(line.split()) == 2
+    assert main(line.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_networks import tensors_of_ours
 
 from resnet_jax import models
 from resnet_jax.data.preprocessing import Preprocessing
@@ -19,6 +18,7 @@ from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.interop import origin, torch_weights
 from resnet_jax.interop.classifiers import load_torch, save_torch
 from resnet_jax.interop.files import read_weights, write_tensors
+from torch_networks import tensors_of_ours
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # As timm writes it beside resnet18.a1_in1k.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch_networks
 
+import torch_networks
 from resnet_jax.errors import InputError
 from resnet_jax.interop.files import SUFFIXES, read_tensors, write_tensors
 

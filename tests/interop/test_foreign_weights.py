@@ -5,15 +5,15 @@ import argparse
 import jax
 import numpy as np
 import pytest
-import torch_networks
-from torch_networks import nchw, random_torch_resnet, tensors_of
 
+import torch_networks
 from resnet_jax import models
 from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.classifiers import load_torch
 from resnet_jax.interop.files import read_tensors, read_weights, write_tensors
+from torch_networks import nchw, random_torch_resnet, tensors_of
 
 pytestmark = [pytest.mark.optimized, pytest.mark.torch]
 

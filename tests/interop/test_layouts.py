@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from torch_networks import tensors_of_ours
 
 from resnet_jax import models
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
+from torch_networks import tensors_of_ours
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch_networks
-from torch_networks import nchw, random_torch_resnet, tensors_of
 
+import torch_networks
 from resnet_jax import models
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.files import read_tensors
 from resnet_jax.interop.identify import identify
+from torch_networks import nchw, random_torch_resnet, tensors_of
 
 pytestmark = pytest.mark.optimized
 

@@ -16,17 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.augment import Preprocessing
+from resnet_jax.data.batch import Batch
 from resnet_jax.data.images import NAMES
-from resnet_jax.data.resident import Batch
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import make_mesh, put_everywhere
 from resnet_jax.runs import build
 from resnet_jax.runs.inputs import Program
 from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.runs.tasks import Task
+from resnet_jax.training.compiled import compile_steps
 from resnet_jax.training.metrics import Mean
 from resnet_jax.training.state import abstract_state
-from resnet_jax.training.step import compile_steps, train_step
+from resnet_jax.training.step import train_step
 from small_run import KilledError
 
 # Training images, and images to score.

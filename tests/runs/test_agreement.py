@@ -24,8 +24,8 @@ MESSAGES = {
         "use the same files for config.dataset.data_dir on every host$"
     ),
     "damaged": (
-        r"^2 of 100 photographs are damaged, train/\S+ the last so far, and config.stream.max_corrupt_fraction=0.015 allows "
-        "no more: mend or remove them$"
+        r"^2 of 100 photographs are damaged, train/\S+ the last so far, and "
+        "config.stream.max_corrupt_fraction=0.015 allows no more: mend or remove them$"
     ),
 }
 

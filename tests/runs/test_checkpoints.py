@@ -8,7 +8,7 @@ import pytest
 
 from resnet_jax.configs import digits
 from resnet_jax.data import small
-from resnet_jax.errors import InputError
+from resnet_jax.errors import DivergedError, InputError
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.runs.loop import train
@@ -80,18 +80,18 @@ def test_a_field_that_is_younger_than_the_run_has_its_default(run):
     del fields["model"]["stem_pool_padding"], fields["optimizer"]["patience"]
     path.write_text(json.dumps(fields))
     assert evaluate_runs([run])["steps"] == [10]
-    assert train(config_of(), run)["step"] == 20
+    assert train(config_of(), run).result["step"] == 20
 
 
 def test_what_does_not_change_a_run_may_change_between_its_starts(run):
     fields = {"mesh.data": 2, "eval.batch_size": 7, "model.unroll": True, "train.checkpoint_every": 7}
-    assert train(config_of(fields), run)["step"] == 20
+    assert train(config_of(fields), run).result["step"] == 20
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     # The last update is the first that has the rate 1e37: no later training loss could tell.
     fields = {"optimizer.boundaries": (19,), "optimizer.factor": 1e38}
-    with pytest.raises(InputError, match="the checkpoint of iteration 10 is whole"):
+    with pytest.raises(DivergedError, match="the checkpoint of iteration 10 is whole"):
         train(config_of(fields), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["10"]

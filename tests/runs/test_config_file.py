@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.configs import base, cifar10, digits
+from resnet_jax.configs import base, digits
 from resnet_jax.distributed.agreement import flat
 from resnet_jax.errors import InputError
 from resnet_jax.runs import config_file, workdir
@@ -63,45 +63,75 @@ def test_every_younger_field_has_the_value_that_older_runs_behaved_as():
     assert names == set(flat(fields_of(base.get_config())))
 
 
-def test_a_file_of_the_version_before_is_read(tmp_path):
-    config = cifar10.get_config()
-    known = flat(fields_of(config))
-    older = {}
-    for name in VERSION_0:
-        section, _, field = name.rpartition(".")
-        (older.setdefault(section, {}) if section else older)[field] = known[name]
-    save(tmp_path, older)
-    found = flat(fields_of(workdir.read_config(tmp_path)))
-    assert {name: found[name] for name in VERSION_0} == {name: known[name] for name in VERSION_0}
-    younger = {name: value for change in config_file.CHANGES.values() for name, value in change.younger.items()}
-    assert {name: found[name] for name in younger} == younger
+# What tests/runs/config_version_1.json says, by the names that its fields have since, where it is not the default.
+VERSION_1 = {
+    "dataset.name": "folder",
+    "model.bn_group_size": 32,
+    "model.shortcut_padding": "both",
+    "model.bottleneck_stride": "3x3",
+    "model.stem_pool_padding": "torch",
+    "stream.image_size": 192,
+    "stream.resize_size": 208,
+    "stream.crop": "random_resized_crop",
+    "stream.pca_lighting_std": 0.2,
+    "stream.max_corrupt_fraction": 0.03,
+    "stream.num_workers": 5,
+    "optimizer.warmup_steps": 70,
+    "optimizer.warmup_start": 0.004,
+    "optimizer.constant_warmup": 0.02,
+    "train.grad_accum_steps": 2,
+    "train.max_skipped_steps": 6,
+}
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_file_of_a_version_before_is_read(tmp_path, version):
+    text = Path(__file__).with_name("config_version_1.json").read_text()
+    (tmp_path / "config.json").write_text(text)
+    expected = VERSION_1
+    if version == 0:
+        fields = json.loads(text)
+        del fields["version"], fields["checksum"], fields["model"]["zero_init_residual"]
+        del fields["optimizer"]["momentum_form"], fields["optimizer"]["ramp_learning_rate"]
+        assert set(flat(fields)) == set(VERSION_0)
+        save(tmp_path, fields)
+        expected = VERSION_1 | {"optimizer.warmup_start": None}
+    found, default = (flat(fields_of(each)) for each in (workdir.read_config(tmp_path), base.get_config()))
+    assert {name: value for name, value in found.items() if value != default[name]} == {
+        name: value for name, value in expected.items() if value is not None
+    }
+    # The run goes on with a config of today's names.
+    workdir.claim(tmp_path, workdir.read_config(tmp_path))
 
 
 def test_renamed_and_younger_fields(tmp_path, monkeypatch):
-    """Depth was called layers until version 2, and dtype came with version 3, where all had computed in bfloat16."""
+    """Depth was called layers until a next version, and dtype came with the one after it, where all had computed in
+    bfloat16.
+    """
+    version = config_file.VERSION
     changes = {
         **config_file.CHANGES,
-        2: config_file.Change({"model.layers": "model.depth"}, {}),
-        3: config_file.Change({}, {"model.dtype": "bfloat16"}),
+        version + 1: config_file.Change({"model.layers": "model.depth"}, {}, {}),
+        version + 2: config_file.Change({}, {"model.dtype": "bfloat16"}, {}),
     }
     monkeypatch.setattr(config_file, "CHANGES", changes)
-    monkeypatch.setattr(config_file, "VERSION", 3)
+    monkeypatch.setattr(config_file, "VERSION", version + 2)
     fields = fields_of(digits.get_config())
     fields["model"]["layers"] = fields["model"].pop("depth") + 6
     fields["model"].pop("dtype")
-    for version in ({}, {"version": 1}):
-        save(tmp_path, {**version, **fields})
+    for saved in ({}, {"version": version}):
+        save(tmp_path, {**saved, **fields})
         config = workdir.read_config(tmp_path)
         assert (config.model.depth, config.model.dtype) == (digits.get_config().model.depth + 6, "bfloat16")
     # The checksum is that of the fields as they were written.
-    checksum = config_file.checksum({"version": 1, **fields})
-    save(tmp_path, {"version": 1, "checksum": checksum, **fields})
+    checksum = config_file.checksum({"version": version, **fields})
+    save(tmp_path, {"version": version, "checksum": checksum, **fields})
     assert workdir.read_config(tmp_path).model.dtype == "bfloat16"
-    save(tmp_path, {"version": 1, "checksum": checksum + 1, **fields})
+    save(tmp_path, {"version": version, "checksum": checksum + 1, **fields})
     with pytest.raises(InputError, match="its checksum is not that of its fields"):
         workdir.read_config(tmp_path)
-    # A file of version 2 has no old name any more; its dtype is a younger field still.
-    save(tmp_path, {"version": 2, **fields})
+    # A file of the next version has no old name any more; its dtype is a younger field still.
+    save(tmp_path, {"version": version + 1, **fields})
     with pytest.raises(InputError, match=r"config\.model\.layers.* did you mean config\.model\.depth\?"):
         workdir.read_config(tmp_path)
 
@@ -117,7 +147,7 @@ def test_renamed_and_younger_fields(tmp_path, monkeypatch):
         ("model.depth", None, r"config\.model\.depth=None, but it must be a whole number"),
         ("model.remat", 1, r"config\.model\.remat=1, but it must be true or false"),
         ("model.family", 3, r"config\.model\.family=3, but it must be text"),
-        ("model.bn_group_size", "all", r"config\.model\.group_size='all', but it must be a whole number"),
+        ("model.bn_group_size", "all", r"config\.model\.bn_group_size='all', but it must be a whole number"),
         ("optimizer.learning_rate", "0.1", r"config\.optimizer\.learning_rate='0\.1', but it must be a number"),
         ("optimizer.boundaries", 3, r"config\.optimizer\.boundaries=3, but it must be a list of numbers"),
         ("optimizer.boundaries", ["3"], r"config\.optimizer\.boundaries=\['3'\], but it must be a list"),

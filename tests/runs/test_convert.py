@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from torch_networks import tensors_of_ours
 
 from resnet_jax.cli.main import main
 from resnet_jax.configs import base
@@ -24,6 +23,7 @@ from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
 from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.runs.loading import load, load_run
 from resnet_jax.training.state import TrainState
+from torch_networks import tensors_of_ours
 
 pytestmark = pytest.mark.optimized
 
@@ -64,7 +64,7 @@ def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_there_and_back_is_the_same_to_the_bit(converted, tmp_path, suffix):
     weights, _, directory = converted
-    assert main.main(["convert", str(directory), str(tmp_path / f"back{suffix}")]) == 0
+    assert main(["convert", str(directory), str(tmp_path / f"back{suffix}")]) == 0
     before, after = read_tensors(weights), read_tensors(tmp_path / f"back{suffix}")
     for name, tensor in before.items():
         if not name.endswith("num_batches_tracked"):
@@ -92,9 +92,9 @@ def test_a_folder_that_holds_something_is_left_alone(converted):
 
 
 def test_arguments(tmp_path, capsys):
-    assert main.main(["convert", str(tmp_path)]) == 2
+    assert main(["convert", str(tmp_path)]) == 2
     assert "a source and a destination are wanted" in capsys.readouterr().err
-    assert main.main(["convert", str(tmp_path / "no.safetensors"), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(tmp_path / "no.safetensors"), str(tmp_path / "out")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
@@ -214,13 +214,13 @@ def test_the_command_line_states_it(tmp_path, capsys):
     write_tensors(tmp_path / "a.safetensors", tensors_of_ours("cifar_resnet8", 10))
     arguments = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "run")]
     flags = ["--mean=0.4914,0.4822,0.4465", "--std=0.2023,0.1994,0.201", "--shortcut_padding=end", "--resize=40"]
-    assert main.main([*arguments, *flags]) == 0
+    assert main([*arguments, *flags]) == 0
     said = capsys.readouterr().out.splitlines()
     assert "mean=0.4914,0.4822,0.4465 (given)" in said
     assert said[-1] == f"cifar_resnet8 in {tmp_path / 'run'}"
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["shortcut_padding"] == "end"
     # Out again, and in again: nothing has to be stated twice.
-    assert main.main(["convert", str(tmp_path / "run"), str(tmp_path / "b.safetensors")]) == 0
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "b.safetensors")]) == 0
     assert "--shortcut_padding=end --mean=0.4914,0.4822,0.4465" in capsys.readouterr().err
     network = load_torch(tmp_path / "b.safetensors", log=lambda line: None)
     assert network.model.shortcut_padding == "end"
@@ -234,5 +234,5 @@ def test_the_command_line_states_it(tmp_path, capsys):
         ([*arguments[:2], str(tmp_path / "c"), "--model=resnetblur18"], "--model=resnetblur18 names a network with"),
         ([*arguments[:2], str(tmp_path / "a.safetensors")], "is a file: give the name of a folder"),
     ]:
-        assert main.main(wrong) == 2
+        assert main(wrong) == 2
         assert message in capsys.readouterr().err

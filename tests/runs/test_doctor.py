@@ -62,7 +62,7 @@ def test_what_train_would_refuse_is_found(tmp_path, monkeypatch, capsys):
         ("--config.mesh.fsdp=3", "mesh: config.mesh.fsdp is 3, which does not divide the 8 devices"),
         ("--config.optimizer.learning_rate=0", "config: config.optimizer.learning_rate is 0"),
     ):
-        assert main.main(["doctor", *DIGITS, flag]) == 2
+        assert main(["doctor", *DIGITS, flag]) == 2
         captured = capsys.readouterr()
         assert captured.err.startswith(f"error: training is impossible here; {message}")
         assert captured.err.count("\n") == 1
@@ -135,7 +135,7 @@ def test_a_process_that_should_not_be_alone(monkeypatch):
 
 @pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://bucket"])
 def test_a_bucket_is_no_workdir(workdir, capsys):
-    assert main.main(["doctor", f"--workdir={workdir}"]) == 2
+    assert main(["doctor", f"--workdir={workdir}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "is no folder" in error
@@ -143,7 +143,7 @@ def test_a_bucket_is_no_workdir(workdir, capsys):
 
 def test_a_workdir_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
-    assert main.main(["doctor", f"--workdir={tmp_path / 'file'}", "--format=json"]) == 2
+    assert main(["doctor", f"--workdir={tmp_path / 'file'}", "--format=json"]) == 2
     captured = capsys.readouterr()
     assert grades(json.loads(captured.out))["workdir"] == "impossible"
     assert captured.err.startswith("error: training is impossible here; workdir: process 0 cannot write in ")

@@ -24,7 +24,7 @@ from resnet_jax.cli.main import main
 from resnet_jax.data import images as photographs_module, sequential, small, stream
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.resident import Augmentation, DeviceSplit, train_batch
-from resnet_jax.errors import InputError, Preempted
+from resnet_jax.errors import DivergedError, InputError, Preempted
 from resnet_jax.runs import build, loop, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.loop import train
@@ -76,7 +76,7 @@ def bad_batch(directory):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_its_images(poison, poisoned, tmp_path):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(DivergedError) as error:
         train(small_config(), tmp_path)
     found = bad_batch(tmp_path)
     assert (found["iteration"], found["loss"]) == (34, "nan")
@@ -97,7 +97,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_images(poison, poisoned
 @pytest.mark.slow
 def test_a_run_goes_on_over_the_step_that_stopped_it(poison, tmp_path):
     directory, by_step = tmp_path / "run", tmp_path / "by step"
-    with pytest.raises(InputError):
+    with pytest.raises(DivergedError):
         train(small_config(GENTLE), directory)
     shutil.copytree(directory, by_step)
     train(small_config(GENTLE | {"train.max_skipped_steps": 1}), directory)
@@ -125,9 +125,9 @@ def test_a_run_goes_on_over_the_step_that_stopped_it(poison, tmp_path):
 EXPLOSION = {"optimizer.boundaries": (30,), "optimizer.factor": 1e30, "train.log_every": 2}
 
 
-@pytest.mark.parametrize(("bad_steps", "iteration"), [pytest.param(0, 33, marks=pytest.mark.slow), (3, 35)])
+@pytest.mark.parametrize(("max_skipped_steps", "iteration"), [pytest.param(0, 33, marks=pytest.mark.slow), (3, 35)])
 def test_more_bad_steps_in_a_row_than_allowed_stop_the_run(tmp_path, max_skipped_steps, iteration):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(DivergedError) as error:
         train(small_config(EXPLOSION | {"train.max_skipped_steps": max_skipped_steps}), tmp_path)
     found = bad_batch(tmp_path)
     assert found["iteration"] == iteration
@@ -184,10 +184,10 @@ def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monk
     batches.close()
     wrong = int(shown[9][3])
     spoiled = dataclasses.replace(whole, train=Mislabelled(whole.train, wrong))
-    monkeypatch.setattr(photographs_module, "open_photographs", lambda *arguments: spoiled)
+    monkeypatch.setattr(photographs_module, "open_images", lambda *arguments: spoiled)
 
     with pytest.raises(
-        InputError, match=r"the loss is nan at iteration 10, .*; the checkpoint of iteration 8 is whole"
+        DivergedError, match=r"the loss is nan at iteration 10, .*; the checkpoint of iteration 8 is whole"
     ):
         train(config, tmp_path)
     assert bad_batch(tmp_path) == {"iteration": 10, "loss": "nan", "indices": shown[9].tolist()}
@@ -240,7 +240,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch
         return dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, labels=labels))
 
     monkeypatch.setattr(small, "load", poisoned_load)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(DivergedError) as error:
         train(small_config({"train.checkpoint_every": 10}), tmp_path)
     assert str(error.value) == (
         "the loss on the test images is nan after iteration 20; the checkpoint of iteration 10 is whole. A lower "
@@ -250,18 +250,18 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch
 
 def test_a_file_system_that_fails_for_the_moment_is_no_damage(tmp_path, monkeypatch, capsys):
     train_until(20, small_config(), tmp_path)
-    read = Checkpoints._load_card
+    read = Checkpoints._read
     arguments = ["train", "--config=digits", f"--workdir={tmp_path}"]
     arguments += [f"--config.{name}={value}" for name, value in FIELDS.items()]
     for number in (errno.EIO, errno.ESTALE):
 
-        def fail(checkpoints, step, number=number):
+        def fail(checkpoints, step, parts, number=number):
             if step == 20:
                 raise OSError(number, os.strerror(number))
-            return read(checkpoints, step)
+            return read(checkpoints, step, parts)
 
-        monkeypatch.setattr(Checkpoints, "_load_card", fail)
-        assert main.main(arguments) == 76
+        monkeypatch.setattr(Checkpoints, "_read", fail)
+        assert main(arguments) == 76
         said = capsys.readouterr()
         assert "passed over" not in said.out
         assert said.err.endswith(f"{os.strerror(number)}: run the same command again to go on\n")
@@ -287,9 +287,9 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, number, runs
 ABORT = """
 import ctypes, sys, threading, time
 import jax
-from resnet_jax import launch
+from resnet_jax.distributed import launch
 
-def abort(**where):
+def abort(*given, **named):
     threading.Thread(target=ctypes.CDLL(None).abort).start()
     time.sleep(60)
 
@@ -352,4 +352,4 @@ def test_what_may_change_between_two_starts(tmp_path, capsys):
     assert [line["step"] for line in lines_of(tmp_path)] == [10, 20, 30, 40, 50, 60]
     # The run remains the one that was begun.
     assert workdir.read_config(tmp_path).model.remat is False
-    assert loop.train(small_config(), tmp_path)["step"] == 60
+    assert loop.train(small_config(), tmp_path).result["step"] == 60

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 RANDOM = np.random.default_rng(0)
-CARD = CheckpointMetadata(("Katze", "Hund", "Ente"), (24, 24, 3), 123_456)
+METADATA = CheckpointMetadata(("Katze", "Hund", "Ente"), (24, 24, 3), 123_456)
 
 
 def numbers(*shape):
@@ -63,7 +63,7 @@ def sound(states, tmp_path_factory):
     directory = tmp_path_factory.mktemp("sound")
     with Checkpoints(directory, write=True) as checkpoints:
         for step, state in states.items():
-            checkpoints.save(state, PREPROCESSING, CARD, step)
+            checkpoints.save(state, PREPROCESSING, METADATA, step)
     return directory
 
 
@@ -83,27 +83,20 @@ def view(found):
 def read_all(directory, abstract):
     """What each route restores, as comparable values, and what each of them says."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), abstract)
-    said = {"state": [], "network": [], "preprocessing": []}
+    wanted, said = {"state": shapes, "network": shapes.variables}, {"state": [], "network": []}
     with Checkpoints(directory, write=False) as checkpoints:
-        state = checkpoints.restore(shapes, said["state"].append)
-        network = checkpoints.restore_network(lambda metadata: shapes, said["network"].append)
-        preprocessing = checkpoints.restore_preprocessing(said["preprocessing"].append)
-    assert state
-    assert network
-    found = {
-        "state": (bits(state.state), state.metadata),
-        "network": (network.step, bits(network.variables), view(network.preprocessing), network.metadata),
-        "preprocessing": view(preprocessing),
-    }
-    return found, said
+        found = {route: checkpoints.restore(lambda _, route=route: wanted[route], said[route].append) for route in said}
+    assert all(found.values())
+    return {
+        route: (each.step, bits(each.state), view(each.preprocessing), each.metadata) for route, each in found.items()
+    }, said
 
 
 def wanted(states, step):
     state = states[step]
     return {
-        "state": (bits(state), CARD),
-        "network": (step, bits(state.variables), view(PREPROCESSING), CARD),
-        "preprocessing": view(PREPROCESSING),
+        "state": (step, bits(state), view(PREPROCESSING), METADATA),
+        "network": (step, bits(state.variables), view(PREPROCESSING), METADATA),
     }
 
 
@@ -116,15 +109,15 @@ def flip(path, place, mask=1):
 def test_what_is_sound_is_restored_to_the_bit(sound, states):
     found, said = read_all(sound, states[10])
     assert found == wanted(states, 20)
-    assert said == {"state": [], "network": [], "preprocessing": []}
+    assert said == {"state": [], "network": []}
 
 
 # Who says that a part is damaged: whoever uses it, and training all of them.
 PARTS = {
     "variables": {"state", "network"},
     "training": {"state"},
-    "preprocessing": {"state", "network", "preprocessing"},
-    "card": {"state", "network", "preprocessing"},
+    "preprocessing": {"state", "network"},
+    "card": {"state", "network"},
 }
 
 
@@ -171,14 +164,14 @@ def save_version_0(directory, states):
         for step, state in states.items():
             training = {"step": state.step, "opt_state": state.opt_state}
             metadata = {
-                "class_names": CARD.class_names,
-                "image_shape": CARD.image_shape,
-                "data_crc": CARD.data_crc,
+                "class_names": METADATA.class_names,
+                "image_shape": METADATA.image_shape,
+                "data_crc": METADATA.data_crc,
                 "fingerprints": [int(fingerprint(part)) for part in (state.variables, training)],
                 "mean_shape": [24, 24, 3],
                 "std_shape": [1, 1, 3],
                 "channel_order": "bgr",
-                "resize_size": 30,
+                "shorter_side": 30,
                 "interpolation": "bilinear",
             }
             parts = {
@@ -195,7 +188,7 @@ def test_a_checkpoint_of_the_version_before_is_restored(states, tmp_path):
     found, said = read_all(tmp_path, states[10])
     uncounted = {step: state.replace(skipped=jnp.zeros((), jnp.int32)) for step, state in states.items()}
     assert found == wanted(uncounted, 20)
-    assert said == {"state": [], "network": [], "preprocessing": []}
+    assert said == {"state": [], "network": []}
     largest = max((tmp_path / "checkpoints/20/training/d").iterdir(), key=lambda path: path.stat().st_size)
     flip(largest, largest.stat().st_size // 2)
     found, said = read_all(tmp_path, states[10])
@@ -206,20 +199,20 @@ def test_a_checkpoint_of_the_version_before_is_restored(states, tmp_path):
 def test_a_checkpoint_of_a_newer_version_is_not_called_damaged(sound, states, tmp_path, monkeypatch):
     monkeypatch.setattr("resnet_jax.runs.metadata.VERSION", VERSION + 1)
     with Checkpoints(tmp_path, write=True) as checkpoints:
-        checkpoints.save(states[10], PREPROCESSING, CARD, 10)
+        checkpoints.save(states[10], PREPROCESSING, METADATA, 10)
     monkeypatch.undo()
     said = []
     with (
         Checkpoints(tmp_path, write=False) as checkpoints,
         pytest.raises(InputError, match=f"of version {VERSION + 1}, made by a newer resnet_jax, .* update it"),
     ):
-        checkpoints.restore_preprocessing(said.append)
+        checkpoints.restore(lambda _: states[10], said.append)
     assert said == []
 
 
 def test_every_letter_of_a_card_is_under_its_checksum():
-    saved = seal(CARD, PREPROCESSING, {"variables": 1, "training": 2, "preprocessing": 3})
-    assert unseal(saved)[0] == CARD
+    saved = seal(METADATA, PREPROCESSING, {"variables": 1, "training": 2, "preprocessing": 3})
+    assert unseal(saved)[0] == METADATA
     for place in range(len(saved["text"])):
         letter = chr(ord(saved["text"][place]) ^ 1)
         with pytest.raises(ValueError, match="its card is not the one that was saved"):

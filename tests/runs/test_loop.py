@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import small
-from resnet_jax.errors import InputError
+from resnet_jax.errors import DivergedError, InputError
 from resnet_jax.runs.loading import load_run
 from resnet_jax.runs.loop import train
 from resnet_jax.runs.workdir import read_config, read_result
@@ -101,7 +101,7 @@ def test_another_place_of_the_data_is_the_same_run(finished, copy):
 def test_a_loss_that_is_no_number_before_anything_is_saved_leaves_no_checkpoint(tmp_path):
     # Update 6 is the first with a rate of 1e29.
     with pytest.raises(
-        InputError, match=r"at iteration [78], on .*; there is no checkpoint yet.*learning_rate"
+        DivergedError, match=r"at iteration [78], on .*; there is no checkpoint yet.*learning_rate"
     ) as error:
         train(small_config({"optimizer.boundaries": (5,), "optimizer.factor": 1e30}), tmp_path)
     assert re.search(r"the loss is (nan|inf)", str(error.value))
@@ -120,7 +120,7 @@ def test_validation_images_are_scored_instead_of_the_test_set_until_the_end(tmp_
 
 def test_the_log_of_a_command_imports_no_pytorch(tmp_path):
     """Two seconds of every start, where it is installed; and it can be imported afterwards."""
-    program = "import sys; from resnet_jax import metrics_log; from pathlib import Path\n"
+    program = "import sys; from resnet_jax.runs import metrics_log; from pathlib import Path\n"
     program += "metrics_log.import_without_torch()\n"
     program += f"with metrics_log.MetricsLog(Path({str(tmp_path)!r}), 0) as log: log.write(1, dict(loss=0.5))\n"
     program += "print('torch' in sys.modules)"

@@ -22,7 +22,7 @@ FIELDS = {"train.iterations": 20, "train.checkpoint_every": 10}
 
 
 def train_again(directory):
-    return train(small_config(FIELDS), directory)
+    return train(small_config(FIELDS), directory).result
 
 
 def break_pictures(monkeypatch):
@@ -49,7 +49,7 @@ def test_a_run_and_its_evaluation_in_a_folder_of_any_name(name, run_of_20, tmp_p
     score = evaluate_runs([str(directory)], output=tmp_path / f"{name} out")
     assert {path.name for path in (tmp_path / f"{name} out").iterdir()} >= {"confusion.png", "result.json"}
     assert score["workdirs"] == [str(directory)]
-    assert main.main(["predict", f"--workdir={directory}", "absent.png"]) == 2
+    assert main(["predict", f"--workdir={directory}", "absent.png"]) == 2
     assert capsys.readouterr().err == "error: there is no image file absent.png\n"
 
 

@@ -179,7 +179,9 @@ REFUSALS = {
     "mesh.fsdp": r"^config.mesh.fsdp is 3, which does not divide the 4 devices",
     "both": r"^config.mesh.data=4 times config.mesh.fsdp=2 asks for 8 devices, but 4 are available",
     "batch": r"^config.train.batch_size=18 cannot be divided by 4 devices: use a size such as 16 or 20",
-    "grad_accum_steps": r"batch_size=16 cannot be divided by 4 devices times config.train.grad_accum_steps=3: .* such as 12 or 24",
+    "grad_accum_steps": (
+        r"batch_size=16 cannot be divided by 4 devices times config.train.grad_accum_steps=3: .* such as 12 or 24"
+    ),
     "group": r"^config.model.bn_group_size=4 does not fit 2 images: use",
     "data": r"different data: .*the number of images to score is 360 on process 0 and 359 on process 1; use ",
     "pixels": r"different data: the checksum of the images to score is \d+ on process 0 and \d+ on process 1; use ",
@@ -201,22 +203,23 @@ def test_what_processes_cannot_train_is_refused_by_each_of_them(tmp_path):
 ENDLESS = """
 import sys
 import jax, numpy as np
-from resnet_jax import cli, commands, hosts, launch, sharding
+from resnet_jax.cli import commands, main
+from resnet_jax.distributed import launch, mesh
 
 def train(arguments):
     address, count, process = (each.partition("=")[2] for each in arguments)
     with launch.processes(address, int(count), int(process)):
-        mesh = sharding.make_mesh()
-        add = jax.jit(lambda ones: ones.sum(), out_shardings=sharding.replicated(mesh))
+        devices = mesh.make_mesh()
+        add = jax.jit(lambda ones: ones.sum(), out_shardings=mesh.replicated(devices))
         for step in range(10_000_000):
-            jax.device_get(add(sharding.put_batch(mesh, np.ones(1))))
+            jax.device_get(add(mesh.put_batch(devices, np.ones(1))))
             if step == 100 and jax.process_index() == {faulty}:
                 {fault}
 
 commands.COMMANDS["train"] = train
 sys.argv[0] = "resnet-jax"
 sys.argv.insert(1, "train")
-cli.run()
+main.run()
 """
 
 

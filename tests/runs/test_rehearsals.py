@@ -16,7 +16,7 @@ from members import reached, trained
 from rehearsal import SHAPE, SIZES, Network, Stand, wrong_images
 
 from resnet_jax.configs import parsing
-from resnet_jax.errors import InputError, Preempted
+from resnet_jax.errors import DivergedError, Preempted
 from resnet_jax.runs import loop
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.training.state import abstract_state, create_state
@@ -239,7 +239,7 @@ def test_a_bad_step_too_many_ends_a_run_at_the_drop(tmp_path):
     stand = dataclasses.replace(stand_of("cifar10, bad steps"), bad=(31_998, 31_999, 32_000, 32_001))
     with pytest.raises(Preempted, match="iteration 32000 is saved"):
         loop.train(stand.config, tmp_path, make_task=stand.task, open_input=stand.opener([(31_950, "signal")]))
-    with pytest.raises(InputError, match=r"at iteration 32002, after 3 others in a row .* iteration 32000 is whole"):
+    with pytest.raises(DivergedError, match=r"at iteration 32002, after 3 others in a row .* iteration 32000 is whole"):
         loop.train(stand.config, tmp_path, make_task=stand.task, open_input=stand.opener([]))
     assert lines_of(tmp_path)[-1]["step"] == 32_000
 

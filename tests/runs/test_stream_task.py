@@ -225,7 +225,7 @@ def test_preprocessing_of_a_run(photographs, order, normalization):
         ("stream.image_size=257", r"config.stream.scales"),
         ("stream.resize_size=223", r"config.stream.resize_size is 223, but no window of config.stream.image_size=224"),
         ("stream.image_size=0", r"config.stream.image_size is 0"),
-        ("stream.crop=center", r"config.stream.crop is 'center', but it must be one of scale, area"),
+        ("stream.crop=center", r"'center', but it must be one of random_scale, random_resized_crop"),
         ("stream.interpolation=nearest", r"config.stream.interpolation is 'nearest'.*one of bilinear, bicubic"),
         ("stream.normalization=none", r"config.stream.normalization is 'none'.*one of mean_image, channels"),
         ("stream.channel_order=grb", r"config.stream.channel_order is 'grb'.*one of rgb, bgr"),

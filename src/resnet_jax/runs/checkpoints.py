@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from resnet_jax.errors import DiskFullError, DivergedError, InputError, Preempte
 from resnet_jax.runs.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
 from resnet_jax.runs.metadata import CheckpointMetadata, abstract_preprocessing, seal, unseal
 from resnet_jax.training.state import TrainState, must_be_finite
+
+T = TypeVar("T")
 
 
 class Restored(NamedTuple):
@@ -115,7 +117,8 @@ class Checkpoints:
                 "train in another --workdir with a lower config.optimizer.learning_rate or a warm-up"
             )
         with _clear_errors(self.directory):
-            for passed_over in self._steps_from(step):
+            # A run only gets to a step again when `restore` could not read its checkpoint.
+            for passed_over in (each for each in self._steps() if each >= step):
                 self._checkpointer.delete(passed_over)
             self._checkpointer.save_checkpointables_async(
                 step,
@@ -154,59 +157,41 @@ class Checkpoints:
           InputError: there are checkpoints, and none can be read, or a newer resnet_jax wrote the newest one.
         """
 
-        def load(step: int) -> Restored:
-            metadata, fields = unseal(self._checkpointer.load_checkpointables(step, {"card": None})["card"])
-            wanted = abstract(metadata)
-            if isinstance(wanted, TrainState):
-                parts = _parts(wanted)
-            else:
-                parts = {"ema" if "ema" in fields["fingerprints"] else "variables": wanted}
-            if fields["version"] == 0 and "training" in parts:
-                del parts["training"]["skipped"]
-            mesh = jax.tree.leaves(wanted)[0].sharding.mesh
-            preprocessing = abstract_preprocessing(fields, replicated(mesh))
-            loaded = self._load(step, fields, {**parts, "preprocessing": preprocessing})
-            if not isinstance(wanted, TrainState):
-                return Restored(step, next(loaded[name] for name in parts), loaded["preprocessing"], metadata)
-            training = loaded["training"]
-            if fields["version"] == 0:
-                training["skipped"] = jnp.zeros_like(training["step"])
-            state = TrainState(**loaded["variables"], **training, ema=loaded.get("ema"))
-            return Restored(step, state, loaded["preprocessing"], metadata)
-
         steps = self._steps()
         for step in reversed(steps):
-            found, error = None, None
-            try:
-                found = load(step)
-            except (MemoryError, InputError):
-                raise
-            except Exception as exception:  # Orbax and TensorStore raise many types for damaged files.
-                if is_passing(exception) or "RESOURCE_EXHAUSTED" in str(exception):
-                    raise
-                error = _first_line(exception)
-            if error is not None:
-                _collect_reads()
-            # All processes go on from the same one.
-            error = next((each for each in exchange(error) if each is not None), None)
-            if error is None:
-                return found
+            found, error = _attempt(lambda step=step: unseal(self._read(step, {"card": None})["card"]))
+            if found is not None:
+                metadata, fields = found
+                wanted = abstract(metadata)
+                found, error = _attempt(lambda step=step: self._load(step, fields, wanted))
+                if found is not None:
+                    return Restored(step, *found, metadata)
             log(f"checkpoint {step} is damaged and passed over: {error}")
         if steps:
             raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another --workdir")
         return None
 
-    def _load(self, step: int, fields: dict[str, Any], abstract: dict[str, Any]) -> dict[str, Any]:
-        """The named parts of a checkpoint; raises ValueError where they are not those that were saved."""
-        loaded = self._checkpointer.load_checkpointables(step, abstract)
+    def _load(self, step: int, fields: dict[str, Any], wanted: Any) -> tuple[Any, Preprocessing]:
+        """The state or the variables, and the pre-processing; raises ValueError where they are not those of the save."""
+        whole = isinstance(wanted, TrainState)
+        network = "ema" if "ema" in fields["fingerprints"] else "variables"
+        parts = _parts(wanted) if whole else {network: wanted}
+        if whole and not fields["version"]:
+            del parts["training"]["skipped"]
+        mesh = jax.tree.leaves(wanted)[0].sharding.mesh
+        parts["preprocessing"] = abstract_preprocessing(fields, replicated(mesh))
+        loaded = self._read(step, parts)
         # The version before had no fingerprint of the pre-processing.
         known = {name: part for name, part in loaded.items() if fields["version"] or name != "preprocessing"}
         check_fingerprints(known, fields["fingerprints"])
-        return loaded
+        preprocessing = loaded["preprocessing"]
+        if not whole:
+            return loaded[network], preprocessing
+        training = {"skipped": jnp.zeros_like(loaded["training"]["step"]), **loaded["training"]}
+        return TrainState(**loaded["variables"], **training, ema=loaded.get("ema")), preprocessing
 
-    def _steps_from(self, step: int) -> list[int]:
-        """Checkpoints that `restore` passed over: a run only gets to a step again when those could not be read."""
-        return [each for each in self._steps() if each >= step]
+    def _read(self, step: int, parts: dict[str, Any]) -> dict[str, Any]:
+        return self._checkpointer.load_checkpointables(step, parts)
 
     def _steps(self) -> list[int]:
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
@@ -233,6 +218,27 @@ class Checkpoints:
             f"the processes see different checkpoints in {self.directory}: use a --workdir on a file system that all "
             "hosts mount"
         )
+
+
+def _attempt(read: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What was read, or None and the error of any process: all of them go on from the same checkpoint."""
+    found, error = None, None
+    try:
+        found = read()
+    except (MemoryError, InputError):
+        raise
+    except Exception as exception:  # Orbax and TensorStore raise many types for damaged files.
+        if is_passing(exception) or "RESOURCE_EXHAUSTED" in str(exception):
+            raise
+        error = _first_line(exception)
+    if error is not None:
+        # Orbax leaves the other reads without anybody to wait for them: Python would say so at some later time, in
+        # lines that nobody can place.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            gc.collect()
+    error = next((each for each in exchange(error) if each is not None), None)
+    return (found, None) if error is None else (None, error)
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -296,15 +302,6 @@ class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)
                     "whole: allow more of them (ulimit -n 4096) and run the same command again"
                 ) from error
             causes = causes.__cause__ or causes.__context__
-
-
-def _collect_reads() -> None:
-    """Frees the other reads of a checkpoint that failed, which Orbax leaves without anybody to wait for them: Python
-    would say so at some later time, in lines that nobody can place.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        gc.collect()
 
 
 def _first_line(error: BaseException) -> str:

@@ -81,7 +81,7 @@ def _config(classifier: Classifier, dataset: str) -> Config:
         pca_lighting_std=0.0,
         channel_order=preprocessing.channel_order,
         interpolation=preprocessing.interpolation,
-        side=classifier.image_shape[0],
+        image_size=classifier.image_shape[0],
         resize_size=preprocessing.resized_to(classifier.image_shape),
     )
     config.dataset.name = dataset

@@ -25,7 +25,7 @@ from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.runs.metrics_log import MetricsLog, read_metrics
 from resnet_jax.runs.run import Run
-from resnet_jax.runs.tasks import TaskMaker, classification
+from resnet_jax.runs.tasks import Task, TaskMaker, classification
 from resnet_jax.runs.terminal import Console
 from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, abstract_state, create_state
@@ -108,6 +108,7 @@ def _go_on(
                 "use another --workdir, or the same images for config.dataset.data_dir"
             )
         task = make_task(config, images.metadata, images.train_images, mesh)
+        _ = images.preprocessing  # which can find the data to be damaged, before there is a workdir
         if checkpoints is None:
             workdir.claim(directory, config)
             checkpoints = stack.enter_context(open_checkpoints())
@@ -116,27 +117,26 @@ def _go_on(
         else:
             state = restored.state
             console.print(f"going on from the checkpoint of iteration {restored.step}")
-        program = images.compile(task)
-        if (step := int(state.step)) < fields.iterations:
-            compiled = program.steps(_steps(config, step))
-            console.print(_describe_program(config, task.model, images.metadata.image_shape, mesh.size, compiled))
-        return _train(config, images, program, state, directory, checkpoints, console)
+        return _train(config, images, task, state, directory, checkpoints, console)
 
 
 def _train(
     config: Config,
     images: Input,
-    program: Program,
+    task: Task,
     state: TrainState,
     directory: Path,
     checkpoints: Checkpoints,
     console: Console,
 ) -> dict[str, Any]:
     fields, total, step, bad = config.train, config.train.iterations, int(state.step), int(state.skipped)
-    scored = None
+    scored, program = None, images.compile(task)
     metrics_log = MetricsLog(directory, step, console.print) if agreement.is_lead() else contextlib.nullcontext()
     label = f"{config.model.family}{config.model.depth}"
     with metrics_log, terminal.bar(console, label, total, step) as update, Interruptible() as interruption:
+        if step < total:
+            compiled = program.steps(_steps(config, step))
+            console.print(_describe_program(config, task.model, images.metadata.image_shape, compiled))
         if agreement.exchange(_lacks_score(config, images.eval_split, directory, step))[0]:
             # It was stopped in the middle of that score.
             scored = _score(images, program, state, step, interruption, checkpoints)
@@ -291,9 +291,9 @@ def _count_bad(
     return bad
 
 
-def _describe_program(config: Config, model: ResNet, image_shape: tuple[int, ...], devices: int, program: Any) -> str:
+def _describe_program(config: Config, model: ResNet, image_shape: tuple[int, ...], program: Any) -> str:
     """What a step costs, and what the compiled program holds in the memory of each device."""
-    height, width, channels = image_shape
+    (height, width, channels), devices = image_shape, build.mesh(config).size
     forward = sum(layer.multiply_adds for layer in layer_costs(model, height, channels)) if height == width else 0
     images = config.train.batch_size // devices
     cost = f"a step is {3 * forward * images / 1e9:,.3g} billion multiply-adds on each of {devices} devices"
