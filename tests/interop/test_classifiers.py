@@ -183,7 +183,7 @@ def test_a_config_of_another_network_or_view(change, message, tmp_path):
     [
         ({"architecture": "resnetblur18"}, r"by config\.json: its .* anti-aliased.*say so: --model=resnet18$"),
         ({"architecture": "resnet50"}, r"of a resnet18 by their names and shapes, but the model is resnet50"),
-        ({"num_classes": 7}, r"has 3 classes, but num_classes \(config\.json\) has 7"),
+        ({"num_classes": 7}, r"have 3 classes, but num_classes \(config\.json\) has 7"),
         ({"label_names": ["ant", "bee"]}, r"3 classes, but class_names \(config\.json\) has 2"),
     ],
 )
@@ -210,7 +210,7 @@ def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
     )
     network, said = read(resnet50, "resnet50_msra-5891d200.safetensors", bottleneck_stride="1x1", **stated)
     assert torch_weights.conventions(network.model) == {
-        "epsilon": 1e-5,
+        "batch_norm_epsilon": 1e-5,
         "stem_pool_padding": "caffe",
         "bottleneck_stride": "1x1",
     }
@@ -227,8 +227,8 @@ def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
     [
         ({"model": "resnetblur18"}, "--model=resnetblur18 names a network with anti-aliased .* does not build"),
         ({"model": "resnet26"}, "--model=resnet26: ImageNet networks have 18, 34"),
-        ({"model": "resnet34"}, r"holds the weights of a resnet18 .* but the model is resnet34 \(given\)"),
-        ({"model": "plain18"}, r"holds the weights of a resnet18 .* but the model is plain18 \(given\)"),
+        ({"model": "resnet34"}, r"weights are of a resnet18 .* but the model is resnet34 \(given\)"),
+        ({"model": "plain18"}, r"weights are of a resnet18 .* but the model is plain18 \(given\)"),
         ({"bottleneck_stride": "2x2"}, "--bottleneck_stride=2x2 is not one of 1x1, 3x3"),
         ({"interpolation": "nearest"}, "--interpolation=nearest is not one of bilinear, bicubic"),
         ({"mean": (0.5, 0.5, 0.5)}, "--mean and --std belong together"),
@@ -236,7 +236,7 @@ def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
         ({"mean": (0.5,), "std": (0.0,)}, r"--std is 0\.0, but .* above 0"),
         ({"mean": (float("nan"),), "std": (1.0,)}, "--mean is nan"),
         ({"batch_norm_epsilon": 0.0}, r"--batch_norm_epsilon=0\.0 must be a number above 0"),
-        ({"image_size": 0}, "--image_size=0 must be at least 1"),
+        ({"image_size": 0}, "--image_size=0 must be a number above 0"),
         ({"resize": 200}, r"--resize=200 \(given\) is less than --image_size=224 \(assumed, as torchvision's\)"),
         ({"class_names": ("a", "b")}, r"3 classes, but class_names \(given\) has 2"),
     ],
@@ -271,12 +271,33 @@ def test_what_is_written_comes_back_as_it_was(tmp_path, resnet50):
     assert read_weights(path)[1]["format"] == "pt"
 
 
+# As the first version of this package's metadata was written, when some fields had other names.
+VERSION_1 = (
+    '{"version": 1, "model": {"family": "cifar_resnet", "depth": 8, "shortcut": "A", "zero_channels": "end", '
+    '"stride_in": "3x3", "pool_alignment": "caffe", "batch_norm_epsilon": 2e-05}, '
+    '"preprocessing": {"channel_order": "bgr", "image_size": 2, "resize": 3, "interpolation": "bilinear", '
+    '"mean": {"shape": [2, 2, 3], "float32": "AAAAAAAAgD8AAABAAABAQAAAgEAAAKBAAADAQAAA4EAAAABBAAAQQQAAIEEAADBB"}, '
+    '"std": [64.0, 64.0, 64.0]}, "class_names": ["a", "b", "c"], "dataset": "folder"}'
+)
+
+
+def test_metadata_of_the_first_version_are_read(read):
+    network, said = read(tensors_of_ours("cifar_resnet8"), metadata={"resnet_jax": VERSION_1})
+    fields = ("shortcut_padding", "bottleneck_stride", "stem_pool_padding", "epsilon")
+    assert [getattr(network.model, field) for field in fields] == ["end", "3x3", "caffe", 2e-5]
+    assert (network.image_shape, network.class_names) == ((2, 2, 3), ("a", "b", "c"))
+    ours = network.preprocessing
+    assert (ours.channel_order, ours.resize_size, ours.interpolation) == ("bgr", 3, "bilinear")
+    np.testing.assert_array_equal(ours.mean, np.arange(12, dtype=np.float32).reshape(2, 2, 3))
+    assert "shortcut_padding=end (the file's metadata)" in said
+
+
 @pytest.mark.parametrize("damage", ["{", '{"version": 1}', '{"version": 1, "model": 3}', "[]"])
 def test_metadata_that_are_damaged_or_newer(damage, read, resnet18):
-    refused(read, "metadata of .* is damaged", resnet18, metadata={"resnet_jax": damage})
+    refused(read, "its metadata .* is damaged", resnet18, metadata={"resnet_jax": damage})
     refused(
         read,
-        "has version 3, and this package reads versions up to 2",
+        "its metadata has version 3, and this resnet_jax reads versions up to 2: update it",
         resnet18,
         metadata={"resnet_jax": '{"version": 3}'},
     )

@@ -34,5 +34,5 @@ def test_from_torch_refuses_networks_that_the_weights_are_not_of(name, fields):
 def test_layouts_by_name_and_unknown_ones():
     model, tensors = models.create("resnet18", num_classes=3), tensors_of_ours("resnet18")
     torch_weights.from_torch(tensors, model, "caffe")
-    with pytest.raises(InputError, match="unknown layout 'timm': it is one of torchvision, caffe, akamaster and own"):
+    with pytest.raises(InputError, match="unknown layout 'timm': it is one of torchvision, caffe, akamaster, own"):
         torch_weights.from_torch(tensors, model, "timm")

@@ -1,15 +1,13 @@
 """Files of PyTorch weights, to classifiers and back.
 
-A file's tensors, without what stands before their names, say which network they are of. What they cannot say, sources
-beside them state (see `origin`); of each field the statement of most trust counts. The network is built as all of this
-says, and only then filled with the tensors: weights never go into a network whose strides, pooling or pre-processing
-are not those that they were trained in.
+A file's tensors say which network they are of. What they cannot say, sources beside them state (see `origin`); of each
+field the statement of most trust counts. The network is built as all of this says, and only then filled: weights never
+go into a network whose strides, pooling or pre-processing are not those that they were trained in.
 """
 
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +21,7 @@ from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.files import expanded
 from resnet_jax.interop import origin, torch_weights
-from resnet_jax.interop.files import read_weights, write_tensors
+from resnet_jax.interop.files import naming, read_weights, write_tensors
 from resnet_jax.interop.identify import identify
 from resnet_jax.interop.origin import MODEL_FIELDS, OWN, VIEW_FIELDS, shown
 from resnet_jax.interop.published import CIFAR_STATISTICS, Statement, network_of, pixel_statistics
@@ -63,8 +61,8 @@ def load_torch(
       mean, std: of the pixels, one number for each channel in the network's order, from 0 to 1 or, where one of them
         is above 1, from 0 to 255.
       channel_order: "rgb" or "bgr".
-      image_size: side of the images that the network sees, in pixels.
-      resize: what the shorter side of a photograph becomes before its centre is cut out.
+      image_size: height and width of the images that the network sees, in pixels.
+      resize: what the shorter side of an image becomes before its centre is cut out.
       interpolation: of that resizing, "bilinear" or "bicubic".
       shortcut_padding, bottleneck_stride, stem_pool_padding: see `models.ResNet`.
       batch_norm_epsilon: what is added to variances.
@@ -79,20 +77,7 @@ def load_torch(
       >>> classifier = load_torch("resnet50-11ad3fa6.pth")  # doctest: +SKIP
       >>> classifier = load_torch("mine.safetensors", "resnet18", mean=[0.5], std=[0.5])  # doctest: +SKIP
     """
-    stated = {
-        "model": model,
-        "class_names": class_names,
-        "mean": mean,
-        "std": std,
-        "channel_order": channel_order,
-        "image_size": image_size,
-        "resize": resize,
-        "interpolation": interpolation,
-        "shortcut_padding": shortcut_padding,
-        "bottleneck_stride": bottleneck_stride,
-        "stem_pool_padding": stem_pool_padding,
-        "batch_norm_epsilon": batch_norm_epsilon,
-    }
+    stated = {name: value for name, value in locals().items() if name not in ("path", "prefix", "log")}
     return read_torch(path, stated, prefix, log)[0]
 
 
@@ -102,31 +87,20 @@ def read_torch(
     """What `load_torch` returns of such arguments, and the name of the data set that the weights were trained on."""
     path, given = expanded(path, "the source"), _checked(stated)
     tensors, metadata = read_weights(path, prefix, log)
-    try:
+    with naming(path):
         tensors = with_fc(tensors, log)
-        network = identify(tensors)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    found = origin.statements(path, metadata, log)
-    name = "{}{}".format(*family_and_depth(network))
-    _check_refusals(path, found, given, name, log)
-    channels = torch_weights.input_channels(tensors)
-    settings = _settle([Statement("given", given), *found], origin.assumed(network, channels))
-    _check_facts(settings, network, name, path)
-    preprocessing = _preprocessing(settings, channels)
-    value = {name: setting.value for name, setting in settings.items()}
-    model = network.clone(
-        shortcut=None if "plain" in value["model"] else network.shortcut,
-        epsilon=value["batch_norm_epsilon"],
-        **{name: value[name] for name in MODEL_FIELDS if name != "batch_norm_epsilon"},
-    )
-    try:
+        network, channels = identify(tensors), torch_weights.input_channels(tensors)
+        found = origin.statements(path, metadata, log)
+        _check_refusals(found, given, network, log)
+        settings = _settle([Statement("given", given), *found], origin.assumed(network, channels))
+        _check_facts(settings, network)
+        preprocessing = _preprocessing(settings, channels)
+        value = {name: setting.value for name, setting in settings.items()}
+        model = network.clone(
+            shortcut=None if "plain" in value["model"] else network.shortcut,
+            **{_attribute(name): value[name] for name in MODEL_FIELDS},
+        )
         variables = torch_weights.from_torch(tensors, model, "own")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise InputError(f"{path} holds numbers in {name} that are not finite: they are no weights of use")
     _log_settings(settings, model, log)
     image_shape = (value["image_size"], value["image_size"], channels)
     return Classifier(model, variables, preprocessing, tuple(value["class_names"]), image_shape), value["dataset"]
@@ -135,12 +109,11 @@ def read_torch(
 def save_torch(
     classifier: Classifier,
     path: str | os.PathLike[str],
-    layout: str | None = None,
     *,
     dataset: str | None = None,
     log: Callable[[str], None] = warn,
 ) -> None:
-    """Writes the weights of a classifier by the names that they have in PyTorch.
+    """Writes the weights of a classifier by the names that they have in torchvision (CIFAR networks: akamaster's).
 
     A .safetensors file also says, in its metadata, which network and pre-processing the weights are for, so that
     `load_torch` gives back what was written.
@@ -148,21 +121,17 @@ def save_torch(
     Args:
       classifier: of one of the paper's networks.
       path: a file, see `files.write_tensors`.
-      layout: whose names, "torchvision" or "akamaster"; by default "akamaster" of CIFAR networks.
       dataset: the name of what it was trained on, for the metadata.
       log: is given one line where the weights want what torchvision's networks (akamaster's) do not do.
 
     Raises:
-      InputError: a file that cannot be written, or an unknown layout.
+      InputError: a file that cannot be written.
     """
     path, model = expanded(path, "the destination"), classifier.model
     if not isinstance(model, ResNet):
         raise InputError(f"a {type(model).__name__} has no names in torch's layouts: only the ResNets have")
-    layout = torch_weights.default_layout(model) if layout is None else layout
-    if layout not in torch_weights.LAYOUTS:
-        raise InputError(f"unknown layout {layout!r}: it is one of {', '.join(torch_weights.LAYOUTS)}")
     preprocessing = jax.device_get(classifier.preprocessing)
-    fields = {name: getattr(model, name.removeprefix("batch_norm_")) for name in MODEL_FIELDS}
+    fields = {name: getattr(model, _attribute(name)) for name in MODEL_FIELDS}
     fields |= {
         "mean": preprocessing.mean,
         "std": preprocessing.std,
@@ -172,27 +141,26 @@ def save_torch(
         "interpolation": preprocessing.interpolation,
         "class_names": classifier.class_names,
     }
-    tensors = torch_weights.to_torch(classifier.variables, model, layout)
+    whose = torch_weights.default_layout(model)
+    tensors = torch_weights.to_torch(classifier.variables, model, whose)
     write_tensors(path, tensors, origin.own_metadata(model, fields, dataset))
-    differing = _unlike_others(model, fields, classifier.image_shape[2])
-    if differing:
-        said = (
-            "says in its metadata, which this package reads and torch does not,"
-            if path.name.endswith(".safetensors")
-            else "cannot say, so that who reads it must,"
-        )
-        whose = torch_weights.default_layout(model)
+    if differing := _unlike_others(model, fields, classifier.image_shape[2]):
+        said = "says in its metadata" if path.name.endswith(".safetensors") else "cannot say"
         log(f"{path} {said} what its weights want unlike {whose}'s: {' '.join(differing)}")
+
+
+def _attribute(field: str) -> str:
+    """Of a `ResNet`, which one of `MODEL_FIELDS` is."""
+    return field.removeprefix("batch_norm_")
 
 
 def _unlike_others(model: ResNet, fields: Mapping[str, Any], channels: int) -> list[str]:
     """What `load_torch` would take for something else in a file without metadata, as flags of `convert`."""
     others, texts = origin.assumed(model, channels)[-1].fields, shown(fields)
-    used = (*torch_weights.conventions(model), "batch_norm_epsilon", *VIEW_FIELDS)
     same = {
         name: np.array_equal(np.ravel(fields[name]), np.ravel(others.get(name, np.nan)))
-        for name in fields
-        if name in used
+        for name in (*MODEL_FIELDS, *VIEW_FIELDS)
+        if name in torch_weights.conventions(model) or name in VIEW_FIELDS
     }
     same["mean"] = same["std"] = same["mean"] and same["std"]  # which are stated together
     family, depth = family_and_depth(model)
@@ -220,29 +188,22 @@ def _checked(stated: Mapping[str, Any]) -> dict[str, Any]:
         if name in given and given[name] not in choices:
             raise InputError(f"--{name}={given[name]} is not one of {', '.join(choices)}")
     if "model" in given:
-        model, what = network_of(given["model"])
-        if model is None and what:
-            raise InputError(
-                f"--model={given['model']} names a network with {what}, which this package does not build; "
-                f"its models are {', '.join(models.NAMES)}"
-            )
+        if what := network_of(given["model"])[1]:
+            raise InputError(f"--model={given['model']} names a network with {what}, which this package does not build")
         try:
             models.create(given["model"])
         except ValueError as error:
             raise InputError(f"--model={given['model']}: {error}") from error
-    epsilon = given.get("batch_norm_epsilon", 1.0)
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise InputError(f"--batch_norm_epsilon={epsilon} must be a number above 0")
-    for name in ("image_size", "resize"):
-        if given.get(name, 1) < 1:
-            raise InputError(f"--{name}={given[name]} must be at least 1")
+    for name in ("batch_norm_epsilon", "image_size", "resize"):
+        if not 0 < given.get(name, 1) < math.inf:
+            raise InputError(f"--{name}={given[name]} must be a number above 0")
     if ("mean" in given) != ("std" in given):
         raise InputError("--mean and --std belong together: give both")
     return given | pixel_statistics(given.get("mean"), given.get("std"), "--")
 
 
 def _check_refusals(
-    path: Path, found: Sequence[Statement], given: Mapping[str, Any], name: str, log: Callable[[str], None]
+    found: Sequence[Statement], given: Mapping[str, Any], network: ResNet, log: Callable[[str], None]
 ) -> None:
     """Refuses a network that a source names and that neither the user nor the metadata of this package gainsays."""
     answers = {field: f"--{field}={value}" for field, value in given.items()}
@@ -252,8 +213,9 @@ def _check_refusals(
         elif refusal and answer in answers:
             log(f"{answers[answer]} is used, although by {source}: {refusal}")
         elif refusal:
+            name = "{}{}".format(*family_and_depth(network))
             advice = f". If the weights are those of a {name} all the same, say so: --model={name}"
-            raise InputError(f"{path}, by {source}: {refusal}{advice if answer == 'model' else ''}")
+            raise InputError(f"by {source}: {refusal}{advice if answer == 'model' else ''}")
 
 
 class _Setting(NamedTuple):
@@ -273,37 +235,32 @@ def _settle(stated: Sequence[Statement], assumed: Sequence[Statement]) -> dict[s
                 others = [(other.source, other.fields[name]) for other in stated if name in other.fields]
                 differing = [other for other in others if not np.array_equal(other[1], value)]
                 settled[name] = _Setting(value, each.source, tuple(differing))
-    side, resize = settled["image_size"], settled["resize"]
-    if side.source != resize.source and resize.source != "given" and resize.value is not None:
-        # Another side than the one that the resizing belongs to.
+    size, resize = settled["image_size"], settled["resize"]
+    if size.source != resize.source and resize.source != "given" and resize.value is not None:
+        # Another size than the one that the resizing belongs to.
         theirs = next(each for each in (*stated, *assumed) if each.source == resize.source)
-        value = side.value * resize.value // theirs.fields.get("image_size", side.value)
+        value = size.value * resize.value // theirs.fields.get("image_size", size.value)
         settled["resize"] = resize._replace(value=value, source=f"in proportion, {resize.source}")
     return settled
 
 
-def _check_facts(settings: Mapping[str, _Setting], network: ResNet, name: str, path: Path) -> None:
+def _check_facts(settings: Mapping[str, _Setting], network: ResNet) -> None:
     """Refuses statements that the tensors gainsay."""
-    model, classes = settings["model"], network.num_classes
-    plain = name.replace("resnet", "plain") if network.shortcut == "A" else name
-    if model.value not in (name, plain):
+    model, classes, name = settings["model"], network.num_classes, "{}{}".format(*family_and_depth(network))
+    if model.value not in (name, name.replace("resnet", "plain") if network.shortcut == "A" else name):
         raise InputError(
-            f"{path} holds the weights of a {name} by their names and shapes, but the model is {model.value} "
-            f"({model.source})"
+            f"the weights are of a {name} by their names and shapes, but the model is {model.value} ({model.source})"
         )
     for field, count in (("num_classes", int), ("class_names", len)):
         if field in settings and count(settings[field].value) != classes:
             value, source, _ = settings[field]
-            raise InputError(
-                f"{path} has {classes} classes, but {field} ({source}) has {count(value)}: is it of other weights?"
-            )
+            raise InputError(f"the weights have {classes} classes, but {field} ({source}) has {count(value)}")
     if "mean" not in settings:
-        raise InputError(f"{path} is for images of one channel: state their --mean and --std")
-    side, resize = settings["image_size"], settings["resize"]
-    if resize.value is not None and resize.value < side.value:
+        raise InputError("the weights are for images of one channel: state their --mean and --std")
+    size, resize = settings["image_size"], settings["resize"]
+    if resize.value is not None and resize.value < size.value:
         raise InputError(
-            f"--resize={resize.value} ({resize.source}) is less than --image_size={side.value} ({side.source}): "
-            "no window of that size can be cut from the image"
+            f"--resize={resize.value} ({resize.source}) is less than --image_size={size.value} ({size.source})"
         )
 
 
@@ -328,15 +285,14 @@ def _preprocessing(settings: Mapping[str, _Setting], channels: int) -> Preproces
 
 
 def _log_settings(settings: Mapping[str, _Setting], model: ResNet, log: Callable[[str], None]) -> None:
-    """Says each setting that matters to the network, and where it is from."""
-    used = (*torch_weights.conventions(model), "batch_norm_epsilon")
+    """Logs each setting that matters to the network, and where it is from."""
+    used = [name for name in MODEL_FIELDS if name in torch_weights.conventions(model)]
     values = {name: setting.value for name, setting in settings.items()}
-    for name in ("model", *(field for field in MODEL_FIELDS if field in used), *VIEW_FIELDS, "class_names"):
+    for name in ("model", *used, *VIEW_FIELDS, "class_names"):
         value, source, others = settings[name]
-        if value is None:
-            continue
-        differing = "".join(f"; {whose} says {shown({**values, name: other})[name]}" for whose, other in others)
-        log(f"{name}={shown(values)[name]} ({source}{differing})")
+        if value is not None:
+            differing = "".join(f"; {whose} says {shown({**values, name: other})[name]}" for whose, other in others)
+            log(f"{name}={shown(values)[name]} ({source}{differing})")
     own = CIFAR_STATISTICS.get(str(model.num_classes)) if model.stem == "cifar" else None
     if own and settings["mean"].source.startswith("assumed"):
         mean, std = (",".join(map(str, each)) for each in own)

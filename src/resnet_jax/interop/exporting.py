@@ -1,9 +1,7 @@
 """A classifier as one file that needs JAX and nothing of this package."""
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,27 +65,30 @@ def exported_program(classifier: Classifier) -> jax.export.Exported:
     classifier = jax.device_get(classifier)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), jnp.uint8)
-    with _no_source_locations():
-        return jax.export.export(jax.jit(lambda images: jax.nn.softmax(classifier(images))), platforms=PLATFORMS)(
-            images
-        )
+    # Programs would hold the paths of the source files on the machine that wrote them.
+    limit = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, limit)
+    jax.config.update(limit, 0)
+    try:
+        probabilities = jax.jit(lambda images: jax.nn.softmax(classifier(images)))
+        return jax.export.export(probabilities, platforms=PLATFORMS)(images)
+    finally:
+        jax.config.update(limit, before)
 
 
 def describe(classifier: Classifier, iteration: int | None = None) -> dict[str, Any]:
     """What FILE.json says: all that is needed to give the program images and to read its probabilities.
 
     "images" says in words what the protocol "center" of `evaluate` does with an image file, and the fields before it
-    hold its numbers. The order of the channels, the mean and the standard deviation that the network was trained with
-    are inside the program.
+    hold its numbers. The order of the channels, the mean and the standard deviation are inside the program.
     """
     model = classifier.model
-    name = "{}{}".format(*family_and_depth(model)) if isinstance(model, ResNet) else type(model).__name__
     height, width, channels = classifier.image_shape
     resize_size = classifier.preprocessing.resized_to(classifier.image_shape)
     interpolation = classifier.preprocessing.interpolation
     grey = ", made grey (ITU-R 601-2 luma)" if channels == 1 else ""
     return {
-        "network": name,
+        "network": "{}{}".format(*family_and_depth(model)) if isinstance(model, ResNet) else type(model).__name__,
         "iteration": iteration,
         "image_shape": [height, width, channels],
         "resize_size": resize_size,
@@ -102,15 +103,3 @@ def describe(classifier: Classifier, iteration: int | None = None) -> dict[str, 
         "platforms": list(PLATFORMS),
         "class_names": list(classifier.class_names),
     }
-
-
-@contextlib.contextmanager
-def _no_source_locations() -> Iterator[None]:
-    """Programs would hold the paths of the source files on the machine that wrote them."""
-    name = "jax_traceback_in_locations_limit"
-    limit = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    try:
-        yield
-    finally:
-        jax.config.update(name, limit)

@@ -1,7 +1,7 @@
 """Files of named tensors: .safetensors, which needs no torch, and PyTorch's .pth, .pt, .th …, which do.
 
-This file alone imports torch, and only when such a file is read or written. Pickles are read with `weights_only=True`,
-so that no file runs code.
+This file alone imports torch, and only when such a file is read or written. Pickles are read with `weights_only=True`:
+no file runs code.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,15 @@ _DEEPEST = 6
 # What safetensors calls the types. Its own reader for NumPy does not know bfloat16.
 _DTYPES = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
 _DTYPES |= {"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Begins the message of an InputError with the file that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_weights(
@@ -66,11 +76,9 @@ def read_weights(
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not data:
         raise InputError(f"{path} is empty: download or write it again")
-    tensors, metadata = read(path, data)
-    try:
+    with naming(path):
+        tensors, metadata = read(path, data)
         return below_prefix(tensors, prefix, log), metadata
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def read_tensors(path: str | os.PathLike[str], prefix: str | None = None) -> dict[str, np.ndarray]:
@@ -98,7 +106,9 @@ def write_tensors(
         # Programs that read such files into torch want to be told so.
         data = safetensors.numpy.save(kept, {"format": "pt", **(metadata or {})})
     else:
-        data = _torch_bytes(path, kept)
+        torch, buffer = _torch(path), io.BytesIO()
+        torch.save({name: torch.from_numpy(tensor) for name, tensor in kept.items()}, buffer)
+        data = buffer.getvalue()
     write_whole(path, data)
 
 
@@ -113,11 +123,11 @@ def _read_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], d
     try:
         table = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is cut short or no safetensors file ({error}): download or write it again") from error
+        raise InputError(f"cut short or no safetensors file ({error}): download or write it again") from error
     tensors = {}
     for name, tensor in table:
         if tensor["dtype"] not in _DTYPES:
-            raise InputError(f"{path}: {name} has the type {tensor['dtype']}, which weights of a ResNet never have")
+            raise InputError(f"{name} has the type {tensor['dtype']}, which weights of a ResNet never have")
         array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         tensors[name] = array.astype(np.float32) if tensor["dtype"] in ("F16", "BF16") else array
     # The header's length, and the header: `deserialize` keeps the metadata to itself.
@@ -135,18 +145,15 @@ def _read_torch(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[st
         # torch names what it refuses to import as in "unsupported GLOBAL posix.system" or "GLOBAL a.B was not allowed".
         code = re.search(r"GLOBAL (\S+\w)", str(error))
         if "TorchScript" in str(error):
-            raise InputError(f"{path} is a TorchScript program: save the network's state_dict() alone") from error
+            raise InputError("a TorchScript program: save the network's state_dict() alone") from error
         if code or (isinstance(error, pickle.UnpicklingError) and data.startswith((b"\x80", b"PK"))):
             what = code[1] if code else "a pickle of another kind than torch.save writes"
-            raise InputError(
-                f"{path} holds code or objects ({what}) and is therefore refused: "
-                "save the network's state_dict() alone, or a .safetensors file"
-            ) from error
-        raise InputError(f"{path} is cut short or no file of PyTorch: download or write it again") from error
+            raise InputError(f"it holds code or objects ({what}): save the network's state_dict() alone") from error
+        raise InputError("cut short or no file of PyTorch: download or write it again") from error
     flat = dict(_flat(table))
-    tensors = {name: _array(torch, path, name, each) for name, each in flat.items() if isinstance(each, torch.Tensor)}
+    tensors = {name: _array(torch, name, each) for name, each in flat.items() if isinstance(each, torch.Tensor)}
     if not tensors:
-        raise InputError(f"{path} holds no table of tensors by their names: save the network's state_dict()")
+        raise InputError("no table of tensors by their names: save the network's state_dict()")
     return tensors, {name: value for name, value in flat.items() if isinstance(value, str)}
 
 
@@ -167,22 +174,14 @@ def _flat(table: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, A
         yield prefix, table
 
 
-def _array(torch: ModuleType, path: Path, name: str, tensor: Any) -> np.ndarray:
-    tensor = tensor.detach()
+def _array(torch: ModuleType, name: str, tensor: Any) -> np.ndarray:
     half = tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64)
     try:
-        return (tensor.float() if half else tensor).numpy()
+        return (tensor.float() if half else tensor).detach().numpy()
     except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, or on no device
         raise InputError(
-            f"{path}: {name} is no plain array ({tensor.layout}, {tensor.dtype}, {tensor.device}): "
-            "save the weights as float32"
+            f"{name} is no plain array ({tensor.layout}, {tensor.dtype}, {tensor.device}): save it as float32"
         ) from error
-
-
-def _torch_bytes(path: Path, tensors: Mapping[str, np.ndarray]) -> bytes:
-    torch, buffer = _torch(path), io.BytesIO()
-    torch.save({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, buffer)
-    return buffer.getvalue()
 
 
 def _torch(path: Path) -> ModuleType:
@@ -190,7 +189,6 @@ def _torch(path: Path) -> ModuleType:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
-            f"{path.suffix} files need PyTorch, which is not installed: pip install torch, "
-            "or use a .safetensors file, which needs none"
+            f"{path.suffix} files need PyTorch: pip install torch, or use a .safetensors file, which needs none"
         ) from error
     return torch

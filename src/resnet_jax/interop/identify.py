@@ -4,7 +4,7 @@ import re
 
 from resnet_jax import models
 from resnet_jax.errors import InputError
-from resnet_jax.interop.torch_names import Tensors, headless, outside_backbone, with_fc
+from resnet_jax.interop.torch_names import Tensors, headless, with_fc
 from resnet_jax.interop.torch_weights import LAYOUTS
 from resnet_jax.models import ResNet
 from resnet_jax.models.zoo import IMAGENET_STAGES
@@ -13,11 +13,9 @@ from resnet_jax.models.zoo import IMAGENET_STAGES
 def identify(tensors: Tensors) -> ResNet:
     """The network that weights are of.
 
-    Where strides lie, where zero channels go and how pooling is aligned leaves no trace in the weights: these are
-    torchvision's for ImageNet networks (stride in the 3x3 convolution, v1.5) and akamaster's for CIFAR networks. Nor do
-    a plain network's weights differ from those of its residual twin with shortcut A: the residual one is returned. Nor
-    does anti-aliased pooling (timm's resnetblur18) or dilation, which no network of ours has. Whoever knows better
-    amends the fields.
+    What leaves no trace in the weights (see `torch_weights.conventions`) is torchvision's for ImageNet networks, and
+    akamaster's for CIFAR networks; of a plain network and its twin with shortcut A the residual one is returned. Nor
+    can anti-aliased pooling (timm's resnetblur18) or dilation be seen, which no network of ours has.
 
     Raises:
       InputError: they are no ResNet of the paper, or lack the classifier.
@@ -27,7 +25,7 @@ def identify(tensors: Tensors) -> ResNet:
     if "conv1.0.weight" in tensors:
         raise InputError(
             "these networks begin with several 3x3 convolutions (conv1.0.weight …), as timm's resnet50d does, "
-            "and the paper's with a single convolution (conv1.weight)"
+            "and the paper's with one convolution (conv1.weight)"
         )
     blocks = {match[0] for match in (re.match(r"layer[1-4]\.\d+\.", name) for name in tensors) if match}
     sizes = tuple(sum(block.startswith(f"layer{stage}.") for block in blocks) for stage in range(1, 5))
@@ -37,17 +35,16 @@ def identify(tensors: Tensors) -> ResNet:
             f"and the names are {names} …"
         )
     if "fc.weight" not in tensors:
-        raise headless(tensors, outside_backbone(tensors))
+        raise headless(tensors)
     if not any(name.endswith(".running_mean") for name in tensors):
         raise InputError(
-            "these weights have no running statistics (bn1.running_mean …): they are of a network with another "
-            "normalisation, as timm's resnet50_gn, and the paper's have batch norms"
+            "these weights have no running statistics (bn1.running_mean …), as timm's resnet50_gn, and the paper's "
+            "networks have batch norms"
         )
     for name in sorted(tensors):
         if re.search(r"\.downsample\.1\.weight$", name) and tensors[name].ndim == 4:
             raise InputError(
-                f"{name} is a convolution: this network pools before it projects a shortcut, as timm's resnet50d does, "
-                "and the paper's projections come first (downsample.0.weight)"
+                f"{name} is a convolution: this network pools before it projects a shortcut, as timm's resnet50d does"
             )
     cifar, layers = not sizes[3], 3 if "layer1.0.conv3.weight" in tensors else 2
     depth = layers * sum(sizes) + 2
@@ -61,18 +58,15 @@ def identify(tensors: Tensors) -> ResNet:
         f"{'cifar_' if cifar else ''}resnet{depth}",
         num_classes=tensors["fc.weight"].shape[0],
         shortcut="C" if projected == sum(sizes) else "B" if projected else "A",
-        **{name: value for name, value in layout.items() if name != "residual"},
+        **{name: layout[name] for name in ("shortcut_padding", "bottleneck_stride", "stem_pool_padding")},
     )
 
 
 def _check_widths(tensors: Tensors, cifar: bool) -> None:
     """Refuses wide and grouped networks and those with another stem, whose names are those of the paper's."""
-    shape, side = tensors["conv1.weight"].shape, 3 if cifar else 7
-    if len(shape) == 4 and shape[2:] != (side, side):
-        raise InputError(
-            f"conv1.weight has the shape {shape}: these networks begin with a convolution of {shape[2]}x{shape[3]}, "
-            f"and the paper's of {3 if cifar else 4} stages with one of {side}x{side}"
-        )
+    shape, size = tensors["conv1.weight"].shape, 3 if cifar else 7
+    if len(shape) == 4 and shape[2:] != (size, size):
+        raise InputError(f"conv1.weight has the shape {shape}, and the paper's networks begin with {size}x{size}")
     for stage in range(1, 4 if cifar else 5):
         width = (16 if cifar else 64) * 2 ** (stage - 1)
         for conv in ("conv1", "conv2"):
@@ -81,12 +75,6 @@ def _check_widths(tensors: Tensors, cifar: bool) -> None:
                 continue  # what is missing is named later
             features, channels, *_ = shape = tensors[name].shape
             if conv == "conv2" and channels < features:
-                raise InputError(
-                    f"{name} has the shape {shape}: its convolution has {features // channels} groups, as those of a "
-                    "ResNeXt, and the paper's have none"
-                )
+                raise InputError(f"{name} has the shape {shape}: {features // channels} groups, as in a ResNeXt")
             if features != width:
-                raise InputError(
-                    f"{name} has the shape {shape}: this stage is {features} channels wide, as in a wide ResNet, and "
-                    f"the paper's is {width}"
-                )
+                raise InputError(f"{name} has the shape {shape}, as in a wide ResNet: the paper's has {width} features")

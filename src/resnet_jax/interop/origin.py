@@ -27,9 +27,8 @@ from resnet_jax.models.zoo import family_and_depth
 MODEL_FIELDS = ("shortcut_padding", "bottleneck_stride", "stem_pool_padding", "batch_norm_epsilon")
 VIEW_FIELDS = ("mean", "std", "channel_order", "image_size", "resize", "interpolation")
 
-# The key of the metadata that this package writes, and its version.
+# The key of the metadata that this package writes, its version, and what version 1 called the fields.
 METADATA_KEY, METADATA_VERSION = "resnet_jax", 2
-# What version 1 called them.
 _OLD_NAMES = {
     "zero_channels": "shortcut_padding",
     "stride_in": "bottleneck_stride",
@@ -44,26 +43,20 @@ _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 def statements(path: Path, metadata: Mapping[str, str], log: Callable[[str], None]) -> list[Statement]:
     """What metadata, config.json and the name of a file say, in falling order of trust.
 
-    Args:
-      path: of the file.
-      metadata: see `interop.files.read_weights`.
-      log: is given a line about a config.json that is not timm's, and about what else it names.
-
     Raises:
       InputError: metadata or a config.json that cannot be understood.
     """
-    found = [_own(path, metadata), _entry(metadata), _config_json(path.parent / "config.json", log), named(path.name)]
+    found = [_own(metadata), _entry(metadata), _config_json(path.parent / "config.json", log), named(path.name)]
     return [each for each in found if each is not None]
 
 
 def assumed(network: ResNet, channels: int) -> list[Statement]:
     """What is so where nobody says otherwise; of grey images nothing is known of "mean" and "std"."""
     whose, classes, cifar = torch_weights.default_layout(network), network.num_classes, network.stem == "cifar"
-    layout = torch_weights.LAYOUTS[whose]
-    fields = {name: layout[name.removeprefix("batch_norm_")] for name in MODEL_FIELDS}
+    fields = {name: torch_weights.LAYOUTS[whose][name] for name in MODEL_FIELDS}
     fields |= pixel_statistics(IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else {}
-    view = (32, None, "bicubic") if cifar else (224, 256, "bilinear")
-    fields |= {"channel_order": "rgb", **dict(zip(("image_size", "resize", "interpolation"), view, strict=True))}
+    size, resize, interpolation = (32, None, "bicubic") if cifar else (224, 256, "bilinear")
+    fields |= {"channel_order": "rgb", "image_size": size, "resize": resize, "interpolation": interpolation}
     # Torchvision and timm sort ImageNet's classes by their synsets, as everybody does.
     known = {(True, 10): _CIFAR10, (False, 1000): imagenet_class_names()}
     names = known.get((cifar, classes)) or tuple(f"class {i}" for i in range(classes))
@@ -96,11 +89,8 @@ def shown(fields: Mapping[str, Any]) -> dict[str, str]:
 def own_metadata(model: ResNet, fields: Mapping[str, Any], dataset: str | None) -> dict[str, str]:
     """The metadata with which a .safetensors file comes back as the network it was; `_own` reads it.
 
-    Args:
-      model: the network.
-      fields: `MODEL_FIELDS`, `VIEW_FIELDS` and "class_names"; "mean" and "std" are (height, width, channels) or
-        (1, 1, channels).
-      dataset: the name of what it was trained on.
+    `fields` are `MODEL_FIELDS`, `VIEW_FIELDS` and "class_names"; "mean" and "std" are (height, width, channels) or
+    (1, 1, channels).
     """
     family, depth = family_and_depth(model)
     view = {name: fields[name] for name in VIEW_FIELDS}
@@ -115,19 +105,17 @@ def own_metadata(model: ResNet, fields: Mapping[str, Any], dataset: str | None) 
         | {name: fields[name] for name in MODEL_FIELDS},
         "preprocessing": view,
         "class_names": list(fields["class_names"]),
+        **({} if dataset is None else {"dataset": dataset}),
     }
-    if dataset is not None:
-        content["dataset"] = dataset
     return {METADATA_KEY: json.dumps(content, ensure_ascii=False)}
 
 
-def _own(path: Path, metadata: Mapping[str, str]) -> Statement | None:
+def _own(metadata: Mapping[str, str]) -> Statement | None:
     if METADATA_KEY not in metadata:
         return None
     try:
         content = json.loads(metadata[METADATA_KEY])
-        version = content["version"]
-        if version in (1, METADATA_VERSION):
+        if content["version"] in (1, METADATA_VERSION):
             model, view = content["model"], content["preprocessing"]
             model = {_OLD_NAMES.get(name, name): value for name, value in model.items()}
             fields = {"model": f"{model['family']}{model['depth']}", "class_names": tuple(content["class_names"])}
@@ -136,10 +124,10 @@ def _own(path: Path, metadata: Mapping[str, str]) -> Statement | None:
             fields |= {"dataset": content["dataset"]} if "dataset" in content else {}
             return Statement(OWN, fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the metadata of {path} under {METADATA_KEY!r} is damaged: {error!r}") from error
+        raise InputError(f"its metadata {METADATA_KEY!r} is damaged: {error!r}") from error
     raise InputError(
-        f"the metadata of {path} has version {version}, and this package reads versions up to {METADATA_VERSION}: "
-        "use the version of resnet_jax that wrote it"
+        f"its metadata has version {content['version']}, and this resnet_jax reads versions up to {METADATA_VERSION}: "
+        "update it"
     )
 
 
@@ -174,20 +162,18 @@ def _config_json(path: Path, log: Callable[[str], None]) -> Statement | None:
         log(f"{path} names no architecture as timm's does, and was left aside")
         return None
     try:
-        return Statement("config.json", *_timms(config, path, log))
+        return Statement("config.json", *_timms(config, log))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(
-            f"{path} is not as timm writes it: {error!r}. Mend it, or move the weights away from it"
-        ) from error
+        raise InputError(f"config.json beside it is not as timm writes it: {error!r}: mend it, or move it") from error
 
 
 # Arguments of timm's networks that change nothing of what is built here.
 _HARMLESS = ("num_classes", "in_chans", "img_size", "global_pool", "pretrained", "drop_rate", "drop_path_rate")
 
 
-def _timms(config: dict[str, Any], path: Path, log: Callable[[str], None]) -> tuple[dict[str, Any], str]:
+def _timms(config: dict[str, Any], log: Callable[[str], None]) -> tuple[dict[str, Any], str]:
     """The fields of timm's config.json, and why its network cannot be built."""
     cfg, architecture = config.get("pretrained_cfg", config), config["architecture"]
     model, what = network_of(architecture)
@@ -201,33 +187,33 @@ def _timms(config: dict[str, Any], path: Path, log: Callable[[str], None]) -> tu
         refusal = f"its model_args {json.dumps(changed)} make another network of {architecture!r}"
     elif config.get("global_pool", "avg") not in ("avg", ""):
         refusal = f"its global_pool is {config['global_pool']!r}, and the paper's is an average"
-    fields: dict[str, Any] = pixel_statistics(cfg.get("mean"), cfg.get("std"), f"{path}: ")
+    fields: dict[str, Any] = pixel_statistics(cfg.get("mean"), cfg.get("std"), "config.json: ")
     fields |= {} if model is None else {"model": model}
     if "interpolation" in cfg:
         fields["interpolation"] = cfg["interpolation"]
         if cfg["interpolation"] not in INTERPOLATIONS:
             raise InputError(
-                f"{path}: interpolation is {cfg['interpolation']!r}, and this package has {', '.join(INTERPOLATIONS)}: "
-                "write one of them there"
+                f"config.json: interpolation is {cfg['interpolation']!r}, and this package has "
+                f"{', '.join(INTERPOLATIONS)}: write one of them there"
             )
     if "input_size" in cfg:
         _, height, width = cfg["input_size"]
         if height != width:
-            raise InputError(f"{path}: input_size is {cfg['input_size']}, and images here are square: write one there")
+            raise InputError(f"config.json: input_size is {cfg['input_size']}, and images here are square")
         fields["image_size"] = int(height)
         if "crop_pct" in cfg:
             fields["resize"] = resized(height, cfg["crop_pct"])
-    classes: Any = config.get("num_classes", cfg.get("num_classes"))
-    if classes is not None:
-        fields["num_classes"] = int(classes)
-    names = config.get("label_names", cfg.get("label_names"))
-    if names:
-        listed = [names[str(i)] for i in range(len(names))] if isinstance(names, dict) else names
-        fields["class_names"] = tuple(map(str, listed))
+    both = {**cfg, **config}
+    if both.get("num_classes") is not None:
+        fields["num_classes"] = int(both["num_classes"])
+    if names := both.get("label_names"):
+        fields["class_names"] = tuple(
+            str(names[str(i)] if isinstance(names, dict) else names[i]) for i in range(len(names))
+        )
     if cfg.get("test_input_size"):
-        side = int(cfg["test_input_size"][1])
-        resize = resized(side, cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875))
-        log(f"config.json also names larger images for tests: --image_size={side} --resize={resize}")
+        size = int(cfg["test_input_size"][1])
+        resize = resized(size, cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875))
+        log(f"config.json also names larger images for tests: --image_size={size} --resize={resize}")
     if cfg.get("crop_mode", "center") != "center":
         log(f"config.json wants crop_mode={cfg['crop_mode']!r}; the centre is cut out instead")
     return fields, refusal

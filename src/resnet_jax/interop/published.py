@@ -64,13 +64,8 @@ def resized(side: int, share: float) -> int:
 
 
 def network_of(architecture: str) -> tuple[str | None, str]:
-    """The network of the paper that a name in timm or torchvision stands for.
-
-    Args:
-      architecture: such as "resnet50", "gluon_resnet50_v1b", "resnet18.a1_in1k" or "resnetblur18".
-
-    Returns:
-      Its name here, or None; and what sets the named network apart from the paper's, or "".
+    """The network that a name in timm or torchvision stands for: its name here, or None; and what sets it apart from
+    the paper's, or "". "gluon_resnet50_v1b" -> ("resnet50", ""); "resnetblur18" -> (None, "anti-aliased …").
     """
     name = architecture.lower().partition(".")[0]
     plain = re.fullmatch(r"(?:gluon_|tv_|ssl_|swsl_)?resnet(18|34|50|101|152)(?:_v1b)?", name)
@@ -122,8 +117,9 @@ def named(name: str) -> Statement | None:
         return Statement(
             source,
             {},
-            "Caffe's networks stride in 1x1 convolutions and take BGR pixels from 0 to 255. State it: --bottleneck_stride=1x1 "
-            "--stem_pool_padding=caffe|torch --channel_order=bgr --mean=103.53,116.28,123.675 --std=1",
+            "Caffe's networks stride in 1x1 convolutions and take BGR pixels from 0 to 255. State it: "
+            "--bottleneck_stride=1x1 --stem_pool_padding=caffe|torch --channel_order=bgr "
+            "--mean=103.53,116.28,123.675 --std=1",
             "bottleneck_stride",
         )
     imagenet = pixel_statistics(IMAGENET_MEAN, IMAGENET_STD)

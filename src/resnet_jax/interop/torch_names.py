@@ -23,12 +23,8 @@ def below_prefix(
     """The tensors of a ResNet without what stands before their names, such as "state_dict.module._orig_mod.".
 
     Where a file holds a network and its running average (its prefix names "ema" or "swa"), the average is taken, as
-    timm does. Where it holds no ResNet, all tensors are returned as they are.
-
-    Args:
-      tensors: by their names; those of nested tables are joined by dots.
-      prefix: whose tensors are wanted where there are several networks; the first parts of it suffice.
-      log: is given a line about each choice that was made.
+    timm does; else `prefix`, or the first parts of it, says which of several networks is wanted. Where it holds no
+    ResNet, all tensors are returned as they are.
 
     Raises:
       InputError: several networks and no `prefix`, or one that is not there.
@@ -53,62 +49,56 @@ def below_prefix(
     # Of each tensor the network with the longest prefix: "" and "ema." stand in one file.
     owner = {name: max((each for each in prefixes if name.startswith(each)), key=len, default=None) for name in tensors}
     found = {name.removeprefix(chosen[0]): tensors[name] for name in tensors if owner[name] == chosen[0]}
-    beside = [name for name in tensors if owner[name] is None]
+    beside = sorted(name for name in tensors if owner[name] is None)
     if beside and not _linear_layers(found):
         raise headless(found, beside)
     if beside:
-        log(f"left out, as no part of the network: {_few(sorted(beside))}")
+        log(f"left out, as no part of the network: {_few(beside)}")
     return found
 
 
 def with_fc(tensors: Tensors, log: Callable[[str], None] = silent) -> dict[str, np.ndarray]:
     """The tensors as torchvision names them: the classifier "fc", the projections "downsample", no counters.
 
-    A classifier of one linear layer is recognised whatever it is called and however deep it lies, as in a Sequential of
-    dropout and a linear layer.
-
-    Args:
-      tensors: of one network.
-      log: is given a line where the classifier is called neither "fc" nor "linear".
+    A classifier of one linear layer is recognised by any name and at any depth, as behind dropout in a Sequential.
 
     Raises:
       InputError: the classifier has several layers.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     layers = _linear_layers(kept)
-    known = next((layer for layer in ("fc", "linear") if layer in layers), None)
-    if known is None and layers:
-        known = layers[0]
+    known = next((layer for layer in ("fc", "linear", *layers) if layer in layers), None)
+    if known not in ("fc", "linear", None):
         parts = {name for name in kept if name.startswith(f"{known.partition('.')[0]}.")}
         if len(layers) > 1 or parts - {f"{known}.weight", f"{known}.bias"}:
             names = [name for name in kept if name in parts or name.rpartition(".")[0] in layers]
             shapes = [f"{name} {kept[name].shape}" for name in sorted(names)]
             raise InputError(f"the classifier must be one linear layer, and these weights have {_few(shapes, 6)}")
         log(f"the classifier was found as {known}")
-    names = {f"{known}.{end}": f"fc.{end}" for end in ("weight", "bias") if known}
+    names = {f"{known}.{end}": f"fc.{end}" for end in ("weight", "bias")}
     return {
         names.get(name, re.sub(r"^(layer\d+\.\d+\.)shortcut\.", r"\1downsample.", name)): tensor
         for name, tensor in kept.items()
     }
 
 
-def outside_backbone(names: Collection[str]) -> list[str]:
-    """The names outside the stem and the stages."""
-    return [name for name in names if not re.match(r"(conv1|bn1|layer\d+)\.", name)]
-
-
-def headless(tensors: Tensors, beside: Collection[str]) -> InputError:
-    """Says that the classifier is missing, and what there is beside the backbone."""
+def headless(tensors: Tensors, beside: Sequence[str] | None = None) -> InputError:
+    """The error that the classifier is missing; it names what there is beside the backbone."""
     features = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 4), default=0)
-    there = f"; beside the backbone there are {_few(sorted(beside))}" if beside else ""
+    beside = sorted(_outside_backbone(tensors)) if beside is None else beside
+    there = f"; beside the backbone there are {_few(beside)}" if beside else ""
     return InputError(
         f"the classifier is missing, fc.weight of shape (classes, {features}) and fc.bias (classes,): "
-        f"these are the weights of a headless backbone{there}. Give the file of the whole network, or add the two"
+        f"these are the weights of a headless backbone{there}"
     )
 
 
+def _outside_backbone(names: Collection[str]) -> list[str]:
+    return [name for name in names if not re.match(r"(conv1|bn1|layer\d+)\.", name)]
+
+
 def _linear_layers(tensors: Tensors) -> list[str]:
-    outside = outside_backbone(tensors)
+    outside = _outside_backbone(tensors)
     return [name.removesuffix(".weight") for name in outside if name.endswith(".weight") and tensors[name].ndim == 2]
 
 

@@ -17,7 +17,6 @@ Tensors do not show everything, see `conventions`. `from_torch` is told whose ne
 network of ours that would compute something else with them.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +39,7 @@ _LEAVES = {
 
 # What leaves no trace in the tensors, by whose networks they are; see `conventions`. "torchvision" is also timm's,
 # "caffe" that of the paper's release.
-_ALL = {"residual": True, "epsilon": 1e-5}
+_ALL = {"residual": True, "batch_norm_epsilon": 1e-5}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "torchvision": {**_ALL, "shortcut_padding": "end", "bottleneck_stride": "3x3", "stem_pool_padding": "torch"},
     "caffe": {**_ALL, "shortcut_padding": "end", "bottleneck_stride": "1x1", "stem_pool_padding": "caffe"},
@@ -57,10 +56,10 @@ def conventions(model: ResNet) -> dict[str, Any]:
     """The fields of a network that decide what its weights compute and that its tensors do not show.
 
     Returns:
-      "epsilon"; "stem_pool_padding" of ImageNet's stem; "bottleneck_stride" of bottlenecks; "residual", whether there are
-      shortcuts, where they would have no parameters; and "shortcut_padding" of shortcut A.
+      "batch_norm_epsilon"; "stem_pool_padding" of ImageNet's stem; "bottleneck_stride" of bottlenecks; "residual",
+      whether there are shortcuts, where they would have no parameters; and "shortcut_padding" of shortcut A.
     """
-    found: dict[str, Any] = {"epsilon": model.epsilon}
+    found: dict[str, Any] = {"batch_norm_epsilon": model.epsilon}
     if model.stem == "imagenet":
         found["stem_pool_padding"] = model.stem_pool_padding
     if model.bottleneck:
@@ -79,13 +78,7 @@ def _abstract(model: ResNet, channels: int) -> dict[Any, Any]:
 
 
 def places(model: ResNet, layout: str = "torchvision", channels: int = 3) -> dict[str, tuple[str, ...]]:
-    """The torch name of every parameter and running statistic of a network, and its path in `models.unstack`.
-
-    Args:
-      model: the network.
-      layout: whose names these are, one of `LAYOUTS`.
-      channels: of the images.
-    """
+    """The torch name of every parameter and running statistic of a network, and its path in `models.unstack`."""
     classifier, projection = ("linear", "shortcut") if layout == "akamaster" else ("fc", "downsample")
     found = {}
     for path in _abstract(model, channels):
@@ -122,6 +115,10 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | None = None) -> di
       InputError: a weight is missing, left over, or of another shape; the message names it and what was expected. Or
         the network would compute something else with these weights than the network that they are of.
     """
+    layout = layout or default_layout(model)
+    layouts = {**LAYOUTS, "own": conventions(model)}
+    if layout not in layouts:
+        raise InputError(f"unknown layout {layout!r}: it is one of {', '.join(layouts)}")
     tensors = with_fc(tensors)
     channels = input_channels(tensors)
     shapes, named = _abstract(model, channels), places(model, channels=channels)
@@ -135,18 +132,23 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | None = None) -> di
             )
         if tensors[name].shape != expected:
             raise InputError(f"the weight {name} has the shape {tensors[name].shape}, but {expected} was expected")
-    left = sorted(tensors.keys() - named.keys())
-    if left:
-        reason = next((f": {what}" for pattern, what in _REASONS.items() if re.search(pattern, left[0])), "")
+    if left := sorted(tensors.keys() - named.keys()):
         shape = tensors[left[0]].shape
+        raise InputError(f"the weights hold {left[0]}, of shape {shape}{_more(left)}, which this network does not have")
+    if differing := {field: ours for field, ours in conventions(model).items() if ours != layouts[layout][field]}:
+        wanted = ", ".join(f"{field}={layouts[layout][field]!r}" for field in differing)
+        ours = ", ".join(f"{field}={value!r}" for field, value in differing.items())
         raise InputError(
-            f"the weights hold {left[0]}, of shape {shape}{_more(left)}, which this network does not have{reason}"
+            f"weights of the layout {layout!r} are for networks with {wanted}, but this one has {ours} and would "
+            "compute something else: create it as they want, or, if they were trained in such a one, say layout='own'"
         )
-    _check_conventions(model, layout)
     flat = {
         path: np.array(tensors[name].transpose(_FROM_TORCH[tensors[name].ndim]), np.float32, order="C")
         for name, path in named.items()
     }
+    for name, path in named.items():
+        if not np.isfinite(flat[path]).all():
+            raise InputError(f"the weights hold numbers in {name} that are not finite: they are of no use")
     return models.stack(traverse_util.unflatten_dict(flat))
 
 
@@ -156,34 +158,10 @@ def input_channels(tensors: Tensors) -> int:
     return 1 if stem is not None and stem.ndim == 4 and stem.shape[1] == 1 else 3
 
 
-def _check_conventions(model: ResNet, layout: str | None) -> None:
-    layout = default_layout(model) if layout is None else layout
-    if layout == "own":
-        return
-    if layout not in LAYOUTS:
-        raise InputError(f"unknown layout {layout!r}: it is one of {', '.join(LAYOUTS)} and own")
-    differing = {field: ours for field, ours in conventions(model).items() if ours != LAYOUTS[layout][field]}
-    if differing:
-        theirs = ", ".join(f"{field}={LAYOUTS[layout][field]!r}" for field in differing)
-        ours = ", ".join(f"{field}={value!r}" for field, value in differing.items())
-        raise InputError(
-            f"weights of the layout {layout!r} are for networks with {theirs}, but this one has {ours} and would "
-            "compute something else: create it as they want, or, if they were trained in such a one, say layout='own'"
-        )
-
-
 def _more(names: Sequence[str]) -> str:
     """How many there are beside the first, and where."""
-    roots = sorted({name.partition(".")[0] for name in names[1:]})
-    return f", and {len(names) - 1} more (in {', '.join(roots[:8])}{' …' if len(roots) > 8 else ''})" if roots else ""
-
-
-# What blocks of other networks hold.
-_REASONS = {
-    r"(^|\.)filt$": "anti-aliased pooling (BlurPool)",
-    r"\.(se|se_module|eca|attn|cbam|ca|sa|gc)\.|\.conv\d\.(fc|rd|ex)": "attention or squeeze-and-excitation",
-    r"(^|\.)conv\d\.bias$": "convolutions with biases",
-}
+    roots = ", ".join(sorted({name.partition(".")[0] for name in names[1:]}))
+    return f", and {len(names) - 1} more (in {roots})" if roots else ""
 
 
 def to_torch(variables: Mapping[str, Any], model: ResNet, layout: str = "torchvision") -> dict[str, np.ndarray]:
