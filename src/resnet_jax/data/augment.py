@@ -3,17 +3,22 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Num, PRNGKeyArray, Shaped, UInt8
 
 from resnet_jax.data.preprocessing import Preprocessing
 
 
-def mirror(key: jax.Array, images: jax.Array) -> jax.Array:
+def mirror(
+    key: PRNGKeyArray, images: Shaped[Array | np.ndarray, "batch height width channels"]
+) -> Shaped[Array, "batch height width channels"]:
     """Mirrors each image (batch, height, width, channels), left to right, with probability one half."""
     flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
     return jnp.where(flip, images[:, :, ::-1], images)
 
 
-def pad_crop_mirror(key: jax.Array, images: jax.Array, pad: int, mirrored: bool) -> jax.Array:
+def pad_crop_mirror(
+    key: PRNGKeyArray, images: Float[Array | np.ndarray, "batch height width channels"], pad: int, mirrored: bool
+) -> Float[Array, "batch height width channels"]:
     """The paper's CIFAR-10 augmentation (section 4.2): zero padding, a random crop of the old size, a random mirror
     image.
 
@@ -42,7 +47,9 @@ _EIGENVECTORS = np.array(
 )
 
 
-def pca_lighting(key: jax.Array, images: jax.Array, scale: float) -> jax.Array:
+def pca_lighting(
+    key: PRNGKeyArray, images: Num[Array | np.ndarray, "batch height width 3"], scale: float
+) -> Float[Array, "batch height width 3"]:
     """AlexNet's colour augmentation (paper section 3.4): one colour, drawn for each image, is added to all its pixels.
 
     The colour is the sum of the principal components of ImageNet's colours, each times its eigenvalue and a draw from
@@ -62,8 +69,12 @@ def pca_lighting(key: jax.Array, images: jax.Array, scale: float) -> jax.Array:
 
 
 def augment_images(
-    key: jax.Array, images: jax.Array, preprocessing: Preprocessing, noise: float, mirrored: bool
-) -> jax.Array:
+    key: PRNGKeyArray,
+    images: UInt8[Array | np.ndarray, "batch height width 3"],
+    preprocessing: Preprocessing,
+    noise: float,
+    mirrored: bool,
+) -> Float[Array, "batch height width 3"]:
     """What is left of the paper's ImageNet augmentation (section 3.4) when the windows are cut: colour noise,
     pre-processing, mirror images.
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int32, Integer, Num
 
 from resnet_jax import rng
 
@@ -19,12 +20,17 @@ class Batch(NamedTuple):
         every place holds one.
     """
 
-    images: jax.Array | np.ndarray
-    labels: jax.Array | np.ndarray
-    weights: jax.Array | np.ndarray | None = None
+    images: Num[Array | np.ndarray, "batch height width channels"]
+    labels: Integer[Array | np.ndarray, " batch"]
+    weights: Float[Array | np.ndarray, " batch"] | None = None
 
 
-def batch_indices(seed: int | jax.Array, step: int | jax.Array, batch_size: int, count: int) -> jax.Array:
+def batch_indices(
+    seed: int | Integer[Array | np.ndarray, ""],
+    step: int | Integer[Array | np.ndarray, ""],
+    batch_size: int,
+    count: int,
+) -> Int32[Array, " {batch_size}"]:
     """Which of `count` examples a step's batch holds: (batch_size,) int32.
 
     Raises:
@@ -46,7 +52,12 @@ def batch_indices(seed: int | jax.Array, step: int | jax.Array, batch_size: int,
 _ROUNDS = 48
 
 
-def shuffled(position: jax.Array, epoch: jax.Array, count: int, seed: int | jax.Array) -> jax.Array:
+def shuffled(
+    position: Integer[Array | np.ndarray, "*shape"],
+    epoch: Integer[Array | np.ndarray, "*shape"],
+    count: int,
+    seed: int | Integer[Array | np.ndarray, ""],
+) -> Int32[Array, "*shape"]:
     """Where each position of an epoch's random order points: for every epoch a permutation of 0 … count - 1.
 
     A swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): every round pairs each index with another one and a

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Num, UInt8
 
 # Of ImageNet's RGB pixels in [0, 1], as torchvision, timm and akamaster's CIFAR networks use them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,7 +31,9 @@ class Preprocessing:
     resize_size: int | None = flax.struct.field(default=None, pytree_node=False)
     interpolation: str = flax.struct.field(default="bicubic", pytree_node=False)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: Num[Array | np.ndarray, "batch height width channels"]
+    ) -> Float[Array, "batch height width channels"]:
         """RGB images (batch, height, width, channels), 0 to 255, uint8 or float -> float32.
 
         Where the images are not as large as a mean image, its mean for each channel is subtracted.
@@ -44,6 +47,8 @@ class Preprocessing:
         return self.resize_size or max(image_shape[:2])
 
 
-def per_pixel_mean(images: np.ndarray) -> np.ndarray:
+def per_pixel_mean(
+    images: UInt8[np.ndarray, "count height width channels"],
+) -> Float32[np.ndarray, "height width channels"]:
     """The mean image of a training set (paper section 4.2): (count, height, width, channels) uint8 -> float32."""
     return images.mean(0, dtype=np.float64).astype(np.float32)

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from resnet_jax.data.decode import resample
@@ -67,7 +68,9 @@ def choose(name: str, scales: Sequence[int] | None = None, averaging: str = "log
     return Protocol(name, chosen, averaging)
 
 
-def views(protocol: Protocol, classifier: Classifier, pixels: np.ndarray) -> list[np.ndarray]:
+def views(
+    protocol: Protocol, classifier: Classifier, pixels: UInt8[np.ndarray, "height width 3"]
+) -> list[UInt8[np.ndarray, "..."]]:
     """What a network is shown of an image: whole pixels (height, width, 3) uint8 -> views, grey ones for one channel.
 
     Every view gets a score of its own, and an image's score is their average.
@@ -83,7 +86,9 @@ def views(protocol: Protocol, classifier: Classifier, pixels: np.ndarray) -> lis
     return [_grey(view) for view in shown] if shape[2] == 1 else shown
 
 
-def five_crop_view(pixels: np.ndarray, resize_size: int, size: tuple[int, int], interpolation: str) -> np.ndarray:
+def five_crop_view(
+    pixels: UInt8[np.ndarray, "height width 3"], resize_size: int, size: tuple[int, int], interpolation: str
+) -> UInt8[np.ndarray, "5 {size[0]} {size[1]} 3"]:
     """(height, width, 3) uint8 of any size -> (5, *size, 3): the shorter side is resized, then the four corners and the
     centre are cut out.
     """
@@ -92,7 +97,9 @@ def five_crop_view(pixels: np.ndarray, resize_size: int, size: tuple[int, int], 
     return np.stack([resample(pixels, box, size, interpolation) for box in boxes])
 
 
-def dense_view(pixels: np.ndarray, scale: int, interpolation: str) -> np.ndarray:
+def dense_view(
+    pixels: UInt8[np.ndarray, "height width 3"], scale: int, interpolation: str
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """(height, width, 3) uint8 of any size -> the whole image at `dense_size`."""
     height, width = pixels.shape[:2]
     return resample(pixels, Box(0, 0, width, height), dense_size(height, width, scale), interpolation)
@@ -120,7 +127,9 @@ def passes(protocol: Protocol) -> int:
 
 
 @partial(jax.jit, static_argnames="protocol")
-def scores(protocol: Protocol, classifier: Classifier, images: jax.Array) -> jax.Array:
+def scores(
+    protocol: Protocol, classifier: Classifier, images: UInt8[Array | np.ndarray, "batch ..."]
+) -> Float[Array, "batch classes"]:
     """Log-probabilities of a batch of views of one shape: uint8 (batch, …) -> (batch, classes) float32.
 
     The views are (height, width, channels), and those of "ten_crop" five of them, (5, height, width, channels).

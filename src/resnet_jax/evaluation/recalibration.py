@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Float
 
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
@@ -13,7 +14,9 @@ from resnet_jax.models.layers import batch_norm_maps
 
 
 def recalibrate(
-    classifier: Classifier, batches: Iterable[jax.Array | np.ndarray], grad_accum_steps: int = 1
+    classifier: Classifier,
+    batches: Iterable[Float[Array | np.ndarray, "batch height width channels"]],
+    grad_accum_steps: int = 1,
 ) -> Classifier:
     """The network with the mean and the unbiased variance of what reaches each batch norm in training, over the images
     of all batches together.
