@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_jax.configs import fields as config_fields
 from resnet_jax.configs import parsing
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet, create
 from resnet_jax.models.layers import batch_norm_maps
-from resnet_jax.runs import build, config_file, loop, workdir
+from resnet_jax.runs import build, loop, workdir
 from resnet_jax.training import optimizers
 from small_run import parts
 
@@ -87,14 +88,14 @@ def test_a_batch_that_the_groups_do_not_divide():
 def test_a_run_of_before_goes_on_with_its_own_groups(tmp_path):
     """Its config.json has none, and none of the younger fields."""
     old = json.loads(parsing.load("cifar10").to_json_best_effort())
-    for new, name in {new: name for name, new in config_file.CHANGES[2].renamed.items()}.items():
+    for name, new in config_fields.CHANGES[2].renamed.items():
         section, field = new.split(".")
         old[section][name.split(".")[1]] = old[section].pop(field)
     old["model"]["group_size"], old["stream"]["crop"] = None, "scale"
     del old["model"]["zero_init_residual"], old["optimizer"]["momentum_form"], old["optimizer"]["ramp_learning_rate"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert workdir.read_config(tmp_path).model.bn_group_size is None
-    with pytest.raises(InputError, match=r"differs in model.bn_group_size (None there, 64 asked for\)"):
+    with pytest.raises(InputError, match=r"differs in model.bn_group_size \(None there, 64 asked for\)"):
         workdir.claim(tmp_path, parsing.load("cifar10"))
     workdir.claim(tmp_path, parsing.load("cifar10", ["model.bn_group_size=None"]))
 

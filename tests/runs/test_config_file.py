@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnet_jax.configs import base, digits
-from resnet_jax.distributed.agreement import flat
+from resnet_jax.configs.fields import CHANGES, Change, flat
 from resnet_jax.errors import InputError
 from resnet_jax.runs import config_file, workdir
 
@@ -55,9 +55,9 @@ def test_order_and_spaces_are_no_edit(tmp_path, saved):
 
 
 def test_every_younger_field_has_the_value_that_older_runs_behaved_as():
-    """A new field needs an entry in `config_file.CHANGES`, and so does another name of an old one."""
+    """A new field needs an entry in `configs.fields.CHANGES`, and so does another name of an old one."""
     names = set(VERSION_0)
-    for change in config_file.CHANGES.values():
+    for change in CHANGES.values():
         assert set(change.renamed) <= names
         names = {change.renamed.get(name, name) for name in names} | set(change.younger)
     assert names == set(flat(fields_of(base.get_config())))
@@ -109,12 +109,8 @@ def test_renamed_and_younger_fields(tmp_path, monkeypatch):
     bfloat16.
     """
     version = config_file.VERSION
-    changes = {
-        **config_file.CHANGES,
-        version + 1: config_file.Change({"model.layers": "model.depth"}, {}, {}),
-        version + 2: config_file.Change({}, {"model.dtype": "bfloat16"}, {}),
-    }
-    monkeypatch.setattr(config_file, "CHANGES", changes)
+    monkeypatch.setitem(CHANGES, version + 1, Change({"model.layers": "model.depth"}, {}, {}))
+    monkeypatch.setitem(CHANGES, version + 2, Change({}, {"model.dtype": "bfloat16"}, {}))
     monkeypatch.setattr(config_file, "VERSION", version + 2)
     fields = fields_of(digits.get_config())
     fields["model"]["layers"] = fields["model"].pop("depth") + 6

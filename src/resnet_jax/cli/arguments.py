@@ -1,17 +1,75 @@
-"""Command-line arguments: the flags of commands. Configs are parsed by `configs.parsing`."""
+"""Command-line arguments: the flags of commands, and configs with fields set."""
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
-from resnet_jax.configs.parsing import Definition, config_source, parse
+from resnet_jax.configs.fields import types
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
+
+# Defines a flag among the values.
+Definition = Callable[[flags.FlagValues], Any]
+
+
+class GivenConfig(NamedTuple):
+    """What --config names, a packaged config or a file and perhaps a variant; and the texts of --config.FIELD."""
+
+    source: str
+    overrides: dict[str, str]
+
+
+def split_config(arguments: Sequence[str]) -> tuple[GivenConfig | None, list[str]]:
+    """Takes --config and --config.FIELD out of arguments: what they give, if anything, and the other arguments.
+
+    Raises:
+      InputError: one of them lacks its value, or fields are given and no config.
+    """
+    source, overrides, rest = None, {}, []
+    fields, words = types(), iter(arguments)
+    for word in words:
+        match = re.fullmatch(r"--(no)?config(?:\.([^=]+))?(?:=(.*))?", word, re.DOTALL)
+        if match is None:
+            rest += [word, *words] if word == "--" else [word]
+            continue
+        negated, field, value = match.groups()
+        if value is None and field in fields and fields[field][0] is bool:
+            value = "false" if negated else "true"
+        value = next(words, None) if value is None else value
+        if value is None:
+            raise InputError(f"{word} lacks its value, as in {word}=VALUE")
+        if field is None:
+            source = value
+        else:
+            overrides[field] = value
+    if source is None and overrides:
+        raise InputError(f"--config.{next(iter(overrides))} goes with --config=NAME, which is not given")
+    return None if source is None else GivenConfig(source, overrides), rest
+
+
+def parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValues, list[str]]:
+    """Parses flags that `define` defines; returns their values and the other arguments.
+
+    Raises:
+      InputError: a flag that does not exist, or a value of another type.
+    """
+    values = flags.FlagValues()
+    for definition in define:
+        definition(values)
+    try:
+        return values, values(["resnet-jax", *arguments])[1:]
+    except flags.Error as error:
+        said = str(error).strip().splitlines()[-1]
+        if isinstance(error, flags.UnrecognizedFlagError):
+            files = [each for each in arguments if each.startswith("-") and os.path.lexists(each)]
+            said += f": the file of that name is ./{files[0]}" if files else ""
+        raise InputError(said) from error
 
 
 def flags_of(arguments: Sequence[str], *define: Definition) -> flags.FlagValues:
@@ -23,7 +81,7 @@ def flags_of(arguments: Sequence[str], *define: Definition) -> flags.FlagValues:
 
 
 def _flag(define: Callable[..., Any], name: str, default: Any) -> Definition:
-    return lambda values, _: define(name, default, help="", flag_values=values)
+    return lambda values: define(name, default, help="", flag_values=values)
 
 
 def string(name: str, default: str | None = None, choices: Sequence[str] = ()) -> Definition:
@@ -100,7 +158,7 @@ def show(values: flags.FlagValues, result: Any, text: Callable[[], str]) -> None
     print(json.dumps(result, indent=2) if values.format == "json" else text(), flush=True)
 
 
-def train_workdir(given: str | None, arguments: Sequence[str]) -> Path:
+def train_workdir(given: str | None, source: str) -> Path:
     """The workdir that was given, or runs/NAME after the config's name and variant.
 
     Raises:
@@ -108,5 +166,5 @@ def train_workdir(given: str | None, arguments: Sequence[str]) -> Path:
     """
     if given is not None:
         return expanded(given, "--workdir")
-    file, _, variant = config_source(arguments).partition(":")
+    file, _, variant = source.partition(":")
     return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))

@@ -10,13 +10,13 @@ from resnet_jax.cli.arguments import (
     integer,
     listed,
     number,
+    parse,
     path,
     show,
     string,
     strings,
     whole_numbers,
 )
-from resnet_jax.configs.parsing import parse
 from resnet_jax.errors import InputError, printable, warn
 from resnet_jax.files import expanded
 

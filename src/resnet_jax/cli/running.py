@@ -12,11 +12,12 @@ from resnet_jax.cli.arguments import (
     listed,
     path,
     show,
+    split_config,
     string,
     strings,
     train_workdir,
 )
-from resnet_jax.configs.parsing import config_flag, config_source, overridden
+from resnet_jax.configs import load
 from resnet_jax.errors import InputError
 
 
@@ -36,8 +37,10 @@ def train(arguments: Sequence[str]) -> None:
     Exit statuses: 0 the run is complete; 2 something is wrong, and would be again; 75 a signal stopped the run and its
     state is saved; 76 another process of the run was lost. After 75 and 76 the same command goes on.
     """
-    values = flags_of(arguments, config_flag, string("workdir"), *DISTRIBUTED)
-    config, directory = given(values.config, "config"), train_workdir(values.workdir, arguments)
+    found, arguments = split_config(arguments)
+    values = flags_of(arguments, string("workdir"), *DISTRIBUTED)
+    source, overrides = given(found, "config")
+    config, directory = load(source, overrides), train_workdir(values.workdir, source)
     import jax
 
     from resnet_jax.distributed import agreement, launch, machine
@@ -76,9 +79,9 @@ def sweep(arguments: Sequence[str]) -> None:
     needs --config.dataset.validation_images except for photographs. An axis is then also a range of numbers, such as
     --axis optimizer.learning_rate=0.01..1:log. The study is in DIR/study.db.
     """
+    found, arguments = split_config(arguments)
     values = flags_of(
         arguments,
-        config_flag,
         string("workdir"),
         strings("axis"),
         string("combine", "product", ("product", "zip")),
@@ -88,12 +91,12 @@ def sweep(arguments: Sequence[str]) -> None:
         string("searcher", "grid", ("grid", "optuna")),
         integer("trials"),
     )
-    given(values.config, "config")
+    source, overrides = given(found, "config")
     from resnet_jax.sweeping.plan import sweep as run
 
     run(
-        config_source(arguments),
-        overridden(values, arguments),
+        source,
+        overrides,
         values.axis or [],
         given(path(values.workdir, "workdir"), "workdir"),
         combine=values.combine,
@@ -112,10 +115,11 @@ def doctor(arguments: Sequence[str]) -> None:
 
     Start it as training is to be started, on every host. The exit status is 2 where they cannot train together.
     """
-    values = flags_of(arguments, config_flag, string("workdir"), FORMAT, *DISTRIBUTED)
-    config, directory = values.config, path(values.workdir, "workdir")
-    if config is not None:
-        directory = train_workdir(values.workdir, arguments)
+    found, arguments = split_config(arguments)
+    values = flags_of(arguments, string("workdir"), FORMAT, *DISTRIBUTED)
+    config, directory = None, path(values.workdir, "workdir")
+    if found is not None:
+        config, directory = load(*found), train_workdir(values.workdir, found.source)
     from resnet_jax.distributed import agreement, launch
     from resnet_jax.runs import doctor as examination
 

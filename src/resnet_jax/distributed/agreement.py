@@ -16,9 +16,6 @@ from jax._src.distributed import global_state
 
 from resnet_jax.errors import InputError, PeerLostError
 
-# Each host may have its own.
-_OWN_FIELDS = ("dataset.data_dir", "stream.num_workers")
-
 # A file of another host can appear late where a network file system caches folders.
 SEEN_WITHIN = 10.0
 # Orbax's own limit is five minutes: so long the others may wait for a process that has given a checkpoint up, and only
@@ -81,17 +78,6 @@ def check_same(what: str, facts: Mapping[str, Any], advice: str) -> None:
             raise InputError(f"the processes have different {what}: {', '.join(differing)}; {advice}")
 
 
-def check_same_config(fields: Mapping[str, Any]) -> None:
-    """`check_same` of a config, as a mapping of sections, but for the fields that each host may have to itself."""
-    facts = {f"config.{name}": value for name, value in flat(fields).items() if name not in _OWN_FIELDS}
-    check_same("configs", facts, "start all of them with the same command")
-
-
-def check_same_data(facts: Mapping[str, Any]) -> None:
-    """`check_same` of what is known of the data."""
-    check_same("data", facts, "use the same files for config.dataset.data_dir on every host")
-
-
 def check_shared(directory: Path) -> None:
     """Makes the workdir of several processes, and refuses one that is not the same folder for all of them; see
     `check_folder`.
@@ -127,14 +113,6 @@ def check_folder(folder: Path) -> None:
                 f"{folder} is not shared: process {process} does not see what process {others[0]} writes there; use "
                 "a --workdir on a file system that all hosts mount"
             )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of fields as one level, by names such as "model.depth"."""
-    fields = {}
-    for name, value in tree.items():
-        fields |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return fields
 
 
 def _write_error(path: Path) -> str | None:

@@ -22,7 +22,7 @@ from resnet_jax.distributed.machine import check_devices, describe_environment, 
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
-from resnet_jax.runs import build
+from resnet_jax.runs import build, config_file
 
 GRADES = ("ok", "attention", "impossible")
 
@@ -129,7 +129,7 @@ def _versions() -> tuple[str, str]:
 
 
 def _config(config: Config) -> tuple[str, str]:
-    agreement.check_same_config(config.to_dict())
+    config_file.check_same(config)
     build.check(config)
     return "every field has a value that it can have", ""
 

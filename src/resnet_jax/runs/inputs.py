@@ -4,7 +4,7 @@ input does not know what is learnt from its batches.
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -117,7 +117,7 @@ class ResidentInput:
         self.test_split = "test"
         # Where there are images to validate on, the test images are looked at once, after the last iteration.
         self.eval_split = "test" if dataset.validation is None else "validation"
-        _check_same(self.metadata, len(train), len(dataset.test), small.checksum(dataset.test))
+        _check_same_data(self.metadata, len(train), len(dataset.test), small.checksum(dataset.test))
         self.preprocessing = put_everywhere(
             mesh, preprocessing or Preprocessing(jnp.asarray(per_pixel_mean(train.images)))
         )
@@ -190,7 +190,7 @@ class StreamedInput:
         side = config.stream.image_size
         self.metadata = CheckpointMetadata(dataset.class_names, (side, side, 3), dataset.crc)
         self.train_images = len(dataset.train)
-        _check_same(self.metadata, len(dataset.train), len(dataset.validation), dataset.crc)
+        _check_same_data(self.metadata, len(dataset.train), len(dataset.validation), dataset.crc)
         self._config, self._mesh, self._log, self._dataset = config, mesh, log, dataset
         self._saved, self._placed = preprocessing, None
         self._seed = put_everywhere(mesh, np.uint32(config.seed))
@@ -211,7 +211,7 @@ class StreamedInput:
         if self._placed is None:
             found = self._saved or build.image_preprocessing(self._config, self._dataset.train, self._log)
             # Each host measured the mean image of its own files, and the devices do not compare what they are given.
-            agreement.check_same_data({"the checksum of the mean image": _checksum(found)})
+            _check_same({"the checksum of the mean image": _checksum(found)})
             self._placed = put_everywhere(self._mesh, found)
         return self._placed
 
@@ -301,8 +301,8 @@ def _report(report: stream.DamageReport, damaged: Iterable[int]) -> None:
     report(np.array(sorted(set().union(*found)), np.int64))
 
 
-def _check_same(metadata: CheckpointMetadata, train: int, scored: int, scored_crc: int) -> None:
-    agreement.check_same_data(
+def _check_same_data(metadata: CheckpointMetadata, train: int, scored: int, scored_crc: int) -> None:
+    _check_same(
         {
             "the number of classes": len(metadata.class_names),
             "the checksum of the classes": zlib.crc32("\0".join(metadata.class_names).encode()),
@@ -312,6 +312,10 @@ def _check_same(metadata: CheckpointMetadata, train: int, scored: int, scored_cr
             "the checksum of the images to score": scored_crc,
         }
     )
+
+
+def _check_same(facts: Mapping[str, Any]) -> None:
+    agreement.check_same("data", facts, "use the same files for config.dataset.data_dir on every host")
 
 
 def _checksum(arrays: Any) -> int:

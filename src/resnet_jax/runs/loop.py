@@ -66,7 +66,7 @@ def train(
     console = terminal.console(quiet=not agreement.is_lead())
     build.check(config)
     config_file.write_text(config)  # refuses fields that no config has, before anything is read
-    agreement.check_same_config(config.to_dict())
+    config_file.check_same(config)
     agreement.check_shared(directory)
     # As process 0 sees them: all go the same way, whenever they look.
     result, begun = agreement.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.configs.base import Config
-from resnet_jax.distributed.agreement import flat, is_lead
+from resnet_jax.configs.fields import flat
+from resnet_jax.distributed.agreement import is_lead
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
 from resnet_jax.runs import config_file

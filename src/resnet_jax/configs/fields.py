@@ -1,0 +1,125 @@
+"""The fields of a config: their names, now and in older versions, and the types of their values."""
+
+import ast
+import difflib
+import numbers
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from resnet_jax.configs import base
+
+
+class Change(NamedTuple):
+    """What became of the fields of a config with a version.
+
+    Attributes:
+      renamed: the old names of fields, such as "model.depth", and the names that they have since.
+      younger: the fields that came with the version, and for each the value that runs before it behaved as. It stays
+        when the default of `base` becomes another one.
+      values: by the new name of a field, the old names of its values, and those that they have since.
+    """
+
+    renamed: Mapping[str, str]
+    younger: Mapping[str, Any]
+    values: Mapping[str, Mapping[Any, Any]]
+
+
+# By version, the oldest first. Files of version 0 have no number and no checksum.
+CHANGES = {
+    1: Change(
+        renamed={},
+        younger={
+            "model.zero_init_residual": False,
+            "optimizer.momentum_form": "caffe",
+            "optimizer.ramp_learning_rate": None,
+        },
+        values={},
+    ),
+    2: Change(
+        renamed={
+            "model.group_size": "model.bn_group_size",
+            "model.zero_channels": "model.shortcut_padding",
+            "model.stride_in": "model.bottleneck_stride",
+            "model.pool_alignment": "model.stem_pool_padding",
+            "stream.side": "stream.image_size",
+            "stream.shorter_side": "stream.resize_size",
+            "stream.color_noise": "stream.pca_lighting_std",
+            "stream.damaged_share": "stream.max_corrupt_fraction",
+            "stream.workers": "stream.num_workers",
+            "optimizer.ramp_iterations": "optimizer.warmup_steps",
+            "optimizer.ramp_learning_rate": "optimizer.warmup_start",
+            "optimizer.warmup_learning_rate": "optimizer.constant_warmup",
+            "train.accumulate": "train.grad_accum_steps",
+            "train.bad_steps": "train.max_skipped_steps",
+        },
+        younger={},
+        values={"stream.crop": {"scale": "random_scale", "area": "random_resized_crop"}},
+    ),
+}
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list of numbers"}
+_BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+
+
+def flat(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """A tree of fields as one level, by names such as "model.depth"."""
+    fields = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping | ConfigDict)
+        fields |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return fields
+
+
+def types() -> dict[str, tuple[type, bool]]:
+    """The type of each field's values, and whether the field may be None."""
+    config = base.get_config()
+    found = {}
+    for name, value in flat(config).items():
+        section, _, last = name.rpartition(".")
+        found[name] = (config[section] if section else config).get_type(last), value is None
+    return found
+
+
+def hint(name: str) -> str:
+    """The field that somebody may mean who gives a name that none has, as a question; or nothing."""
+    for change in CHANGES.values():
+        name = change.renamed.get(name, name)
+    names = flat(base.get_config())
+    close = [name] if name in names else difflib.get_close_matches(name, names, n=1)
+    return f"did you mean config.{close[0]}? " if close else ""
+
+
+def fits(value: Any, kind: type) -> bool:
+    """Whether a value that is no text of the command line is of the type of a field."""
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is str:
+        return isinstance(value, str | os.PathLike)
+    if kind is tuple:
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(fits(each, float) for each in value)
+    wanted = numbers.Integral if kind is int else numbers.Real
+    return isinstance(value, wanted) and not isinstance(value, bool)
+
+
+def converted(value: Any, kind: type) -> Any:
+    """A value, or its text on a command line, as a field of a type holds it.
+
+    Raises:
+      ValueError: it is of another type.
+    """
+    if isinstance(value, str) and kind is bool:
+        value = _BOOLEANS.get(value.lower())
+    elif isinstance(value, str) and kind is tuple:
+        try:
+            value = ast.literal_eval(value)
+        except SyntaxError as error:
+            raise ValueError from error
+        value = value if isinstance(value, list | tuple) else (value,)
+    elif isinstance(value, str):
+        return kind(value)
+    if not fits(value, kind):
+        raise ValueError
+    return os.fspath(value) if kind is str else kind(value)
