@@ -224,7 +224,13 @@ def test_names_that_no_config_has(name, message):
 
 def test_configs_among_other_arguments():
     words = ["--config=cifar10:plain", "--workdir", "run", "--config.model.depth", "8", "--config.model.remat"]
-    words += ["--noconfig.dataset.mirror", "--config.train.iterations=1", "--config.train.iterations=2", "--", "--config"]
+    words += [
+        "--noconfig.dataset.mirror",
+        "--config.train.iterations=1",
+        "--config.train.iterations=2",
+        "--",
+        "--config",
+    ]
     found, rest = split_config(words)
     expected = {"model.depth": "8", "model.remat": "true", "dataset.mirror": "false", "train.iterations": "2"}
     assert (found, rest) == (("cifar10:plain", expected), ["--workdir", "run", "--", "--config"])

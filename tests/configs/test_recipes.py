@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.configs import fields as config_fields
-from resnet_jax.configs import parsing
+from resnet_jax.configs import fields as config_fields, parsing
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet, create
 from resnet_jax.models.layers import batch_norm_maps

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from resnet_jax.cli import commands
-from resnet_jax.cli.main import main
 from resnet_jax.distributed import launch
 from resnet_jax.errors import STOPPED
 from resnet_jax.runs import build, loop

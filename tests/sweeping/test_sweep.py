@@ -31,7 +31,7 @@ DEADLINE = 180
 
 
 WRONG = [
-    (["--axis=model.dept=8"], 'Did you mean "depth"'),
+    (["--axis=model.dept=8"], "did you mean config.model.depth?"),
     (["--axis=model.depth=8,deep"], "depth=deep"),
     (["--axis=model.depth=8,9"], "the nearest depth is 8"),
     (["--axis=model.shortcut=A,D"], "'D'"),

@@ -2,6 +2,8 @@
 one.
 """
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
@@ -11,8 +13,8 @@ from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
 
-    class Config(ConfigDict):
-        """A ConfigDict with the sections of `get_config`, whose fields type checkers cannot see."""
+    class Config:
+        """A ConfigDict as type checkers see it, which know its sections and not their fields."""
 
         seed: int
         model: Any
@@ -22,6 +24,14 @@ if TYPE_CHECKING:
         train: Any
         eval: Any
         mesh: Any
+
+        def __init__(self, fields: Mapping[str, Any]): ...
+        def __getitem__(self, name: str) -> Any: ...
+        def to_dict(self) -> dict[str, Any]: ...
+        def to_json_best_effort(self) -> str: ...
+        def copy_and_resolve_references(self) -> "Config": ...
+        def update_from_flattened_dict(self, fields: Mapping[str, Any]) -> None: ...
+        def ignore_type(self) -> AbstractContextManager[None]: ...
 else:
     Config = ConfigDict
 
@@ -87,8 +97,8 @@ def get_config() -> Config:
             "stream": {
                 # Of the window that the network sees, in pixels.
                 "image_size": 224,
-                # "random_scale": the shorter side is drawn from `scales`, then a window is cut. "random_resized_crop": 8 to 100 % of the area
-                # at an aspect of 3/4 to 4/3, resized: the common random resized crop.
+                # "random_scale": the shorter side is drawn from `scales`, then a window is cut. "random_resized_crop":
+                # 8 to 100 % of the area at an aspect of 3/4 to 4/3, resized.
                 "crop": "random_scale",
                 "scales": (256, 480),
                 # What the shorter side becomes in evaluation, before the centre is cut out.

@@ -64,8 +64,8 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
-def flat(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """A tree of fields as one level, by names such as "model.depth"."""
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A config, or a dict of dicts, as one level: values by names such as "model.depth"."""
     fields = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping | ConfigDict)
@@ -78,9 +78,15 @@ def types() -> dict[str, tuple[type, bool]]:
     config = base.get_config()
     found = {}
     for name, value in flat(config).items():
-        section, _, last = name.rpartition(".")
-        found[name] = (config[section] if section else config).get_type(last), value is None
+        section, last = section_of(config, name)
+        found[name] = section.get_type(last), value is None
     return found
+
+
+def section_of(config: base.Config, name: str) -> tuple[Any, str]:
+    """The section of a config that holds a field, and the field's name there."""
+    section, _, last = name.rpartition(".")
+    return config[section] if section else config, last
 
 
 def hint(name: str) -> str:

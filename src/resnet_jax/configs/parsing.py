@@ -15,9 +15,7 @@ from resnet_jax.errors import InputError, UserError, printable
 from resnet_jax.files import expanded
 
 _OTHER_FILES = ("base", "fields", "parsing")
-PACKAGED = tuple(
-    sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem not in _OTHER_FILES)
-)
+PACKAGED = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem not in _OTHER_FILES))
 
 
 def load(source: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
@@ -50,9 +48,9 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str,
         except ValueError as error:
             wanted = fields.KINDS[kind] + (" or none" if optional else "")
             raise InputError(printable(f"config.{name}={value}, but it must be {wanted}")) from error
-        section, _, last = name.rpartition(".")
+        section, last = fields.section_of(config, name)
         with config.ignore_type():
-            (config[section] if section else config)[last] = value
+            section[last] = value
     return config
 
 

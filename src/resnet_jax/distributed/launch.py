@@ -129,8 +129,8 @@ def processes(
     When process 0 is gone, so is what JAX's processes meet at, and every other one is ended.
 
     Raises:
-      PeerLostError: a collective failed, because the process at its other end is gone. Where none is under way nothing is
-        raised: this process ends when it has not heard of another one for HEARTBEAT_SECONDS.
+      PeerLostError: a collective failed, because the process at its other end is gone. Where none is under way nothing
+        is raised: this process ends when it has not heard of another one for HEARTBEAT_SECONDS.
     """
     start_processes(distributed, num_processes, process_id)
     try:
