@@ -74,7 +74,7 @@ BAD = [
     ("train --config=digits --workdir=new --config.nothing=8", "nothing"),
     ("train --config=digits --workdir=new --config.model.depth=deep", "depth=deep"),
     ("train --config=digits --workdir=new --config.dataset.mirror=7", "mirror=7"),
-    ("train --config=digits --workdir=new --config.model=3", "model=3"),
+    ("train --config=digits --workdir=new --config.model=3", "config.model: it is a section of fields"),
     ("train --config=digits --workdir=new --config.optimizer.boundaries=x,y", "optimizer.boundaries"),
     ("train --config=digits --workdir=new --config.train.batch_size=12", "by 8 devices: use a size such as 8 or 16"),
     ("train --config=digits --workdir=new --config.dataset.name=mnist", "unknown dataset.name 'mnist'"),

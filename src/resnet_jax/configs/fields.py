@@ -90,10 +90,13 @@ def section_of(config: base.Config, name: str) -> tuple[Any, str]:
 
 
 def hint(name: str) -> str:
-    """The field that somebody may mean who gives a name that none has, as a question; or nothing."""
+    """What somebody may mean who gives a name that no field has; or nothing."""
     for change in CHANGES.values():
         name = change.renamed.get(name, name)
     names = flat(base.get_config())
+    inner = [each for each in names if each.startswith(f"{name}.")]
+    if inner:
+        return f"it is a section of fields, such as config.{inner[0]}; "
     close = [name] if name in names else difflib.get_close_matches(name, names, n=1)
     return f"did you mean config.{close[0]}? " if close else ""
 
