@@ -1,5 +1,6 @@
 """The Python of README, word for word, on small data; and what the package offers at its door."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import resnet_jax as rj
+from resnet_jax.runs import tasks
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 TEN_LINES, OWN_LOOP, RUN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -74,6 +76,23 @@ def test_a_network_learns_by_a_loss_and_an_optimizer_of_ones_own():
     }
     assert 0.1 < float(names["metrics"]["confidence"]) < 1
     assert rj.evaluate(names["classifier"], names["digits"].test).error < 0.3
+
+
+@pytest.mark.slow
+def test_a_run_of_a_task_and_of_data_of_ones_own(tmp_path):
+    """The examples in `runs.tasks`, on digits that are even or odd."""
+    names, digits = dict(vars(tasks)), rj.data.load("digits")
+    train, test = (rj.data.Split(split.images, split.labels % 2) for split in (digits.train, digits.test))
+    for example in doctest.DocTestParser().get_examples(tasks.__doc__):
+        if doctest.SKIP not in example.options:
+            exec(example.source, names)
+    config = rj.configs.load("digits", {"model.depth": 8, "train.iterations": 2, "train.log_every": 2})
+    names.update(train=train, test=test)
+    run = rj.train(config, tmp_path, make_task=names["with_top5"], open_input=names["mine"])
+    assert run.classifier.class_names == ("cat", "dog")
+    assert run.metrics[-1]["train_top5_error"] == 0
+    assert run.result["test_images"] == 360
+    rj.predict(run.classifier, test.images[:2])
 
 
 @pytest.mark.slow

@@ -11,7 +11,13 @@ from resnet_jax import _exports
 
 if TYPE_CHECKING:
     from resnet_jax.runs.evaluate import evaluate_runs as evaluate_runs
-    from resnet_jax.runs.inputs import Input as Input, Program as Program, open_input as open_input
+    from resnet_jax.runs.inputs import (
+        Input as Input,
+        Program as Program,
+        ResidentInput as ResidentInput,
+        StreamedInput as StreamedInput,
+        open_input as open_input,
+    )
     from resnet_jax.runs.loading import (
         LoadedRun as LoadedRun,
         load as load,
@@ -29,7 +35,7 @@ else:
         __name__,
         {
             "evaluate": ["evaluate_runs"],
-            "inputs": ["Input", "Program", "open_input"],
+            "inputs": ["Input", "Program", "ResidentInput", "StreamedInput", "open_input"],
             "loading": ["LoadedRun", "load", "load_run", "load_state"],
             "loop": ["train"],
             "metadata": ["CheckpointMetadata"],

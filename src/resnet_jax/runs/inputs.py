@@ -102,15 +102,15 @@ def open_input(
     """
     if config.dataset.name in images.NAMES:
         return StreamedInput(config, mesh, log, preprocessing)
-    return ResidentInput(config, mesh, preprocessing)
+    fields = config.dataset
+    dataset = small.load(fields.name, fields.data_dir, fields.validation_images)
+    return ResidentInput(dataset, config, mesh, preprocessing)
 
 
 class ResidentInput:
     """A small data set, all of it on every device: batches are made inside the compiled steps; see `Input`."""
 
-    def __init__(self, config: Config, mesh: Mesh, preprocessing: Preprocessing | None = None):
-        fields = config.dataset
-        dataset = small.load(fields.name, fields.data_dir, fields.validation_images)
+    def __init__(self, dataset: small.Dataset, config: Config, mesh: Mesh, preprocessing: Preprocessing | None = None):
         train = dataset.train
         self.metadata = CheckpointMetadata(dataset.class_names, train.images.shape[1:], small.checksum(train))
         self.train_images = len(train)

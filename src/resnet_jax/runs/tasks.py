@@ -1,4 +1,26 @@
-"""What a run learns: to tell classes apart. A task does not know where its batches come from."""
+"""What a run learns: to tell classes apart, or what a task of one's own says.
+
+A task is made of a config and of what is known of the data; it does not know where its batches come from. This one is
+the paper's with another loss, which metrics.jsonl then tells as "train_top5_error":
+
+>>> import dataclasses, functools
+>>> import resnet_jax as rj
+>>> def with_top5(config, metadata, train_images, mesh):
+...     task = rj.runs.classification(config, metadata, train_images, mesh)
+...     loss = functools.partial(rj.training.cross_entropy, top_k=(5,))
+...     return dataclasses.replace(task, train_step=functools.partial(task.train_step, loss=loss))
+>>> run = rj.train(config, "runs/mine", make_task=with_top5)  # doctest: +SKIP
+
+A new data set wants no task. A folder of photographs is the data set "folder", and arrays are an input as they are:
+
+>>> def mine(config, mesh, log, preprocessing):
+...     dataset = rj.data.Dataset(train, None, test, ("cat", "dog"))  # splits such as rj.data.Split(images, labels)
+...     return rj.runs.ResidentInput(dataset, config, mesh, preprocessing)
+>>> run = rj.train(config, "runs/mine", open_input=mine)  # doctest: +SKIP
+
+What comes from elsewhere is an `inputs.Input` of one's own. What every command should know by its name gets that in
+`data.small.load` or `data.images.open_images`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
