@@ -159,11 +159,11 @@ class Checkpoints:
 
         steps = self._steps()
         for step in reversed(steps):
-            found, error = _attempt(lambda step=step: unseal(self._read(step, {"card": None})["card"]))
+            found, error = _attempt(lambda each: unseal(self._read(each, {"card": None})["card"]), step)
             if found is not None:
                 metadata, fields = found
                 wanted = abstract(metadata)
-                found, error = _attempt(lambda step=step: self._load(step, fields, wanted))
+                found, error = _attempt(self._load, step, fields, wanted)
                 if found is not None:
                     return Restored(step, *found, metadata)
             log(f"checkpoint {step} is damaged and passed over: {error}")
@@ -172,7 +172,7 @@ class Checkpoints:
         return None
 
     def _load(self, step: int, fields: dict[str, Any], wanted: Any) -> tuple[Any, Preprocessing]:
-        """The state or the variables, and the pre-processing; raises ValueError where they are not those of the save."""
+        """The state or variables, and the pre-processing; raises ValueError where they are not what was saved."""
         whole = isinstance(wanted, TrainState)
         network = "ema" if "ema" in fields["fingerprints"] else "variables"
         parts = _parts(wanted) if whole else {network: wanted}
@@ -220,11 +220,11 @@ class Checkpoints:
         )
 
 
-def _attempt(read: Callable[[], T]) -> tuple[T | None, str | None]:
+def _attempt(read: Callable[..., T], *arguments: Any) -> tuple[T | None, str | None]:
     """What was read, or None and the error of any process: all of them go on from the same checkpoint."""
     found, error = None, None
     try:
-        found = read()
+        found = read(*arguments)
     except (MemoryError, InputError):
         raise
     except Exception as exception:  # Orbax and TensorStore raise many types for damaged files.
