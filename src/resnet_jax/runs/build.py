@@ -19,7 +19,6 @@ from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.images import NAMES
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_jax.data.resident import Augmentation
 from resnet_jax.data.windows import LEAST_AREA
 from resnet_jax.distributed.mesh import check_divides, make_mesh
 from resnet_jax.errors import InputError
@@ -30,13 +29,32 @@ from resnet_jax.training import optimizers
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def _choice(config: Config, field: str, choices: tuple[str, ...]) -> str:
-    value: Any = config
-    for name in field.split("."):
-        value = value[name]
-    if value not in choices:
-        raise InputError(f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}")
-    return value
+_CHOICES = {
+    "model.family": models.FAMILIES,
+    "model.shortcut": ("A", "B", "C"),
+    "model.shortcut_padding": ("end", "both"),
+    "model.bottleneck_stride": ("1x1", "3x3"),
+    "model.stem_pool_padding": ("caffe", "torch"),
+    "model.dtype": (*_DTYPES, "auto"),
+    "optimizer.schedule": ("piecewise", "plateau"),
+    "optimizer.decay": ("all", "kernels"),
+    "optimizer.momentum_form": ("caffe", "torch"),
+    "stream.crop": ("random_scale", "random_resized_crop"),
+    "stream.interpolation": tuple(INTERPOLATIONS),
+    "stream.normalization": ("mean_image", "channels"),
+    "stream.channel_order": ("rgb", "bgr"),
+}
+
+
+def _check_choices(config: Config) -> None:
+    for field, choices in _CHOICES.items():
+        if (value := _value(config, field)) not in choices:
+            raise InputError(f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}")
+
+
+def _value(config: Config, field: str) -> Any:
+    section, _, name = field.rpartition(".")
+    return config[section][name] if section else config[name]
 
 
 def mesh(config: Config) -> Mesh:
@@ -59,43 +77,35 @@ def model(config: Config, num_classes: int) -> ResNet:
     Raises:
       InputError: an unknown family, depth or choice.
     """
-    family = _choice(config, "model.family", models.FAMILIES)
-    shortcut = _choice(config, "model.shortcut", ("A", "B", "C"))
+    _check_choices(config)
     fields = config.model
-    choices = {
-        "shortcut_padding": _choice(config, "model.shortcut_padding", ("end", "both")),
-        "bottleneck_stride": _choice(config, "model.bottleneck_stride", ("1x1", "3x3")),
-        "stem_pool_padding": _choice(config, "model.stem_pool_padding", ("caffe", "torch")),
-        "dtype": _dtype(config),
-    }
+    dtype = fields.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     try:
         return models.create(
-            f"{family}{fields.depth}",
+            f"{fields.family}{fields.depth}",
             num_classes=num_classes,
-            shortcut=None if family.endswith("plain") else shortcut,
+            shortcut=None if fields.family.endswith("plain") else fields.shortcut,
+            shortcut_padding=fields.shortcut_padding,
+            bottleneck_stride=fields.bottleneck_stride,
+            stem_pool_padding=fields.stem_pool_padding,
             momentum=fields.batch_norm_momentum,
             epsilon=fields.batch_norm_epsilon,
             bn_group_size=fields.bn_group_size,
+            dtype=_DTYPES[dtype],
             remat=fields.remat,
             unroll=fields.unroll,
             zero_init_residual=fields.zero_init_residual,
-            **choices,
         )
     except ValueError as error:
         raise InputError(f"config.model: {error}") from error
 
 
-def _dtype(config: Config) -> Any:
-    name = _choice(config, "model.dtype", (*_DTYPES, "auto"))
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return _DTYPES[name]
-
-
 def schedule(config: Config) -> optax.Schedule:
     """The learning rate at each iteration, before the paper's warm-up and plateaus."""
     fields = config.optimizer
-    if _choice(config, "optimizer.schedule", ("piecewise", "plateau")) == "plateau":
+    if fields.schedule == "plateau":
         rates = optax.constant_schedule(fields.learning_rate)
     else:
         total = config.train.iterations
@@ -124,57 +134,44 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
         schedule(config),
         momentum=fields.momentum,
         weight_decay=fields.weight_decay,
-        decay_everything=_choice(config, "optimizer.decay", ("all", "kernels")) == "all",
+        decay_everything=fields.decay == "all",
         warmup=warmup or None,
         plateau=plateau,
         trust_coefficient=fields.trust_coefficient,
-        momentum_form=_choice(config, "optimizer.momentum_form", ("caffe", "torch")),
+        momentum_form=fields.momentum_form,
     )
 
 
-def augmentation(config: Config) -> Augmentation:
-    """The augmentation of a data set that lies on the devices."""
-    return Augmentation(config.dataset.pad, config.dataset.mirror)
-
-
 def cropping(config: Config) -> stream.Cropping:
-    """How the windows of photographs are drawn."""
+    """How the windows of images are drawn."""
     fields = config.stream
     return stream.Cropping(fields.crop, tuple(fields.scales), fields.image_size)
 
 
 def resize_sizes(config: Config) -> dict[str, float]:
-    """Of a whole photograph, the greatest shorter sides in pixels that training and evaluation resize it to."""
+    """By field, the greatest shorter sides in pixels that training and evaluation resize a whole image to."""
     fields = config.stream
-    sides: dict[str, float] = {"config.stream.resize_size": fields.resize_size}
+    sizes: dict[str, float] = {"config.stream.resize_size": fields.resize_size}
     if fields.crop == "random_scale":
-        sides["config.stream.scales"] = max(fields.scales)
+        sizes["config.stream.scales"] = max(fields.scales)
     else:
-        # Of a square photograph, whose least window becomes one of `side` pixels.
-        sides["config.stream.crop"] = fields.image_size / math.sqrt(LEAST_AREA)
-    return sides
+        # Of a square image, whose least window becomes one of `image_size` pixels.
+        sizes["config.stream.crop"] = fields.image_size / math.sqrt(LEAST_AREA)
+    return sizes
 
 
 def workers(config: Config) -> int:
-    """Processes that decode photographs: `config.stream.num_workers`, or all cores but one.
-
-    On fewer than four cores none: threads of the training process share them better.
-    """
-    chosen = config.stream.num_workers
-    if chosen is not None:
-        return chosen
+    """Processes that decode images: `config.stream.num_workers`, or all cores but one."""
+    if config.stream.num_workers is not None:
+        return config.stream.num_workers
     cores = sequential.available_cores()
+    # Threads of the training process share fewer than four cores better.
     return cores - 1 if cores >= 4 else 0
 
 
 def image_preprocessing(config: Config, train: ImageSource, log: Callable[[str], None]) -> Preprocessing:
-    """The pre-processing of a run on photographs; "mean_image" looks at many of them, which `log` announces."""
+    """The pre-processing of streamed images; "mean_image" looks at many of them, which `log` announces."""
     fields = config.stream
-    view: dict[str, Any] = {
-        "channel_order": fields.channel_order,
-        "resize_size": fields.resize_size,
-        "interpolation": fields.interpolation,
-    }
     if fields.normalization == "channels":
         mean, std = (255 * np.array(each, np.float32)[None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
     else:
@@ -184,42 +181,22 @@ def image_preprocessing(config: Config, train: ImageSource, log: Callable[[str],
         std = np.ones((1, 1, 3), np.float32)
     if fields.channel_order == "bgr":
         mean, std = mean[..., ::-1], std[..., ::-1]
-    return Preprocessing(jnp.asarray(mean), jnp.asarray(std), **view)
+    return Preprocessing(
+        jnp.asarray(mean), jnp.asarray(std), fields.channel_order, fields.resize_size, fields.interpolation
+    )
 
 
 # The least and the greatest value of each number that a run can have.
 _BOUNDS = {
-    "seed": (0, 2**32 - 1),  # JAX's keys would make several seeds outside one and the same
-    "model.batch_norm_momentum": (0, 1),
-    "model.batch_norm_epsilon": (0, math.inf),
-    "dataset.pad": (0, math.inf),
-    "optimizer.learning_rate": (0, math.inf),
-    "optimizer.momentum": (0, 1),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.factor": (0, math.inf),
-    "optimizer.patience": (1, math.inf),
-    "optimizer.constant_warmup": (0, math.inf),
-    "optimizer.warmup_steps": (0, math.inf),
-    "optimizer.warmup_start": (0, math.inf),
-    "optimizer.trust_coefficient": (1e-9, math.inf),
-    "stream.image_size": (1, math.inf),
-    "stream.resize_size": (1, math.inf),
-    "stream.mean_images": (1, math.inf),
-    "stream.pca_lighting_std": (0, math.inf),
-    "stream.max_corrupt_fraction": (0, 1),
-    "stream.num_workers": (0, math.inf),
-    "train.grad_accum_steps": (1, math.inf),
-    "train.max_skipped_steps": (0, math.inf),
-    "train.batch_size": (1, math.inf),
-    "train.iterations": (1, math.inf),
-    "train.log_every": (1, math.inf),
-    "train.eval_every": (1, math.inf),
-    "train.checkpoint_every": (1, math.inf),
-    "train.keep_every": (1, math.inf),
-    "train.keep_last": (1, math.inf),
-    "eval.batch_size": (1, math.inf),
-    "mesh.data": (1, math.inf),
-    "mesh.fsdp": (1, math.inf),
+    (0, 2**32 - 1): "seed",  # JAX's keys would make several seeds outside one and the same
+    (0, 1): "model.batch_norm_momentum optimizer.momentum stream.max_corrupt_fraction",
+    (1e-9, math.inf): "optimizer.trust_coefficient",
+    (0, math.inf): """model.batch_norm_epsilon dataset.pad optimizer.learning_rate optimizer.weight_decay
+        optimizer.factor optimizer.constant_warmup optimizer.warmup_steps optimizer.warmup_start
+        stream.pca_lighting_std stream.num_workers train.max_skipped_steps""",
+    (1, math.inf): """optimizer.patience stream.image_size stream.resize_size stream.mean_images train.batch_size
+        train.grad_accum_steps train.iterations train.log_every train.eval_every train.checkpoint_every
+        train.keep_every train.keep_last eval.batch_size mesh.data mesh.fsdp""",
 }
 
 
@@ -229,13 +206,13 @@ def check(config: Config) -> None:
     Raises:
       InputError: names the field.
     """
-    for field, (least, greatest) in _BOUNDS.items():
-        value: Any = config
-        for name in field.split("."):
-            value = value[name]
-        if value is not None and not least <= value <= greatest:
-            wanted = f"from {least} to {greatest}" if math.isfinite(greatest) else f"at least {least}"
-            raise InputError(f"config.{field} is {value}, but it must be {wanted}")
+    for (least, greatest), fields in _BOUNDS.items():
+        for field in fields.split():
+            value = _value(config, field)
+            if value is not None and not least <= value <= greatest:
+                wanted = f"from {least} to {greatest}" if math.isfinite(greatest) else f"at least {least}"
+                raise InputError(f"config.{field} is {value}, but it must be {wanted}")
+    _check_choices(config)
     boundaries = config.optimizer.boundaries
     if not all(each > 0 if type(each) is int else isinstance(each, float) and 0 < each < 1 for each in boundaries):
         raise InputError(
@@ -268,24 +245,16 @@ def check_bn_groups(config: Config, images: int, devices: int = 1) -> None:
 
 def _check_constants(config: Config) -> None:
     """Refuses numbers with which nothing is learnt."""
-    fields, momentum = config.optimizer, config.model.batch_norm_momentum
-    if fields.learning_rate == 0:
-        raise InputError(
-            "config.optimizer.learning_rate is 0, with which no parameter changes: give it a value above 0"
-        )
-    if fields.factor == 0:
-        raise InputError(
-            "config.optimizer.factor is 0, with which the first drop of the rate ends all learning: give it one above 0"
-        )
-    if fields.momentum == 1:
-        raise InputError(
-            "config.optimizer.momentum is 1, with which no gradient is ever forgotten: give it a value below 1"
-        )
-    if momentum == 1:
-        raise InputError(
-            "config.model.batch_norm_momentum is 1, with which the running statistics that evaluation uses stay as "
-            "they were at the start: give it a value below 1"
-        )
+    fields = config.optimizer
+    for field, value, effect in (
+        ("optimizer.learning_rate", 0, "no parameter changes"),
+        ("optimizer.factor", 0, "the first drop of the rate ends all learning"),
+        ("optimizer.momentum", 1, "no gradient is ever forgotten"),
+        ("model.batch_norm_momentum", 1, "the running statistics that evaluation uses stay as they were at the start"),
+    ):
+        if _value(config, field) == value:
+            wanted = "below" if value else "above"
+            raise InputError(f"config.{field} is {value}, with which {effect}: give it a value {wanted} {value}")
     decayed = fields.learning_rate * fields.weight_decay
     if decayed >= 1 and fields.trust_coefficient is None:
         raise InputError(
@@ -310,21 +279,17 @@ def check_learnable(config: Config, network: ResNet, image_shape: tuple[int, ...
             f"{config.dataset.name} has {network.num_classes} class, and there is nothing to tell apart: give it at "
             "least two"
         )
-    images = network.bn_group_size or config.train.batch_size // config.train.grad_accum_steps
-    if images > 1:
+    size, steps = config.train.batch_size, config.train.grad_accum_steps
+    if (network.bn_group_size or size // steps) > 1:
         return
-    single = [path for path, sides in batch_norm_maps(network, image_shape).items() if sides == (1, 1)]
+    single = [path for path, shape in batch_norm_maps(network, image_shape).items() if shape == (1, 1)]
     if not single:
         return
-    fields = config.train
-    why = (
-        "config.model.bn_group_size is 1"
-        if network.bn_group_size
-        else f"config.train.batch_size={fields.batch_size} has parts of 1 image with grad_accum_steps={fields.grad_accum_steps}"
-        if fields.grad_accum_steps > 1
-        else "config.train.batch_size is 1"
-    )
-    what = "a larger bn_group_size" if network.bn_group_size else "a larger batch_size or a smaller grad_accum_steps"
+    if network.bn_group_size:
+        why, what = "config.model.bn_group_size is 1", "a larger bn_group_size"
+    else:
+        cut = f"={size} has microbatches of 1 image with grad_accum_steps={steps}" if steps > 1 else " is 1"
+        why, what = f"config.train.batch_size{cut}", "a larger batch_size or a smaller grad_accum_steps"
     larger = "config.stream.image_size" if config.dataset.name in NAMES else "images"
     raise InputError(
         f"the batch norm {'/'.join(single[0])} would see one value of each channel, and make zero of it: {why}, and of "
@@ -333,10 +298,6 @@ def check_learnable(config: Config, network: ResNet, image_shape: tuple[int, ...
 
 
 def _check_stream(config: Config) -> None:
-    _choice(config, "stream.crop", ("random_scale", "random_resized_crop"))
-    _choice(config, "stream.interpolation", tuple(INTERPOLATIONS))
-    _choice(config, "stream.normalization", ("mean_image", "channels"))
-    _choice(config, "stream.channel_order", ("rgb", "bgr"))
     fields, scales = config.stream, tuple(config.stream.scales)
     whole = len(scales) == 2 and all(type(scale) is int for scale in scales)
     if fields.crop == "random_scale" and not (whole and fields.image_size <= scales[0] <= scales[1]):
@@ -346,8 +307,8 @@ def _check_stream(config: Config) -> None:
         )
     if fields.resize_size < fields.image_size:
         raise InputError(
-            f"config.stream.resize_size is {fields.resize_size}, but no window of config.stream.image_size={fields.image_size} "
-            "can be cut from that"
+            f"config.stream.resize_size is {fields.resize_size}, but no window of "
+            f"config.stream.image_size={fields.image_size} can be cut from that"
         )
     if config.dataset.validation_images:
         raise InputError(

@@ -8,7 +8,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -48,14 +48,14 @@ class Checkpoints:
 
     Saving is asynchronous and atomic: a run that is killed at any moment leaves whole checkpoints only. A checkpoint
     has four parts: "variables" and "preprocessing", which make predictions; "training", the step and the optimiser's
-    state; and "card", a text with its checksum, which holds the fingerprints of the other three: each route that loads
-    a part checks it. Of several processes each writes what its own devices hold; all of them must call every method.
+    state; and "card", a text with its checksum, which holds the fingerprints of the others; a fifth, "ema", where
+    variables are averaged. Whoever loads a part checks its fingerprint. Of several processes each writes what its own
+    devices hold; all of them must call every method.
 
     Args:
       workdir: of the run.
       write: whether to save, which only one run at a time can do in a workdir.
-      keep_last: how many of the last checkpoints are kept. More than one, so that a damaged one costs the steps of one
-        interval and not the run.
+      keep_last: of the last checkpoints so many are kept: a damaged one costs the steps of an interval and not the run.
       keep_every: checkpoints whose step this number divides are kept for good.
 
     Raises:
@@ -72,8 +72,7 @@ class Checkpoints:
             kept: Any = policies.LatestN(keep_last)
             if keep_every is not None:
                 kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(keep_every)])
-            # Small arrays are written by one device: for each to write its part, Orbax compiles a program for every
-            # shape.
+            # For each device to write its part of a small array, Orbax would compile a program for every shape.
             context = ocp.Context()
             context.array.saving.min_slice_bytes_for_replica_parallel = 2**24
             self._checkpointer = ocp.training.Checkpointer(
@@ -85,8 +84,8 @@ class Checkpoints:
                 # What a killed run was writing; a reader must leave alone what a live run is writing.
                 cleanup_tmp_directories=write,
             )
-            # Orbax would ask JAX for a notice to stop at its steps; JAX remembers the last number that it was asked
-            # with, and those of the places where the loop can stop are others: a notice would pass unseen.
+            # Orbax would ask JAX at its steps whether to stop. JAX remembers the last number that it was asked with,
+            # and `Interruptible` counts otherwise: a notice would pass unseen.
             self._checkpointer._manager.reached_preemption = lambda step: False
             self._agree()
             self._held = held.pop_all()
@@ -120,13 +119,8 @@ class Checkpoints:
             # A run only gets to a step again when `restore` could not read its checkpoint.
             for passed_over in (each for each in self._steps() if each >= step):
                 self._checkpointer.delete(passed_over)
-            self._checkpointer.save_checkpointables_async(
-                step,
-                {
-                    **parts,
-                    "card": seal(metadata, preprocessing, {name: int(value) for name, value in fingerprints.items()}),
-                },
-            )
+            card = seal(metadata, preprocessing, {name: int(value) for name, value in fingerprints.items()})
+            self._checkpointer.save_checkpointables_async(step, {**parts, "card": card})
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises as `save`."""
@@ -141,17 +135,14 @@ class Checkpoints:
     def restore(
         self, abstract: Callable[[CheckpointMetadata], TrainState | dict[str, Any]], log: Callable[[str], None]
     ) -> Restored | None:
-        """Loads the newest whole checkpoint.
+        """Loads the newest whole checkpoint; None if there is none.
 
-        One that cannot be read is passed over; `save` replaces it when the run gets there again.
+        Damaged ones are passed over; `save` replaces them when the run gets there again.
 
         Args:
           abstract: given what a checkpoint says of itself, the shapes, dtypes and shardings to restore to: of a whole
-            `TrainState`, or of a network's variables, which leave the optimiser's state on the disk.
+            `TrainState`, or of a network's variables alone: the averaged ones where there are some.
           log: is given one line about each damaged checkpoint.
-
-        Returns:
-          None if there is no checkpoint.
 
         Raises:
           InputError: there are checkpoints, and none can be read, or a newer resnet_jax wrote the newest one.
@@ -204,7 +195,7 @@ class Checkpoints:
     def _agree(self) -> None:
         """Waits until all processes see the same files: a network file system shows the newest ones late to some.
 
-        Where one of them fails to read what the others read, Orbax lets these wait for it for minutes.
+        Where one of them failed to read what the others read, these would wait in Orbax for minutes.
         """
         if jax.process_count() == 1:
             return
@@ -248,8 +239,8 @@ def _parts(state: TrainState) -> dict[str, Any]:
 
 
 def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
-    """The folder by a name that means itself in a pattern: Orbax looks for what it has to merge with patterns that it
-    makes of the folder's path, and of a folder called [x] it would write checkpoints that nobody can read.
+    """The folder by a name without wildcards: Orbax uses its paths as patterns, and of a folder called [x] it would
+    write checkpoints that nobody can read.
     """
     if not re.search(r"[*?\[\]\\]", str(workdir)):
         return workdir
@@ -279,29 +270,26 @@ def _lock(workdir: Path) -> IO[str]:
     return file
 
 
-class _clear_errors:  # noqa: N801 (a context manager that reads as a verb)
+@contextlib.contextmanager
+def _clear_errors(directory: Path) -> Iterator[None]:
     """Turns whatever Orbax raises when the disk is full into one clear line."""
-
-    def __init__(self, directory: Path):
-        self.directory = directory
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        causes = error
+    try:
+        yield
+    except Exception as error:
+        causes: BaseException | None = error
         while causes is not None:
-            if "No space left" in str(causes) or getattr(causes, "errno", None) == 28:
-                raise DiskFullError(
-                    f"the disk is full: no checkpoint could be written to {self.directory}; the older ones are whole: "
-                    "free some space and run the same command again"
-                ) from error
-            if "Too many open files" in str(causes):
-                raise DiskFullError(
-                    f"too many files are open: no checkpoint could be written to {self.directory}; the older ones are "
-                    "whole: allow more of them (ulimit -n 4096) and run the same command again"
-                ) from error
-            causes = causes.__cause__ or causes.__context__
+            if "No space left" in str(causes) or getattr(causes, "errno", None) == errno.ENOSPC:
+                wrong, advice = "the disk is full", "free some space"
+            elif "Too many open files" in str(causes):
+                wrong, advice = "too many files are open", "allow more of them (ulimit -n 4096)"
+            else:
+                causes = causes.__cause__ or causes.__context__
+                continue
+            raise DiskFullError(
+                f"{wrong}: no checkpoint could be written to {directory}; the older ones are whole: {advice} and run "
+                "the same command again"
+            ) from error
+        raise
 
 
 def _first_line(error: BaseException) -> str:

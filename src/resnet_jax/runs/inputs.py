@@ -18,7 +18,7 @@ from resnet_jax.data import cache, images, sequential, small, stream
 from resnet_jax.data.augment import augment_images
 from resnet_jax.data.batch import Batch, batch_indices
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.data.resident import eval_batch, put_split, train_batch
+from resnet_jax.data.resident import Augmentation, eval_batch, put_split, train_batch
 from resnet_jax.distributed import agreement
 from resnet_jax.distributed.mesh import batch_sharded, put_batch, put_everywhere
 from resnet_jax.errors import InputError, warn
@@ -126,7 +126,7 @@ class ResidentInput:
         if dataset.validation is not None:
             self._scored["validation"] = put_split(dataset.validation, mesh)
         self._config, self._mesh, self._seed = config, mesh, put_everywhere(mesh, np.uint32(config.seed))
-        self._augmentation = build.augmentation(config)
+        self._augmentation = Augmentation(fields.pad, fields.mirror)
 
     def _train_batch(self, data: Any, seed: jax.Array, step: jax.Array) -> Batch:
         split, preprocessing = data

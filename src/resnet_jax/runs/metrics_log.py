@@ -15,11 +15,9 @@ from resnet_jax.files import expanded, write_whole
 
 
 def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = warn) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last one that a kill cut short is left out, and so are damaged ones.
+    """The lines of a workdir's metrics.jsonl; `log` is told of damaged ones, which are left out.
 
-    Args:
-      workdir: of the run.
-      log: is given a line about damaged ones.
+    A last line without an end is no damage: a kill cut it short.
     """
     path = expanded(workdir, "workdir") / "metrics.jsonl"
     *whole, _ = (path.read_bytes() if path.exists() else b"").split(b"\n")
@@ -29,11 +27,8 @@ def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = w
             line = json.loads(text.decode())
         except ValueError:
             line = None
-        if (
-            isinstance(line, dict)
-            and type(line.get("step")) is int
-            and all(type(value) in (int, float) for value in line.values())
-        ):
+        whole = isinstance(line, dict) and type(line.get("step")) is int
+        if whole and all(type(value) in (int, float) for value in line.values()):
             lines.append(line)
         else:
             damaged.append(str(number))
@@ -45,13 +40,10 @@ def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = w
 class MetricsLog:
     """Writes scalars to metrics.jsonl, a line for each step, and to TensorBoard; a context manager.
 
-    Lines of steps after `step`, which a run that was killed had reached past its last checkpoint, are dropped: they
-    will be written again. Damaged ones are dropped too, which `log` is told, and also where TensorBoard has to go
-    without.
+    Lines after `step`, the last checkpoint's, are dropped, for they will be written again, and so are damaged ones.
     """
 
     def __init__(self, workdir: Path, step: int, log: Callable[[str], None] = warn):
-        # Damaged lines are said here, once: the file is written without them.
         kept = [line for line in read_metrics(workdir, log) if line["step"] <= step]
         self._path = workdir / "metrics.jsonl"
         self._begin(kept)
@@ -83,16 +75,13 @@ class MetricsLog:
 
 
 class Events:
-    """Writes scalars to a folder of events. Where that fails it says so once and writes no more: no run waits for it.
+    """Writes scalars to a folder for TensorBoard, which forgets those after `step`.
 
-    Args:
-      folder: for the events, below one that exists.
-      step: TensorBoard forgets those after it, which will be written again.
-      log: is given a line about what went wrong.
+    Where that fails it says so once and writes no more: no run waits for it.
     """
 
     def __init__(self, folder: Path, step: int, log: Callable[[str], None] = warn):
-        self._folder, self._say = folder, log
+        self._folder, self._log = folder, log
         self._writer: Any = None
         with self._optional():
             # Its SummaryWriter writes from a thread, which would tell of a full disk with a traceback.
@@ -106,7 +95,6 @@ class Events:
             self._writer = writer
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the scalars of one step."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -120,19 +108,18 @@ class Events:
             self._writer = writer
 
     def close(self) -> None:
-        """Writes what is left."""
         if self._writer is not None:
             with self._optional():
                 self._writer.close()
 
     def _optional(self) -> contextlib.AbstractContextManager[None]:
-        return optional(f"the rest of {self._folder} for TensorBoard", self._say)
+        return optional(f"the rest of {self._folder} for TensorBoard", self._log)
 
 
 def import_without_torch() -> None:
-    """Imports tensorboardX without PyTorch, which where there is one takes two seconds and is nothing to scalars.
+    """Imports tensorboardX without PyTorch, which would take two seconds: for the command line.
 
-    Meanwhile nothing in this process can import PyTorch, and its tensorboardX stays without it: for the command line.
+    Meanwhile nothing in this process can import PyTorch, and its tensorboardX stays without it.
     """
     if "torch" in sys.modules:
         return

@@ -1,8 +1,7 @@
 """What people read: lines, tables and progress bars. This file alone knows Rich.
 
-Rich reads "[b]" and ":smile:" in what it prints, and cuts a long word. Here a text is shown as it is, since it may be
-the name of somebody's file. And a console that cannot write stops nothing: the reader of `train | head` has gone, and
-the run goes on.
+Texts are shown as they are, since they may be names of files: Rich would read "[b]" and ":smile:" in them, and cut long
+words. A console that cannot write stops nothing: the reader of `train | head` has gone, and the run goes on.
 """
 
 import contextlib
@@ -25,10 +24,10 @@ _UNLIMITED = 10_000
 
 
 class Console(rich.console.Console):
-    """Prints texts as they are, control characters escaped, each on one line; made by `console`."""
+    """Prints each text on one line, control characters escaped; made by `console`."""
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Every string that is printed comes through here, those in tables too."""
+        # Every string comes through here, those in tables too.
         return super().render_str(printable(text), **settings)
 
 
@@ -56,12 +55,7 @@ class _Lossy:
 
 
 def console(file: IO[str] | None = None, **settings: Any) -> Console:
-    """A console for names that people gave.
-
-    Args:
-      file: where it writes; by default standard output.
-      settings: of Rich's console, such as `quiet`.
-    """
+    """A console that writes to `file`, by default standard output; the settings are Rich's, such as `quiet`."""
     stream: Any = file if file is not None else sys.stdout
     if stream is not None:  # as where the process began with it closed
         stream = _Lossy(stream)
@@ -73,14 +67,7 @@ def console(file: IO[str] | None = None, **settings: Any) -> Console:
 
 @contextlib.contextmanager
 def bar(console: Console, label: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
-    """A progress bar, on terminals only, which its end wipes away; yields `update(completed, note="")`.
-
-    Args:
-      console: where it stands; lines that are printed there meanwhile stand above it.
-      label: before it.
-      total: how much there is to do.
-      completed: how much of it is done already.
-    """
+    """A progress bar below what the console prints, on terminals only; yields `update(completed, note="")`."""
     columns = (
         rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
@@ -106,11 +93,7 @@ def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", text_columns: int = 1) -> str:
     """A table as text, as wide as the terminal at most; where there is none, as wide as what is in it.
 
-    Args:
-      headings: of the columns.
-      rows: texts; an empty row leaves a gap.
-      title: above it.
-      text_columns: so many columns, the first ones, hold words and begin at the left; numbers end at the right.
+    An empty row leaves a gap. The first `text_columns` hold words, which begin at the left; numbers end at the right.
     """
     made = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE)
     for i, heading in enumerate(headings):
