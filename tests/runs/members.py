@@ -59,6 +59,8 @@ class Members:
             **os.environ,
             "JAX_NUM_CPU_DEVICES": str(devices),
             "PYTHONUNBUFFERED": "1",
+            # For the helpers that lie beside the folders of tests.
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split()]),
         }
         self.processes, self._logs = [], []
         for process in range(count):

@@ -30,16 +30,11 @@ def from_torch(
     prefix: str | None = None,
     **stated: Any,
 ) -> str:
-    """Makes a workdir that `evaluate` and `predict` use like that of a run, from a file of PyTorch weights.
-
-    Its config names the network, its checkpoint holds the weights and the pre-processing.
+    """Makes a workdir, like that of a run, from a file of PyTorch weights; returns the name of the network.
 
     Args:
       source, log, prefix, **stated: see `classifiers.load_torch`.
       directory: a folder that does not exist or is empty.
-
-    Returns:
-      The name of the network.
 
     Raises:
       InputError: as `load_torch`, or the folder holds something.
@@ -55,14 +50,12 @@ def from_torch(
     state, preprocessing = jax.device_put((state, classifier.preprocessing), everywhere)
     workdir.claim(directory, config)
     with Checkpoints(directory, write=True) as checkpoints:
-        checkpoints.save(
-            state, preprocessing, CheckpointMetadata(classifier.class_names, classifier.image_shape, data_crc=0), step=0
-        )
+        metadata = CheckpointMetadata(classifier.class_names, classifier.image_shape, data_crc=0)
+        checkpoints.save(state, preprocessing, metadata, step=0)
     return f"{config.model.family}{config.model.depth}"
 
 
 def _config(classifier: Classifier, dataset: str) -> Config:
-    """The config of a run whose network this is."""
     config, preprocessing = base.get_config(), classifier.preprocessing
     model: Any = classifier.model
     family, depth = family_and_depth(model)
@@ -91,11 +84,9 @@ def _config(classifier: Classifier, dataset: str) -> Config:
 def to_torch(
     directory: str | os.PathLike[str], destination: str | os.PathLike[str], log: Callable[[str], None] = warn
 ) -> None:
-    """Writes a run's newest checkpoint in torchvision's layout (akamaster's for CIFAR networks).
+    """Writes the newest checkpoint of a workdir in torchvision's layout (akamaster's for CIFAR networks).
 
-    Args:
-      directory: the run's workdir.
-      destination, log: see `classifiers.save_torch`.
+    The other arguments are those of `classifiers.save_torch`.
 
     Raises:
       InputError: no checkpoint, or a file that cannot be written.

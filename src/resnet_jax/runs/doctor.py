@@ -29,12 +29,10 @@ GRADES = ("ok", "attention", "impossible")
 _PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "optax", "numpy", "grain", "deep-residual-jax")
 # What an accelerator's driver makes, and the extra of this package that uses it.
 _DRIVERS = {"cuda": "/dev/nvidia[0-9]*", "tpu": "/dev/accel[0-9]*"}
-# Bytes that should be free for checkpoints, of which several are kept.
-_ROOM = 5 * 2**30
 
 
 class Finding(NamedTuple):
-    """What a check says: its name, one of `GRADES`, what was found, and what to do about it ("" where all is well)."""
+    """What a check found, as one of `GRADES` and in words, and what to do about it ("" where all is well)."""
 
     check: str
     grade: str
@@ -43,11 +41,11 @@ class Finding(NamedTuple):
 
 
 def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None = None) -> dict[str, Any]:
-    """Calls what `train` checks before it trains, on all processes together; leaves nothing behind.
+    """Checks what `train` checks before it trains, on all processes together; leaves nothing behind.
 
     Args:
-      workdir: of the run that is to be trained; it need not exist. None: it is not examined.
-      config: of that run. None: its mesh and its data are not examined.
+      workdir: of the run, which need not exist, or None.
+      config: of the run, or None.
 
     Returns:
       a JSON-able dict, the same on every process: "environment" (of process 0), "grade" (the worst one) and "findings",
@@ -79,7 +77,6 @@ def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None
 
 
 def _look(name: str, check: Callable[[], tuple[str, str]]) -> Finding:
-    """Makes a check, which returns what it found and some advice, or raises an `InputError`."""
     try:
         says, advice = check()
     except InputError as error:
@@ -89,12 +86,11 @@ def _look(name: str, check: Callable[[], tuple[str, str]]) -> Finding:
 
 def _together(said: Sequence[Finding]) -> Finding:
     """The worst of what the processes say of one check, and which of them say it."""
-    grade = max((each.grade for each in said), key=GRADES.index)
-    worst = [process for process, each in enumerate(said) if each.grade == grade]
-    first = said[worst[0]]
-    if len(worst) == len(said):
-        return first
-    return first._replace(says=f"process {', '.join(map(str, worst))}: {first.says}")
+    worst = max(said, key=lambda each: GRADES.index(each.grade))
+    processes = [process for process, each in enumerate(said) if each.grade == worst.grade]
+    if len(processes) == len(said):
+        return worst
+    return worst._replace(says=f"process {', '.join(map(str, processes))}: {worst.says}")
 
 
 def _devices() -> tuple[str, str]:
@@ -109,7 +105,7 @@ def _devices() -> tuple[str, str]:
 
 
 def _processes() -> tuple[str, str]:
-    """Whether a launcher has started several processes that know nothing of each other."""
+    # A launcher may have started several that know nothing of each other.
     count, machines = jax.process_count(), len(set(agreement.exchange(socket.gethostname())))
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
@@ -138,15 +134,8 @@ def _data(config: Config) -> tuple[str, str]:
     name, folder = config.dataset.name, config.dataset.data_dir
     if name not in NAMES:
         return f"{len(small.load(name, folder, config.dataset.validation_images).train)} images to train on", ""
-    train = open_images(name, folder).train
-    batches = stream.train_batches(
-        train,
-        build.cropping(config),
-        seed=0,
-        batch_size=config.train.batch_size,
-        start=0,
-        workers=config.stream.num_workers,
-    )
+    train, size, workers = open_images(name, folder).train, config.train.batch_size, config.stream.num_workers
+    batches = stream.train_batches(train, build.cropping(config), seed=0, batch_size=size, start=0, workers=workers)
     batches.close()  # before its workers start
     free = shared_memory.free_bytes()
     room = "" if free is None else f", {free / 2**30:,.1f} GiB free in {shared_memory.FOLDER}"
@@ -159,17 +148,16 @@ def _mesh(config: Config | None) -> tuple[str, str]:
 
 
 def _workdir(workdir: Path) -> tuple[str, str]:
-    # A workdir that does not exist yet is not made: its nearest folder stands for it. Path.exists would raise an error
-    # where a folder above must not be read.
+    # Of one that is not there yet the nearest folder above. Path.exists would raise where a folder must not be read.
     folder = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if os.path.exists(path))
     agreement.check_folder(folder)
     free = shutil.disk_usage(folder).free
     says = f"every process can write in {folder}, {free / 2**30:,.0f} GiB free"
-    return says, "free some space: checkpoints need a few GiB" if free < _ROOM else ""
+    return says, "free some space: checkpoints need a few GiB" if free < 5 * 2**30 else ""
 
 
 def render(result: dict[str, Any]) -> str:
-    """Writes the dict of `examine` for people: the environment and the findings."""
+    """The dict of `examine` as text."""
     lines = [*environment_lines(result["environment"]), ""]
     for each in result["findings"]:
         lines.append(f"{each['grade']:10}  {each['check']}: {each['says']}")

@@ -21,9 +21,6 @@ from resnet_jax.files import expanded, write_whole
 from resnet_jax.runs.loading import load_run
 from resnet_jax.runs.recalibrate import recalibrate_run
 
-# A picture of more classes cannot be read.
-_MOST_CLASSES = 30
-
 
 def evaluate_runs(
     workdirs: Sequence[str | os.PathLike[str]],
@@ -39,7 +36,7 @@ def evaluate_runs(
     log: Callable[[str], None] = warn,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """The errors and the loss of runs' newest checkpoints, see `evaluate`; several runs are an ensemble.
+    """Scores runs' newest checkpoints, see `evaluation.evaluate`; several runs are an ensemble.
 
     Args:
       workdirs: of the runs.
@@ -47,12 +44,11 @@ def evaluate_runs(
       dataset, data_dir: what the data is and where it lies, if not what and where the first run's config says: ImageNet
         may also be a folder or a cache. EXIF orientations are applied or ignored as `open_images` says.
       batch_size: images at a time, if not the first run's.
-      protocol, scales, averaging: see `evaluate`.
+      protocol, scales, averaging: see `evaluation.evaluate`.
       recalibrate: training batches to average each run's batch-norm statistics over first, see `recalibrate_run`.
-      output: a folder for `result.json`, `predictions.csv`, `per_class.csv`, `confusion.csv` and, where it can be read,
-        `confusion.png`.
-      log: is given a line about each damaged checkpoint, about each damaged image, which is left out, about files of a
-        folder that are passed over, and about a cache that keeps images smaller than they are shown.
+      output: a folder for `result.json`, `predictions.csv`, `per_class.csv`, `confusion.csv` and, of at most 30
+        classes, `confusion.png`.
+      log: is given lines about damaged checkpoints and images, which are left out, and about the data.
       progress: shows how many images are scored.
 
     Returns:
@@ -97,11 +93,7 @@ def evaluate_runs(
 
 
 def _open(
-    config: Config,
-    split: str | None,
-    dataset: str | None,
-    data_dir: str | os.PathLike[str] | None,
-    log: Callable[[str], None],
+    config: Config, split: str | None, dataset: str | None, data_dir: Any, log: Callable[[str], None]
 ) -> tuple[small.Split | ImageSource, tuple[str, ...], str, int | None]:
     """The images of a split, the names of their classes, the split's name, and the shorter side that a cache keeps."""
     fields = config.dataset
@@ -119,7 +111,6 @@ def _open(
 
 
 def _made(folder: Path) -> Path:
-    """The folder for an evaluation's files, which is there now."""
     if (folder / "config.json").exists():
         raise InputError(f"{folder} is the workdir of a run, which has a result.json of its own: use another --output")
     try:
@@ -132,34 +123,21 @@ def _made(folder: Path) -> Path:
 def _write_tables(
     folder: Path, result: Mapping[str, Any], found: Outcomes, class_names: Sequence[str], log: Callable[[str], None]
 ) -> None:
-    """Writes an evaluation into a folder, each file as a whole.
-
-    `predictions.csv` holds a line for each image that was scored, `per_class.csv` one for each class, without an
-    accuracy where there are no images; `confusion.csv` has a row for each true class and a column for each predicted
-    one. A picture that cannot be drawn is one line to `log`.
-    """
-    confusion = found.confusion()
+    confusion, done = found.confusion(), np.flatnonzero(found.done).tolist()
     predictions = (
-        (
-            found.names[i],
-            class_names[found.labels[i]],
-            class_names[found.predicted[i]],
-            f"{found.probabilities[i]:.6g}",
-        )
-        for i in np.flatnonzero(found.done).tolist()
+        (found.names[i], class_names[found.labels[i]], class_names[found.predicted[i]], f"{found.probabilities[i]:.6g}")
+        for i in done
     )
-    per_class = (
-        (name, images, correct, f"{correct / images:.6g}" if images else "")
-        for name, images, correct in zip(
-            class_names, confusion.sum(1).tolist(), confusion.diagonal().tolist(), strict=True
-        )
-    )
-    counts = ((name, *row) for name, row in zip(class_names, confusion.tolist(), strict=True))
+    counts = zip(class_names, confusion.sum(1).tolist(), confusion.diagonal().tolist(), strict=True)
+    # A class without images has no accuracy.
+    per_class = ((name, images, right, f"{right / images:.6g}" if images else "") for name, images, right in counts)
+    # A row is a true class.
+    rows = ((name, *row) for name, row in zip(class_names, confusion.tolist(), strict=True))
     _write_csv(folder / "predictions.csv", ("image", "label", "predicted", "probability"), predictions)
     _write_csv(folder / "per_class.csv", ("class", "images", "correct", "accuracy"), per_class)
-    _write_csv(folder / "confusion.csv", ("true", *class_names), counts)
+    _write_csv(folder / "confusion.csv", ("true", *class_names), rows)
     write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    if len(class_names) <= _MOST_CLASSES:
+    if len(class_names) <= 30:  # of more classes nobody could read it
         with optional(f"the picture {folder / 'confusion.png'}", log):
             from resnet_jax.analysis.plots import plot_confusion
 

@@ -1,5 +1,6 @@
-"""Where a run's batches come from: a data set that lies on the devices, or one that is read while the run goes on. An
-input does not know what is learnt from its batches.
+"""Where a run's batches come from: a data set that lies on the devices, or one that is read while the run goes on.
+
+An input does not know what is learnt from its batches.
 """
 
 import functools
@@ -35,8 +36,8 @@ class Program(NamedTuple):
 
     Attributes:
       steps: the compiled program of a dispatch of so many steps.
-      run_steps: (state, steps, stop) -> (state, metrics of each step); donates the state. Wherever it could end it asks
-        `stop`, and ends there when that is true: after fewer steps, perhaps.
+      run_steps: (state, steps, stop) -> (state, metrics of each step); donates the state. It asks `stop` wherever it
+        could end, and ends there when that is true, perhaps after fewer steps.
       evaluate: (state, split, stop) -> metrics of the whole split; where `stop` says so, of what was seen of it.
     """
 
@@ -81,8 +82,7 @@ class Input(Protocol):
         ...
 
 
-# Opens an input of a config on a mesh. The function is given lines about the data; a pre-processing that the run's
-# checkpoints have is not measured again.
+# Opens the input of a config on a mesh; see `open_input`.
 InputOpener: TypeAlias = Callable[[Config, Mesh, Callable[[str], None], Preprocessing | None], Input]
 
 
@@ -92,10 +92,9 @@ def open_input(
     """The input of a config: photographs are streamed, other data sets lie on the devices.
 
     Args:
-      config: of the run.
-      mesh: the devices.
+      config, mesh: of the run.
       log: is given lines about the data.
-      preprocessing: of the run's checkpoints, if it has any, which is not measured again.
+      preprocessing: of the run's checkpoints, which is not measured again; None where there are none.
 
     Raises:
       InputError: the config names data that do not exist, or the processes have different data.
@@ -180,15 +179,15 @@ _AHEAD = 2
 
 
 class StreamedInput:
-    """Photographs that are read while the run goes on: a step is a dispatch of its own; see `Input`."""
+    """Images that are read while the run goes on: each step is a dispatch; see `Input`."""
 
     test_split = eval_split = "validation"
 
     def __init__(self, config: Config, mesh: Mesh, log: Callable[[str], None], preprocessing: Preprocessing | None):
         dataset = images.open_images(config.dataset.name, config.dataset.data_dir, log)
         cache.warn_of_enlarging(dataset.resize_size, build.resize_sizes(config), log)
-        side = config.stream.image_size
-        self.metadata = CheckpointMetadata(dataset.class_names, (side, side, 3), dataset.crc)
+        size = config.stream.image_size
+        self.metadata = CheckpointMetadata(dataset.class_names, (size, size, 3), dataset.crc)
         self.train_images = len(dataset.train)
         _check_same_data(self.metadata, len(dataset.train), len(dataset.validation), dataset.crc)
         self._config, self._mesh, self._log, self._dataset = config, mesh, log, dataset
@@ -211,7 +210,7 @@ class StreamedInput:
         if self._placed is None:
             found = self._saved or build.image_preprocessing(self._config, self._dataset.train, self._log)
             # Each host measured the mean image of its own files, and the devices do not compare what they are given.
-            _check_same({"the checksum of the mean image": _checksum(found)})
+            _check_same({"the checksum of the mean image": zlib.crc32(np.asarray(found.mean).tobytes())})
             self._placed = put_everywhere(self._mesh, found)
         return self._placed
 
@@ -233,8 +232,7 @@ class StreamedInput:
         left_out = stream.DamageReport(self._dataset.validation, limit, self._log, "it is left out")
 
         @functools.cache
-        def steps(count: int) -> Any:
-            del count  # each is a dispatch of its own
+        def one_step() -> Any:
             state = abstract_state(task.model, task.optimizer, self.metadata.image_shape, mesh)
             batch, place = config.train.batch_size, batch_sharded(mesh)
             windows = jax.ShapeDtypeStruct((batch, *self.metadata.image_shape), jnp.uint8, sharding=place)
@@ -243,7 +241,7 @@ class StreamedInput:
 
         def run_steps(state: TrainState, count: int, stop: Callable[[], bool]) -> tuple[TrainState, Metrics]:
             self._windows.go_to(int(state.step))
-            step, found, damaged = steps(1), [], []
+            step, found, damaged = one_step(), [], []
             for _ in range(count):
                 batch = next(self._windows)
                 damaged += batch.damaged[batch.damaged >= 0].tolist()
@@ -259,9 +257,9 @@ class StreamedInput:
             return state, jax.tree.map(lambda *each: np.concatenate(each), *jax.device_get(found))
 
         def evaluate(state: TrainState, split: str, stop: Callable[[], bool]) -> Metrics:
-            photographs, damaged, totals = getattr(self._dataset, split), [], None
+            source, damaged, totals = getattr(self._dataset, split), [], None
             views = sequential.central_batches(
-                photographs, self.metadata.image_shape, self.preprocessing, size, damaged.extend, self._host
+                source, self.metadata.image_shape, self.preprocessing, size, damaged.extend, self._host
             )
             for batch in views:
                 data = Batch(*put_batch(mesh, batch)), self.preprocessing
@@ -272,12 +270,10 @@ class StreamedInput:
                     return totals
             _report(left_out, damaged)
             if totals is None or not totals["loss"].count:
-                raise InputError(
-                    f"all of the {len(photographs)} {split} photographs are damaged: is the data set whole?"
-                )
+                raise InputError(f"all of the {len(source)} {split} photographs are damaged: is the data set whole?")
             return totals
 
-        return Program(steps, run_steps, evaluate)
+        return Program(lambda _: one_step(), run_steps, evaluate)
 
     def batches(self, steps: int) -> Iterator[Batch]:
         batch = jax.jit(self._train_batch)
@@ -296,7 +292,7 @@ class StreamedInput:
 
 
 def _report(report: stream.DamageReport, damaged: Iterable[int]) -> None:
-    """Tells the report of every host the damaged photographs that any of them met: here all of them meet."""
+    """Tells the report of every host which damaged images any of them met; all of them call it."""
     found = agreement.exchange(sorted({int(index) for index in damaged} - report.found))
     report(np.array(sorted(set().union(*found)), np.int64))
 
@@ -316,11 +312,3 @@ def _check_same_data(metadata: CheckpointMetadata, train: int, scored: int, scor
 
 def _check_same(facts: Mapping[str, Any]) -> None:
     agreement.check_same("data", facts, "use the same files for config.dataset.data_dir on every host")
-
-
-def _checksum(arrays: Any) -> int:
-    """CRC-32 of all arrays of a tree."""
-    crc = 0
-    for leaf in jax.tree.leaves(arrays):
-        crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
-    return crc
