@@ -55,12 +55,13 @@ class Members:
     def __init__(self, logs, count, devices, program, *arguments, own=lambda process: ()):
         port, logs = free_port(), Path(logs)
         logs.mkdir(parents=True, exist_ok=True)
+        # Helpers lie beside the folders of tests.
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
         environment = {
             **os.environ,
             "JAX_NUM_CPU_DEVICES": str(devices),
             "PYTHONUNBUFFERED": "1",
-            # For the helpers that lie beside the folders of tests.
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split()]),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }
         self.processes, self._logs = [], []
         for process in range(count):

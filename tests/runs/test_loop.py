@@ -14,7 +14,8 @@ from PIL import Image
 
 from resnet_jax.data import small
 from resnet_jax.errors import DivergedError, InputError
-from resnet_jax.runs.loading import load_run
+from resnet_jax.runs.evaluate import evaluate_runs
+from resnet_jax.runs.loading import load, load_run, load_state
 from resnet_jax.runs.loop import train
 from resnet_jax.runs.workdir import read_config, read_result
 from small_run import assert_same_run, lines_of, saved_steps, small_config
@@ -126,3 +127,18 @@ def test_the_log_of_a_command_imports_no_pytorch(tmp_path):
     program += "print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_averaged_variables_are_scored_saved_and_restored(tmp_path):
+    fields = {"train.ema_decay": 0.9, "train.iterations": 20, "train.checkpoint_every": 10}
+    config, whole, resumed = small_config(fields), tmp_path / "whole", tmp_path / "resumed"
+    result = train(config, whole).result
+    shutil.copytree(whole, resumed)
+    (resumed / "result.json").unlink()
+    shutil.rmtree(resumed / "checkpoints" / "20")
+    train(config, resumed)
+    assert_same_run(resumed, whole)
+    state, variables = load_state(whole), load(whole).variables
+    jax.tree.map(np.testing.assert_array_equal, state.ema, variables)
+    assert not np.allclose(state.params["fc"]["kernel"], variables["params"]["fc"]["kernel"])
+    assert evaluate_runs([whole])["loss"] == pytest.approx(result["test_loss"], rel=1e-5)

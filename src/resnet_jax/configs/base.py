@@ -164,6 +164,8 @@ def get_config() -> Config:
                 # Steps in a row that are left out when the loss or a gradient is not finite, before the run stops;
                 # with 0 it stops at the first one.
                 "max_skipped_steps": 0,
+                # Of exponential moving averages of the variables, which are evaluated then; None keeps no averages.
+                "ema_decay": placeholder(float),
             },
             "eval": {"batch_size": 512},
             # The devices, data x fsdp, share a batch. Those along fsdp also share one copy of the parameters and of the

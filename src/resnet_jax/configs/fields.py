@@ -55,7 +55,7 @@ CHANGES = {
             "train.accumulate": "train.grad_accum_steps",
             "train.bad_steps": "train.max_skipped_steps",
         },
-        younger={},
+        younger={"train.ema_decay": None},
         values={"stream.crop": {"scale": "random_scale", "area": "random_resized_crop"}},
     ),
 }

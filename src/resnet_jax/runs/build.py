@@ -189,7 +189,7 @@ def image_preprocessing(config: Config, train: ImageSource, log: Callable[[str],
 # The least and the greatest value of each number that a run can have.
 _BOUNDS = {
     (0, 2**32 - 1): "seed",  # JAX's keys would make several seeds outside one and the same
-    (0, 1): "model.batch_norm_momentum optimizer.momentum stream.max_corrupt_fraction",
+    (0, 1): "model.batch_norm_momentum optimizer.momentum train.ema_decay stream.max_corrupt_fraction",
     (1e-9, math.inf): "optimizer.trust_coefficient",
     (0, math.inf): """model.batch_norm_epsilon dataset.pad optimizer.learning_rate optimizer.weight_decay
         optimizer.factor optimizer.constant_warmup optimizer.warmup_steps optimizer.warmup_start
@@ -250,6 +250,7 @@ def _check_constants(config: Config) -> None:
         ("optimizer.learning_rate", 0, "no parameter changes"),
         ("optimizer.factor", 0, "the first drop of the rate ends all learning"),
         ("optimizer.momentum", 1, "no gradient is ever forgotten"),
+        ("train.ema_decay", 1, "the averages that are evaluated stay as they were at the start"),
         ("model.batch_norm_momentum", 1, "the running statistics that evaluation uses stay as they were at the start"),
     ):
         if _value(config, field) == value:

@@ -141,7 +141,7 @@ class ResidentInput:
 
         @functools.cache
         def steps(count: int) -> Any:
-            state = abstract_state(task.model, task.optimizer, self.metadata.image_shape, mesh)
+            state = abstract_state(task.model, task.optimizer, self.metadata.image_shape, mesh, ema=task.ema)
             return train_steps.lower(state, data, self._seed, count).compile()
 
         def run_steps(state: TrainState, count: int, stop: Callable[[], bool]) -> tuple[TrainState, Metrics]:
@@ -233,7 +233,7 @@ class StreamedInput:
 
         @functools.cache
         def one_step() -> Any:
-            state = abstract_state(task.model, task.optimizer, self.metadata.image_shape, mesh)
+            state = abstract_state(task.model, task.optimizer, self.metadata.image_shape, mesh, ema=task.ema)
             batch, place = config.train.batch_size, batch_sharded(mesh)
             windows = jax.ShapeDtypeStruct((batch, *self.metadata.image_shape), jnp.uint8, sharding=place)
             labels = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=place)

@@ -67,7 +67,7 @@ def load_state(directory: str | os.PathLike[str], log: Callable[[str], None] = w
 
     def abstract(metadata: CheckpointMetadata) -> TrainState:
         task = classification(config, metadata, 1, mesh)
-        return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh)
+        return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh, ema=task.ema)
 
     return _restore(directory, abstract, log).state
 

@@ -95,7 +95,7 @@ def _go_on(
     def abstract(metadata: CheckpointMetadata) -> TrainState:
         # An optimiser's state has the same arrays whatever the number of images.
         task = make_task(config, metadata, 1, mesh)
-        return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh)
+        return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh, ema=task.ema)
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(open_checkpoints()) if begun else None
@@ -113,7 +113,8 @@ def _go_on(
             workdir.claim(directory, config)
             checkpoints = stack.enter_context(open_checkpoints())
         if restored is None:
-            state = create_state(task.model, task.optimizer, config.seed, images.metadata.image_shape, mesh)
+            shape = images.metadata.image_shape
+            state = create_state(task.model, task.optimizer, config.seed, shape, mesh, ema=task.ema)
         else:
             state = restored.state
             console.print(f"going on from the checkpoint of iteration {restored.step}")

@@ -27,8 +27,7 @@ def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = w
             line = json.loads(text.decode())
         except ValueError:
             line = None
-        whole = isinstance(line, dict) and type(line.get("step")) is int
-        if whole and all(type(value) in (int, float) for value in line.values()):
+        if isinstance(line, dict) and type(line.get("step")) is int and {*map(type, line.values())} <= {int, float}:
             lines.append(line)
         else:
             damaged.append(str(number))

@@ -47,12 +47,14 @@ class Task:
       model, optimizer: as the config describes them.
       train_step: (state, batch) -> (state, metrics).
       eval_step: (variables, batch) -> metrics.
+      ema: whether the state keeps averages of the variables, which are evaluated then.
     """
 
     model: ResNet
     optimizer: optax.GradientTransformationExtraArgs
     train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Any], Metrics]
+    ema: bool = False
 
 
 # Makes a task of a config, of what is known of the data, of the number of training images, and of the devices.
@@ -78,6 +80,8 @@ def classification(config: Config, metadata: CheckpointMetadata, train_images: i
             mesh=mesh,
             grad_accum_steps=config.train.grad_accum_steps,
             skip_nonfinite=config.train.max_skipped_steps > 0,
+            ema_decay=config.train.ema_decay,
         ),
         partial(eval_step, model=model),
+        ema=config.train.ema_decay is not None,
     )
