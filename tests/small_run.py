@@ -73,28 +73,31 @@ def parts(config):
     return images, task, images.compile(task)
 
 
-def train_until(step, config, directory):
-    """Ends a run without a word once it has reached a step."""
+def with_program(change):
+    """An `open_input` for `loop.train`; `change` is given the program and returns another one."""
 
     def opener(*arguments):
         images = open_input(*arguments)
         compiled = images.compile
-
-        def fragile(task):
-            program = compiled(task)
-
-            def run_steps(state, steps, stop):
-                if int(state.step) >= step:
-                    raise KilledError
-                return program.run_steps(state, steps, stop)
-
-            return program._replace(run_steps=run_steps)
-
-        images.compile = fragile
+        images.compile = lambda task: change(compiled(task))
         return images
 
+    return opener
+
+
+def train_until(step, config, directory):
+    """Ends a run without a word once it has reached a step."""
+
+    def fragile(program):
+        def run_steps(state, steps, stop):
+            if int(state.step) >= step:
+                raise KilledError
+            return program.run_steps(state, steps, stop)
+
+        return program._replace(run_steps=run_steps)
+
     try:
-        loop.train(config, directory, open_input=opener)
+        loop.train(config, directory, open_input=with_program(fragile))
     except KilledError:
         return
     raise AssertionError(f"the run was complete before step {step}")

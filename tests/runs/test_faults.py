@@ -28,7 +28,16 @@ from resnet_jax.errors import DivergedError, InputError, Preempted
 from resnet_jax.runs import build, loop, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.loop import train
-from small_run import FIELDS, everything_saved, lines_of, result_of, saved_steps, small_config, train_until
+from small_run import (
+    FIELDS,
+    everything_saved,
+    lines_of,
+    result_of,
+    saved_steps,
+    small_config,
+    train_until,
+    with_program,
+)
 
 # Of a data set whose labels are 0 to 9: its cross-entropy is no number, as where labels begin at 1.
 WRONG_LABEL = 10
@@ -200,6 +209,30 @@ def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monk
     saved = everything_saved(tmp_path)
     del saved["card"]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved))
+
+
+def test_a_signal_while_the_first_program_is_compiled_is_a_stop(tmp_path):
+    def interrupted(program):
+        def steps(count):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return program.steps(count)
+
+        return program._replace(steps=steps)
+
+    with pytest.raises(Preempted, match="the state of iteration 10 is saved"):
+        train(small_config(), tmp_path, open_input=with_program(interrupted))
+    assert saved_steps(tmp_path) == [10]
+
+
+def test_images_that_turn_out_to_be_damaged_leave_no_workdir(folder, tmp_path):
+    photographs = shutil.copytree(folder, tmp_path / "photographs")
+    members.spoil(photographs, *range(100))
+    with pytest.raises(InputError, match="all of 3 photographs are damaged"):
+        train(
+            photograph_config(photographs, {"stream.normalization": "mean_image", "stream.mean_images": 3}),
+            tmp_path / "run",
+        )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
