@@ -1,4 +1,4 @@
-"""The Python of README, word for word, on small data; and what the package offers at its door."""
+"""The Python of README, word for word, on small data; what documents name; and what the package offers at its door."""
 
 import doctest
 import re
@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 import resnet_jax as rj
+from resnet_jax.cli.main import main
 from resnet_jax.runs import tasks
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-TEN_LINES, OWN_LOOP, RUN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEN_LINES, OWN_LOOP, RUN = re.findall(r"```python\n(.*?)```", DOCUMENTS[0].read_text(), re.DOTALL)
 
 
 def execute(code, **smaller):
@@ -119,3 +121,25 @@ def test_help_names_what_there_is():
     text = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     for name in ("load_torch", "evaluate", "predict", "transfer", "train", "make_train_step", "create_state"):
         assert f" {name}(" in text
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_documents_name_is_there(path, capsys):
+    """Files, fields of configs, and flags of commands, which each command's --help names."""
+    text = path.read_text()
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (path.parent / link).exists(), link
+    for file in re.findall(r"`((?:src|tests|experiments|docs)/[\w/]+\.\w+)", text):
+        assert (ROOT / file).exists(), file
+    config = rj.configs.load("digits").to_dict()
+    sections = "|".join(name for name, fields in config.items() if isinstance(fields, dict))
+    fields = set(re.findall(rf"(?:--config\.|--axis |`)({sections})\.(\w+)(?![\w.(/])", text))
+    for section, field in fields:
+        assert field in config[section], f"{section}.{field}"
+    used = re.findall(r"resnet-jax ([a-z]+)((?:[^\n`|]|\\\n)*)", text)
+    assert used or path.name in ("architecture.md", "rehearsals.md")
+    for command, rest in used:
+        assert main([command, "--help"]) == 0
+        known = capsys.readouterr().out
+        for flag in re.findall(r"--(\w+)", rest):
+            assert f"--{flag}" in known or flag in ("config", "help"), f"{command} --{flag}"
