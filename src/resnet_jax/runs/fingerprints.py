@@ -23,7 +23,7 @@ def crc_of_files(folder: Path) -> int:
 
 def check_fingerprints(parts: Mapping[str, Any], expected: Mapping[str, int]) -> None:
     """Raises ValueError when trees of arrays have not the `fingerprint`s that were saved under their names."""
-    # All of them first: where parts lie on several processes' devices, each process must take part in every one.
+    # All of them first: each process must take part in those of arrays that lie on several processes' devices.
     found = jax.device_get({name: fingerprint(part) for name, part in parts.items()})
     for name, value in found.items():
         if int(value) != expected[name]:
@@ -62,10 +62,8 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def _together(tree: Any) -> list[list[tuple[int, jax.Array]]]:
-    """The arrays, flat and with their numbers, in groups of one dtype.
-
-    Most arrays are small, and all of those are one array here: to compile a hash of each took as long as a training
-    step.
+    """The arrays, flat and with their numbers, in groups of one dtype: small ones together, since to compile a hash of
+    each took as long as a training step.
     """
     groups: list[list[tuple[int, jax.Array]]] = []
     small: dict[Any, list[tuple[int, jax.Array]]] = {}

@@ -125,7 +125,7 @@ class ResidentInput:
         if dataset.validation is not None:
             self._scored["validation"] = put_split(dataset.validation, mesh)
         self._config, self._mesh, self._seed = config, mesh, put_everywhere(mesh, np.uint32(config.seed))
-        self._augmentation = Augmentation(fields.pad, fields.mirror)
+        self._augmentation = Augmentation(config.dataset.pad, config.dataset.mirror)
 
     def _train_batch(self, data: Any, seed: jax.Array, step: jax.Array) -> Batch:
         split, preprocessing = data

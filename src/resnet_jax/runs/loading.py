@@ -20,14 +20,7 @@ from resnet_jax.training.state import TrainState, abstract_state, abstract_varia
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run with its newest whole checkpoint.
-
-    Attributes:
-      config: of the run.
-      classifier: the network, on every device of the mesh.
-      step: of the checkpoint.
-      mesh: all devices that there are, whatever the run had.
-    """
+    """A run with the network and the step of its newest whole checkpoint, on a mesh of all devices."""
 
     config: Config
     classifier: Classifier

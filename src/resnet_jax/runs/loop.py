@@ -48,8 +48,7 @@ def train(
       config: see `configs.base`.
       directory: becomes the run's workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/, curves.png,
         and at the end result.json. All processes must see it.
-      make_task: what is learnt, see `classification`; another one trains something else by the same rules.
-      open_input: what it is learnt from, see `inputs.open_input`.
+      make_task, open_input: what is learnt, and from what; see `tasks.classification` and `inputs.open_input`.
 
     Returns:
       The run; its result has the errors after the final iteration, never the best one, and what they were measured on.
@@ -140,7 +139,7 @@ def _train(
             console.print(_describe_program(config, task.model, images.metadata.image_shape, compiled))
         if agreement.exchange(_lacks_score(config, images.eval_split, directory, step))[0]:
             # It was stopped in the middle of that score.
-            scored = _score(images, program, state, step, interruption, checkpoints)
+            scored = _score(program, state, images.eval_split, step, checkpoints, interruption)
             if scored is None:
                 raise Preempted(f"the state of iteration {step} is saved")
             if isinstance(metrics_log, MetricsLog):
@@ -156,7 +155,7 @@ def _train(
                 line["learning_rate"] = float(metrics["learning_rate"].total[-1])
             line["seconds"] = time.perf_counter() - started
             if not interruption.requested and (step == total or _passes(fields.eval_every, before, step)):
-                scored = _score(images, program, state, step, interruption, checkpoints)
+                scored = _score(program, state, images.eval_split, step, checkpoints, interruption)
                 if scored is not None:
                     line |= _means(scored, images.eval_split)
                     console.print(_describe(step, total, line))
@@ -172,8 +171,8 @@ def _train(
     lines = read_metrics(directory)
     # A run that ended between its last iteration and its result has not scored anything yet.
     if scored is None or images.test_split != images.eval_split:
-        scored = jax.device_get(program.evaluate(state, images.test_split, lambda: False))
-        _check_score(scored, images.test_split, step, checkpoints)
+        scored = _score(program, state, images.test_split, step, checkpoints)
+    assert scored is not None
     result = {
         "step": step,
         **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error") if key in line},
@@ -189,7 +188,7 @@ def _train(
 
 
 def _report(directory: Path, result: dict[str, Any], complete: bool, console: Console) -> None:
-    """Draws the curves of a complete run, and says what it came to."""
+    """Draws the curves of a complete run, and prints what it came to."""
     curves = directory / "curves.png"
     if agreement.is_lead() and not (complete and curves.exists()):
         with optional(f"the picture {curves}", console.print):
@@ -215,26 +214,27 @@ def _lacks_score(config: Config, split: str, directory: Path, step: int) -> bool
 
 
 def _score(
-    images: Input, program: Program, state: TrainState, step: int, interruption: Interruptible, checkpoints: Checkpoints
+    program: Program,
+    state: TrainState,
+    split: str,
+    step: int,
+    checkpoints: Checkpoints,
+    interruption: Interruptible | None = None,
 ) -> Metrics | None:
-    """How well the evaluated split goes; None where a stop was asked for in the middle of it.
+    """The metrics of a split; None where a stop was asked for in the middle of it.
 
     Raises:
       DivergedError: the loss is no finite number: that of the last step was the loss of the state before it.
     """
-    found = jax.device_get(program.evaluate(state, images.eval_split, interruption.reached))
-    if interruption.requested:
+    found = jax.device_get(program.evaluate(state, split, interruption.reached if interruption else lambda: False))
+    if interruption and interruption.requested:
         return None
-    _check_score(found, images.eval_split, step, checkpoints)
-    return found
-
-
-def _check_score(found: Metrics, split: str, step: int, checkpoints: Checkpoints) -> None:
     loss = found["loss"].total
     if not math.isfinite(loss):
         raise DivergedError(
             f"the loss on the {split} images is {loss} after iteration {step}; {_last_whole(checkpoints)}. {_ADVICE}"
         )
+    return found
 
 
 def _last_whole(checkpoints: Checkpoints) -> str:

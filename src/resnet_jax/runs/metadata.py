@@ -14,14 +14,14 @@ from jax.sharding import Sharding
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 
-# Of checkpoints. Those of the version before had no number, no fingerprint of the pre-processing and no checksum of
-# their card; skipped steps in a row were not counted in the state.
+# Of checkpoints. Version 0 had no number, no fingerprint of the pre-processing, no checksum of the card and no count of
+# skipped steps.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """What a checkpoint says of its network's classes, in the order of the logits, of its images' shape and its data.
+    """What a checkpoint says of its network and data.
 
     Attributes:
       class_names: in the order of the logits.
@@ -39,9 +39,9 @@ _VIEW = {"channel_order": "channel_order", "resize_size": "shorter_side", "inter
 
 
 def seal(metadata: CheckpointMetadata, preprocessing: Preprocessing, fingerprints: Mapping[str, int]) -> dict[str, Any]:
-    """What a checkpoint keeps of all that is no array; `fingerprints` are those of its arrays, by part.
+    """What a checkpoint keeps of all that is no array, and the fingerprints of its parts, as one text.
 
-    Orbax would write a file's worth of each of a thousand class names: they are one text.
+    Orbax would write a file's worth of each of a thousand class names.
     """
     fields = {
         "version": VERSION,
@@ -56,7 +56,7 @@ def seal(metadata: CheckpointMetadata, preprocessing: Preprocessing, fingerprint
 
 
 def unseal(saved: Mapping[str, Any]) -> tuple[CheckpointMetadata, dict[str, Any]]:
-    """The card of what `seal` made, or the version before it; and all fields, with "version" 0 for that.
+    """What `seal` was given, and all its fields; "version" is 0 where the version before wrote them.
 
     Raises:
       ValueError: the fields are not those that were saved.
@@ -80,7 +80,7 @@ def unseal(saved: Mapping[str, Any]) -> tuple[CheckpointMetadata, dict[str, Any]
 
 
 def abstract_preprocessing(fields: Mapping[str, Any], sharding: Sharding) -> Preprocessing:
-    """Shapes of the pre-processing that a checkpoint with these fields has, for restoring it."""
+    """Shapes of the pre-processing of a checkpoint with these fields, for restoring it."""
     mean, std = (
         jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=sharding) for name in ("mean", "std")
     )

@@ -15,10 +15,7 @@ def recalibrate_run(
 ) -> Classifier:
     """The network with the statistics of the first training batches of its run, augmented as they were.
 
-    Args:
-      run: whose config says which images and batches these are.
-      batches: at least 1.
-      dataset, data_dir: what the data is and where it lies, if not what and where the config says.
+    The data set is the config's, if not `dataset`, and lies where the config says, if not in `data_dir`.
 
     Raises:
       InputError: no such data, or no batch.

@@ -78,7 +78,7 @@ def claim(workdir: Path, config: Config) -> None:
 
 
 def read_config(workdir: str | os.PathLike[str]) -> Config:
-    """The config that a workdir belongs to.
+    """The config of a workdir.
 
     Raises:
       InputError: it is no workdir of a run, or its config.json cannot be used; see `config_file.parse_text`.
@@ -94,11 +94,7 @@ def read_config(workdir: str | os.PathLike[str]) -> Config:
 
 
 def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The result of a complete run, or None.
-
-    Raises:
-      InputError: the file is damaged.
-    """
+    """The result of a complete run, or None; raises InputError where it is damaged."""
     path = expanded(workdir, "workdir") / "result.json"
     if not path.exists():
         return None
