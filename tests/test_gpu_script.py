@@ -35,7 +35,7 @@ def test_parts_leave_results_and_are_not_run_twice(test_data, tmp_path):
     assert set(results) == {
         "train_cifar_resnet8_bfloat16",
         "variants_cifar_resnet8",
-        "input_benchmark",
+        "input_speed",
         "stream_resnet50_bfloat16",
         "recipe_cifar_plain_20",
     }

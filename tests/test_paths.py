@@ -143,7 +143,6 @@ def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
         ("sweep --config=digits --axis=seed=0 --workdir=gs://x", "an address"),
         ("prepare cache --dataset=folder --data_dir=~/x --output=~/y", "home/x does not exist"),
         ("prepare cache --dataset=folder --data_dir= --output=~/y", "--data_dir is ''"),
-        ("benchmark input --dataset=folder --data_dir=~/x", "home/x does not exist"),
     ],
 )
 def test_a_path_that_cannot_be_used_is_one_line(home, capsys, line, message):

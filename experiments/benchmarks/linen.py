@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from resnet_jax.benchmark import Variant
-from resnet_jax.cli.benchmarks import benchmark_train
+from resnet_jax.benchmark import VARIANTS as OURS, Variant
+from resnet_jax.cli.commands import benchmark_train
 from resnet_jax.models import ResNet
 from resnet_jax.models.stacking import unstack
 
@@ -132,4 +132,5 @@ def to_linen(variables: Any) -> Any:
 VARIANTS = {"linen": Variant(linen_twin, scan_steps=False)}
 
 if __name__ == "__main__":
-    benchmark_train(sys.argv[1:], VARIANTS)
+    OURS.update(VARIANTS)
+    benchmark_train(sys.argv[1:])

@@ -80,7 +80,8 @@ variants() {
 input() {
   local size=(--workers=0,4,8,15 --rounds=5)
   [[ -n $TINY ]] && size=(--workers=0 --rounds=1 --seconds=0.2 --batch_size=8)
-  result input_benchmark resnet_jax benchmark input --dataset=imagenet2012 --data_dir="$DATA" "${size[@]}" --format=json
+  result input_speed "$PYTHON" "$here/../input/input_speed.py" --dataset=imagenet2012 --data_dir="$DATA" "${size[@]}" \
+    --format=json
 }
 
 stream() {

@@ -1,4 +1,4 @@
-"""This project's input against Pillow and tf.data: rounds in turn, on the same photographs.
+"""This project's input against Pillow and tf.data: rounds in turn, on the same images.
 
     python experiments/input/compare.py FOLDER CACHES --tensorflow=PYTHON --output=experiments/results/input.json
 
@@ -13,12 +13,13 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from resnet_jax.benchmark.input import Loader, Round, loader_table, make_loaders, measure
+from input_speed import Loader, Round, loader_table, make_loaders, measure
+
 from resnet_jax.data.cache import FORMS, write_cache
 from resnet_jax.data.images import open_images
 from resnet_jax.distributed.machine import describe_environment
 
-WINDOWS = {"area": "inception", "scale": "paper"}
+WINDOWS = {"random_resized_crop": "inception", "random_scale": "paper"}
 
 
 def tf_data(python, folder, crop, seconds, versions):
@@ -63,8 +64,8 @@ def main():
     for crop in WINDOWS:
         baseline, process = tf_data(arguments.tensorflow, arguments.folder, crop, arguments.seconds, versions)
         loaders = [baseline]
-        for source, photographs in sources.items():
-            for loader in make_loaders(photographs, crop, arguments.batch_size, arguments.workers):
+        for source, images in sources.items():
+            for loader in make_loaders(images, crop, arguments.batch_size, arguments.workers):
                 if loader.name != "Pillow" or source == "files":
                     loaders.append(loader._replace(name=f"{loader.name}, {source}"))
         with process:
@@ -78,7 +79,7 @@ def main():
         "hardware": f"{environment['cpu']}, {environment['cores']} CPU cores",
         "date": environment["date"][:10],
         "versions": {"python": environment["python"], **versions},
-        "photographs": len(sources["files"]),
+        "images": len(sources["files"]),
         "windows": tables,
     }
     arguments.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Images/s of `tf.data` with `decode_and_crop_jpeg`: the baseline that `resnet-jax benchmark input` is set against.
+"""Images/s of `tf.data` with `decode_and_crop_jpeg`: the baseline that `compare.py` sets this project's input against.
 
 Runs in an environment that has tensorflow and nothing else of this project; tensorflow is not a dependency of it.
 One thread, one process: pin it to a core (`taskset -c 1`) and the figure is images/s/core.

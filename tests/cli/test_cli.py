@@ -92,9 +92,15 @@ BAD = [
     ("evaluate --workdir=run --recalibrate=0", "it must be at least 1"),
     ("evaluate --workdir=run,data", "data is not the workdir of a run"),
     ("export --workdir=run", "--output is missing"),
-    ("benchmark", "what to measure is missing"),
-    ("benchmark input", "--dataset is missing"),
-    ("benchmark input --dataset=folder --data_dir=data --workers=x", "--workers=x is wrong"),
+    ("benchmark", "unknown command 'benchmark': did you mean 'benchmark train'?"),
+    ("benchmark train --variants=fast", "--variants has 'fast', but each must be one of scanned, rolled"),
+    ("convert a b --stride_in=3x3", "--stride_in is called --bottleneck_stride now"),
+    ("prepare cache --shorter_side=256", "--shorter_side is called --resize_size now"),
+    ("train --config=digits --config.model.group_size=8", "did you mean config.model.bn_group_size?"),
+    (
+        "sweep --config=digits --axis=seed=0 --config.optimizer.ramp_iterations 8",
+        "did you mean config.optimizer.warmup_steps?",
+    ),
     ("prepare cache --dataset=folder --data_dir=data", "--output is missing"),
     ("prepare cache --dataset=folder --data_dir=data --output=new", "data/train does not exist"),
     ("train --config=folder --config.dataset.name=cache --config.dataset.data_dir=data --workdir=new", "cache"),
@@ -136,14 +142,16 @@ def test_bad_input_is_one_line_and_changes_nothing(place, workdir, capsys):
 def test_help_lists_every_command(capsys):
     for argv in ([], ["--help"], ["-h"], ["help"]):
         assert main(argv) == 0
-        listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-        assert listed == list(COMMANDS)
+        shown = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        assert [line.startswith(command) for line, command in zip(shown, COMMANDS, strict=True)] == [True] * len(
+            COMMANDS
+        )
     assert {"train", "evaluate", "predict", "summary", "sweep", "prepare"} <= set(COMMANDS)
 
 
 def test_help_of_each_command(capsys):
     for command in COMMANDS:
-        assert main([command, "--help"]) == 0
+        assert main([*command.split(), "--help"]) == 0
         captured = capsys.readouterr()
         assert f"resnet-jax {command} " in captured.out
         assert captured.err == ""

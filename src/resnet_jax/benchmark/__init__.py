@@ -1,7 +1,6 @@
 """Measured figures, with the environment that they were measured in, as dicts that JSON can hold.
 
-`train_benchmark` measures how fast a network trains on data that lie on the devices, `input_benchmark` how fast
-photographs become windows on the host.
+`train_benchmark` measures how fast a network trains on data that lie on the devices.
 """
 
 from typing import TYPE_CHECKING
@@ -9,13 +8,11 @@ from typing import TYPE_CHECKING
 from resnet_jax import _exports
 
 if TYPE_CHECKING:
-    from resnet_jax.benchmark.input import input_benchmark as input_benchmark
     from resnet_jax.benchmark.train import VARIANTS as VARIANTS, Variant as Variant, train_benchmark as train_benchmark
 else:
     __getattr__, __dir__, __all__ = _exports(
         __name__,
         {
-            "input": ["input_benchmark"],
             "train": ["VARIANTS", "Variant", "train_benchmark"],
         },
     )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -14,11 +14,10 @@ from jax.sharding import Mesh
 
 from resnet_jax import models, rng
 from resnet_jax.analysis import summary
-from resnet_jax.benchmark.rounds import in_turn, spread, written
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
 from resnet_jax.data.resident import Augmentation, DeviceSplit, train_batch
-from resnet_jax.distributed.machine import describe_environment
+from resnet_jax.distributed.machine import describe_environment, environment_lines
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
@@ -27,6 +26,8 @@ from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import compile_steps
 from resnet_jax.training.state import create_state
 from resnet_jax.training.step import train_step
+
+T = TypeVar("T")
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -216,8 +217,19 @@ def _program_bytes(compiled: Any) -> int | None:
     return arguments + memory.temp_size_in_bytes
 
 
-def tables(result: dict[str, Any]) -> str:
-    """Writes the variants of `train_benchmark` as two tables."""
+def heading(result: dict[str, Any]) -> list[str]:
+    """The environment and the arguments of a measurement."""
+    said = (
+        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in result["arguments"].items()
+    )
+    return [*environment_lines(result["environment"]), "arguments " + " ".join(said)]
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Writes what `train_benchmark` returns: the environment, the arguments, and two tables of the variants."""
+    memory = result["peak_bytes_in_use"]
+    peak = [] if memory is None else [f"memory    {memory / 2**20:,.1f} MiB at the peak, first device"]
     speed, once = [], []
     for row in result["variants"]:
         speed.append(
@@ -234,4 +246,27 @@ def tables(result: dict[str, Any]) -> str:
         once.append((row["name"], *times, program))
     first = ("variant", "images/s", "step (ms)", "multiply-adds/s (G)", "relative speed")
     second = ("variant", "init (s)", "trace (s)", "compile (s)", "first dispatch (s)", "program (MiB)")
-    return f"{table(first, speed)}\n\n{table(second, once)}"
+    return "\n".join([*heading(result), *peak, "", table(first, speed), "", table(second, once)])
+
+
+def in_turn(runs: Sequence[Callable[[], T]], rounds: int) -> list[list[T]]:
+    """Calls each of `runs` so many times, A B C A B C …, so that a drift of the machine's speed meets all alike.
+
+    Returns:
+      for each of them what its rounds returned, but for one that is run before.
+    """
+    turns = [[run() for run in runs] for _ in range(rounds + 1)]
+    return [list(each) for each in zip(*turns[1:], strict=True)]
+
+
+def spread(values: Sequence[float] | np.ndarray) -> dict[str, float] | None:
+    """{"median", "q1", "q3", "n"}, or None where a value is unknown (NaN)."""
+    if np.isnan(values).any():
+        return None
+    q1, median, q3 = np.percentile(values, (25, 50, 75)).tolist()
+    return {"median": median, "q1": q1, "q3": q3, "n": len(values)}
+
+
+def written(values: dict[str, float] | None, digits: int) -> str:
+    """A `spread` as text, "20 (15–25)"."""
+    return "?" if values is None else "{median:,.{n}f} ({q1:,.{n}f}–{q3:,.{n}f})".format(**{**values, "n": digits})

@@ -1,21 +1,23 @@
-"""Command-line arguments: the flags of commands, and configs with fields set."""
+"""From a command line to the arguments of a command: every keyword of its function is a flag of that name."""
 
+import functools
+import inspect
 import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from absl import flags
 
-from resnet_jax.configs.fields import types
+from resnet_jax.configs.fields import CHANGES, types
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
 
-# Defines a flag among the values.
-Definition = Callable[[flags.FlagValues], Any]
+# How a command prints its result; see `show`.
+Format = Literal["table", "json"]
 
 
 class GivenConfig(NamedTuple):
@@ -23,6 +25,45 @@ class GivenConfig(NamedTuple):
 
     source: str
     overrides: dict[str, str]
+
+    def workdir(self) -> Path:
+        """The default of --workdir: runs/NAME after the config's name and variant."""
+        file, _, variant = self.source.partition(":")
+        return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
+
+
+def command(function: Callable[..., None]) -> Callable[[Sequence[str]], None]:
+    """Makes a command of a function: it takes the arguments of the command line.
+
+    The type of a keyword says what its flag holds: str, int, float, Path, one text of a Literal; list[int] or
+    list[float], which commas separate; list[str], a flag that can be given several times; list[Path], see `folders`;
+    GivenConfig, of --config. A keyword without a default cannot be left out. Only a function with *arguments takes
+    others than flags.
+
+    Raises:
+      InputError: of the command, where a flag is unknown, missing or holds something else.
+    """
+    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
+    named = [each for each in parameters if each.kind is each.KEYWORD_ONLY]
+
+    @functools.wraps(function)
+    def run(arguments: Sequence[str]) -> None:
+        found: dict[str, Any] = {}
+        if "config" in kinds:
+            found["config"], arguments = split_config(arguments)
+        texts, rest = _parse(arguments, {each.name: _kind(kinds[each.name]) for each in named})
+        if rest and len(named) == len(parameters):
+            raise InputError(f"unexpected argument {rest[0]!r}: see --help")
+        for name, text in texts.items():
+            if text is not None:
+                found[name] = _read(text, _kind(kinds[name]), name)
+        keywords = {each.name: each.default if (value := found.get(each.name)) is None else value for each in named}
+        for name, value in keywords.items():
+            if value is inspect.Parameter.empty:
+                raise InputError(f"--{name} is missing: see --help")
+        function(*rest, **keywords)
+
+    return run
 
 
 def split_config(arguments: Sequence[str]) -> tuple[GivenConfig | None, list[str]]:
@@ -53,70 +94,60 @@ def split_config(arguments: Sequence[str]) -> tuple[GivenConfig | None, list[str
     return None if source is None else GivenConfig(source, overrides), rest
 
 
-def parse(arguments: Sequence[str], *define: Definition) -> tuple[flags.FlagValues, list[str]]:
-    """Parses flags that `define` defines; returns their values and the other arguments.
-
-    Raises:
-      InputError: a flag that does not exist, or a value of another type.
-    """
+def _parse(arguments: Sequence[str], kinds: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The text of each flag, or the texts of one that holds a list, or None; and the other arguments."""
     values = flags.FlagValues()
-    for definition in define:
-        definition(values)
+    for name, kind in kinds.items():
+        if kind is GivenConfig:
+            continue
+        define = flags.DEFINE_multi_string if get_origin(kind) is list else flags.DEFINE_string
+        define(name, None, help="", flag_values=values)
     try:
-        return values, values(["resnet-jax", *arguments])[1:]
+        rest = values(["resnet-jax", *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        renamed = (pair for change in CHANGES.values() for pair in change.renamed.items())
+        names = {old.split(".")[1]: new.split(".")[1] for old, new in renamed}
+        if error.flagname in names:
+            raise InputError(f"--{error.flagname} is called --{names[error.flagname]} now") from error
+        files = [each for each in arguments if each.startswith("-") and os.path.lexists(each)]
+        raise InputError(f"{error}: the file of that name is ./{files[0]}" if files else str(error)) from error
     except flags.Error as error:
-        said = str(error).strip().splitlines()[-1]
-        if isinstance(error, flags.UnrecognizedFlagError):
-            files = [each for each in arguments if each.startswith("-") and os.path.lexists(each)]
-            said += f": the file of that name is ./{files[0]}" if files else ""
-        raise InputError(said) from error
+        raise InputError(str(error).strip().splitlines()[-1]) from error
+    return values.flag_values_dict(), rest
 
 
-def flags_of(arguments: Sequence[str], *define: Definition) -> flags.FlagValues:
-    """The values of flags as `parse` reads them, of a command that takes no other arguments."""
-    values, rest = parse(arguments, *define)
-    if rest:
-        raise InputError(f"unexpected argument {rest[0]!r}: see --help")
-    return values
+def _kind(hint: Any) -> Any:
+    """The type of a keyword that may also be None."""
+    return get_args(hint)[0] if isinstance(hint, UnionType) else hint
 
 
-def _flag(define: Callable[..., Any], name: str, default: Any) -> Definition:
-    return lambda values: define(name, default, help="", flag_values=values)
+_WANTED = {int: "a whole number, such as 224", float: "a number, such as 0.5"}
 
 
-def string(name: str, default: str | None = None, choices: Sequence[str] = ()) -> Definition:
-    """A flag that holds text, one of `choices` if there are any."""
-    return _flag(partial(flags.DEFINE_enum, enum_values=choices) if choices else flags.DEFINE_string, name, default)
-
-
-def strings(name: str) -> Definition:
-    """A flag that can be given several times; see `listed`."""
-    return _flag(flags.DEFINE_multi_string, name, None)
-
-
-def integer(name: str, default: int | None = None) -> Definition:
-    """A flag that holds a whole number."""
-    return _flag(flags.DEFINE_integer, name, default)
-
-
-def number(name: str, default: float | None = None) -> Definition:
-    """A flag that holds a number."""
-    return _flag(flags.DEFINE_float, name, default)
-
-
-def listed(values: Sequence[str]) -> list[str]:
-    """The parts of a flag of `strings`, which commas separate: a,b and c -> a, b, c."""
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
-
-
-def path(value: str | None, flag: str) -> Path | None:
-    """The path that a flag holds, if it was given; see `files.expanded`."""
-    return None if value is None else expanded(value, f"--{flag}")
+def _read(given: Any, kind: Any, flag: str) -> Any:
+    """What the text of a flag, or the texts of one that was given several times, stands for."""
+    if kind is Path:
+        return expanded(given, f"--{flag}")
+    if kind == list[Path]:
+        return folders(given, flag)
+    if kind in (str, list[str]):
+        return given
+    if get_origin(kind) is Literal:
+        if given not in get_args(kind):
+            raise InputError(f"--{flag}={given} is not one of {', '.join(get_args(kind))}")
+        return given
+    number = get_args(kind)[0] if get_origin(kind) is list else kind
+    text = given if kind is number else ",".join(given)
+    try:
+        return number(text) if kind is number else [number(part) for part in text.split(",")]
+    except ValueError as error:
+        several = "" if kind is number else ", or several with commas between them"
+        raise InputError(f"--{flag}={text} is wrong: it must be {_WANTED[number]}{several}") from error
 
 
 def folders(values: Sequence[str], flag: str) -> list[Path]:
-    """The folders of a flag of `strings`, which commas separate; a folder that exists may have commas in its name, as
-    that of a sweep's point has.
+    """The folders of a flag, which commas separate; a folder that exists may have commas in its name, as that of a
+    sweep's point has.
     """
     found = []
     for value in values:
@@ -132,39 +163,6 @@ def folders(values: Sequence[str], flag: str) -> list[Path]:
     return found
 
 
-# Of commands that several processes run together; see `launch.start_processes`.
-DISTRIBUTED = (string("distributed"), integer("num_processes"), integer("process_id"))
-
-
-def given(value: Any, flag: str) -> Any:
-    """The value of a flag that cannot be left out."""
-    if value is None:
-        raise InputError(f"--{flag} is missing: see --help")
-    return value
-
-
-def whole_numbers(text: str, flag: str, wanted: str) -> list[int]:
-    """The numbers of a flag, which commas separate; `wanted` says what they are, with an example."""
-    if not all(part.isdecimal() for part in text.split(",")):
-        raise InputError(f"--{flag}={text} is wrong: it must be {wanted}")
-    return [int(part) for part in text.split(",")]
-
-
-FORMAT = string("format", "table", ("table", "json"))
-
-
-def show(values: flags.FlagValues, result: Any, text: Callable[[], str]) -> None:
-    """Prints a command's result as its flag `FORMAT` says."""
-    print(json.dumps(result, indent=2) if values.format == "json" else text(), flush=True)
-
-
-def train_workdir(given: str | None, source: str) -> Path:
-    """The workdir that was given, or runs/NAME after the config's name and variant.
-
-    Raises:
-      InputError: see `files.expanded`.
-    """
-    if given is not None:
-        return expanded(given, "--workdir")
-    file, _, variant = source.partition(":")
-    return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
+def show(format: Format, result: Any, text: Callable[[], str]) -> None:
+    """Prints a command's result as its flag --format says."""
+    print(json.dumps(result, indent=2) if format == "json" else text(), flush=True)

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import gc
+import inspect
 import io
 import logging as standard_logging
 import os
@@ -28,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
-            print(_help())
+            lines = [f"  {name:15} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+            print("resnet-jax COMMAND [--help] …\n\n" + "\n".join(lines))
         else:
-            _run(argv[0], argv[1:])
+            _run(argv)
         if sys.stdout is not None:
             sys.stdout.flush()  # whatever is wrong with it shows here
         return 0
@@ -42,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warn(f"error: {error}: run the same command again to go on")
             return LOST
         full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC and "the disk is full" not in str(error)
-        said = "the disk is full: free some space and run the same command again" if full else error
-        warn(f"error: {said}")
+        warn(f"error: {'the disk is full: free some space and run the same command again' if full else error}")
         return WRONG
     except Preempted as stopped:
         warn(f"stopped: {stopped}; run the same command again to go on")
@@ -84,16 +85,19 @@ def run() -> NoReturn:
     sys.exit(status)
 
 
-def _run(command: str, arguments: list[str]) -> None:
-    if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
+def _run(argv: list[str]) -> None:
+    # A command is one word or two.
+    name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), None)
+    if name is None:
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"unknown command {command!r}: {hint}commands are {', '.join(COMMANDS)}")
+        raise InputError(f"unknown command {argv[0]!r}: {hint}commands are {', '.join(COMMANDS)}")
+    arguments = argv[len(name.split()) :]
     if "--help" in arguments or "-h" in arguments:
-        print(COMMANDS[command].__doc__)
+        print(inspect.getdoc(COMMANDS[name]))
         return
     with _set_up():
-        COMMANDS[command](arguments)
+        COMMANDS[name](arguments)
 
 
 def _reader_is_gone() -> bool:
@@ -109,11 +113,6 @@ def _reader_is_gone() -> bool:
     # Python would try once more at its end, and say that it could not.
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return True
-
-
-def _help() -> str:
-    lines = [f"  {name:10} {(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()]
-    return "resnet-jax COMMAND [--help] …\n\n" + "\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -138,16 +137,16 @@ def _set_up() -> Iterator[None]:
         # What Orbax logs as an error, with a traceback, it also raises; what Matplotlib warns of is no picture's end.
         stack.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity(logging.FATAL)
-        pictures = standard_logging.getLogger("matplotlib")
-        stack.callback(pictures.setLevel, pictures.level)
-        pictures.setLevel(standard_logging.ERROR)
+        matplotlib = standard_logging.getLogger("matplotlib")
+        stack.callback(matplotlib.setLevel, matplotlib.level)
+        matplotlib.setLevel(standard_logging.ERROR)
         stack.enter_context(warnings.catch_warnings())
         pillow = standard_logging.getLogger("PIL")
         stack.callback(setattr, pillow, "handlers", list(pillow.handlers))
         quiet_pillow()
         stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
         sys.unraisablehook = _unraisable_hook
-        # Photographs are decoded on all cores already. OpenCV reads this where it is imported.
+        # Images are decoded on all cores already. OpenCV reads this where it is imported.
         if "OPENCV_FOR_THREADS_NUM" not in os.environ:
             os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
             stack.callback(os.environ.pop, "OPENCV_FOR_THREADS_NUM", None)

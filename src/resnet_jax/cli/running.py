@@ -1,33 +1,29 @@
 """The commands that train, and the one that examines the machines before."""
 
 import os
-from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
-from resnet_jax.cli.arguments import (
-    DISTRIBUTED,
-    FORMAT,
-    flags_of,
-    given,
-    integer,
-    listed,
-    path,
-    show,
-    split_config,
-    string,
-    strings,
-    train_workdir,
-)
+from resnet_jax.cli.arguments import Format, GivenConfig, command, show
 from resnet_jax.configs import load
 from resnet_jax.errors import InputError
 
 
-def train(arguments: Sequence[str]) -> None:
+@command
+def train(
+    *,
+    config: GivenConfig,
+    workdir: Path | None = None,
+    distributed: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
     """Trains a network, or goes on with what the workdir holds.
 
     resnet-jax train --config=NAME[:VARIANT]|FILE [--config.FIELD=VALUE …] [--workdir=DIR]
                      [--distributed=slurm|tpu|gke|HOST:PORT [--num_processes=N --process_id=I]]
 
-    The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, and folder for photographs of your own;
+    The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, and folder for images of your own;
     their files say more, and configs/base.py lists the fields. The workdir is runs/NAME by default. Running the same
     command again goes on from the last checkpoint, or says that the run is complete.
 
@@ -37,26 +33,35 @@ def train(arguments: Sequence[str]) -> None:
     Exit statuses: 0 the run is complete; 2 something is wrong, and would be again; 75 a signal stopped the run and its
     state is saved; 76 another process of the run was lost. After 75 and 76 the same command goes on.
     """
-    found, arguments = split_config(arguments)
-    values = flags_of(arguments, string("workdir"), *DISTRIBUTED)
-    source, overrides = given(found, "config")
-    config, directory = load(source, overrides), train_workdir(values.workdir, source)
+    parsed, directory = load(*config), workdir or config.workdir()
     import jax
 
     from resnet_jax.distributed import agreement, launch, machine
     from resnet_jax.runs import loop, metrics_log
 
     metrics_log.import_without_torch()
-    with launch.processes(values.distributed, values.num_processes, values.process_id):
+    with launch.processes(distributed, num_processes, process_id):
         machine.check_devices()
         agreement.check_shared(directory)  # all processes, whatever their environments say
         if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
             # Where every host finds it, also one that takes another's place.
             machine.keep_programs(directory / "compilation_cache")
-        loop.train(config, directory)
+        loop.train(parsed, directory)
 
 
-def sweep(arguments: Sequence[str]) -> None:
+@command
+def sweep(
+    *,
+    config: GivenConfig,
+    workdir: Path,
+    axis: list[str] | None = None,
+    combine: Literal["product", "zip"] = "product",
+    jobs: int | None = None,
+    launcher: Literal["local", "slurm"] = "local",
+    slurm: list[str] | None = None,
+    searcher: Literal["grid", "optuna"] = "grid",
+    trials: int | None = None,
+) -> None:
     """Trains one run for each point of a grid of config fields, and prints the table of results.
 
     resnet-jax sweep --config=NAME --axis model.depth=20,32 --axis seed=0,1,2 [--config.FIELD=VALUE …] --workdir=DIR
@@ -64,7 +69,7 @@ def sweep(arguments: Sequence[str]) -> None:
                      [--launcher=local|slurm --slurm NAME=VALUE,…]
                      [--searcher=grid|optuna --trials=N]
 
-    Each point is a process of its own with a folder below DIR, where log.txt holds what it says. Running the same
+    Each point is a process of its own with a folder below DIR, where log.txt holds what it prints. Running the same
     command again skips the points that are complete and goes on with all others. Points that fail stop no other ones;
     the exit status is 2 where there are any. Ctrl-C lets the points at work save first.
 
@@ -73,62 +78,53 @@ def sweep(arguments: Sequence[str]) -> None:
 
     --launcher=slurm submits the points as a job array (extra "slurm"), --jobs of them at a time, with sbatch's options
     as --slurm partition=gpu,gpus_per_node=1,time=600, the time in minutes. The jobs go on when this command is
-    interrupted, and the same command watches them again.
+    interrupted, and the same command follows them again.
 
     --searcher=optuna (extra "search") trains N points with which Optuna looks for the least validation error, which
-    needs --config.dataset.validation_images except for photographs. An axis is then also a range of numbers, such as
+    needs --config.dataset.validation_images except for image files. An axis is then also a range of numbers, such as
     --axis optimizer.learning_rate=0.01..1:log. The study is in DIR/study.db.
     """
-    found, arguments = split_config(arguments)
-    values = flags_of(
-        arguments,
-        string("workdir"),
-        strings("axis"),
-        string("combine", "product", ("product", "zip")),
-        integer("jobs"),
-        string("launcher", "local", ("local", "slurm")),
-        strings("slurm"),
-        string("searcher", "grid", ("grid", "optuna")),
-        integer("trials"),
-    )
-    source, overrides = given(found, "config")
-    from resnet_jax.sweeping.plan import sweep as run
+    from resnet_jax.sweeping.plan import sweep
 
-    run(
-        source,
-        overrides,
-        values.axis or [],
-        given(path(values.workdir, "workdir"), "workdir"),
-        combine=values.combine,
-        jobs=values.jobs,
-        launcher=values.launcher,
-        slurm=listed(values.slurm or []),
-        searcher=values.searcher,
-        trials=values.trials,
+    sweep(
+        *config,
+        axis or [],
+        workdir,
+        combine=combine,
+        jobs=jobs,
+        launcher=launcher,
+        slurm=[part.strip() for each in slurm or () for part in each.split(",") if part.strip()],
+        searcher=searcher,
+        trials=trials,
     )
 
 
-def doctor(arguments: Sequence[str]) -> None:
+@command
+def doctor(
+    *,
+    config: GivenConfig | None = None,
+    workdir: Path | None = None,
+    distributed: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    format: Format = "table",
+) -> None:
     """Says whether a run can begin: makes the checks of train on all its processes, and trains nothing.
 
     resnet-jax doctor [--config=NAME …] [--workdir=DIR] [--distributed=… as for train] [--format=table|json]
 
     Start it as training is to be started, on every host. The exit status is 2 where they cannot train together.
     """
-    found, arguments = split_config(arguments)
-    values = flags_of(arguments, string("workdir"), FORMAT, *DISTRIBUTED)
-    config, directory = None, path(values.workdir, "workdir")
-    if found is not None:
-        config, directory = load(*found), train_workdir(values.workdir, found.source)
+    parsed, directory = config and load(*config), workdir or (config and config.workdir())
     from resnet_jax.distributed import agreement, launch
     from resnet_jax.runs import doctor as examination
 
-    with launch.processes(values.distributed, values.num_processes, values.process_id):
-        result = examination.examine(directory, config)
+    with launch.processes(distributed, num_processes, process_id):
+        result = examination.examine(directory, parsed)
         wrong = [each for each in result["findings"] if each["grade"] == "impossible"]
         # Without devices no process knows its number.
         if wrong[:1] == result["findings"] or agreement.is_lead():
-            show(values, result, lambda: examination.render(result))
+            show(format, result, lambda: examination.render(result))
         if wrong:
             said = "; ".join(f"{each['check']}: {each['says']}" for each in wrong)
             raise InputError(f"training is impossible here; {said}")

@@ -1,21 +1,30 @@
-"""How fast photographs become windows: the command `resnet-jax benchmark input`."""
+"""How fast images become the windows of training: 224 x 224, uint8, on the host.
+
+    python experiments/input/input_speed.py --dataset=imagenet2012|folder|cache --data_dir=DIR
+        [--crop=random_scale|random_resized_crop] [--batch_size=256] [--workers=0,…] [--rounds=5] [--seconds=5]
+        [--format=table|json]
+
+The training split is read in random order, again and again: by a plain Pillow loader, window by window, and as
+training's batches with each number of workers, where 0 are threads on all cores. Their rounds alternate.
+"""
 
 import contextlib
 import io
 import itertools
 import multiprocessing
-import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import sysconf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnet_jax.benchmark.rounds import in_turn, spread, written
+from resnet_jax.benchmark.train import heading, in_turn, spread, written
+from resnet_jax.cli.arguments import Format, command, show
 from resnet_jax.data.decode import UnreadableImageError
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.image_files import UprightFile
@@ -28,7 +37,7 @@ from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.errors import InputError
 from resnet_jax.runs.terminal import table
 
-CROPS = ("random_scale", "random_resized_crop")
+SCALES, SIZE = (256, 480), 224
 
 
 class Round(NamedTuple):
@@ -40,118 +49,93 @@ class Round(NamedTuple):
 
 
 class Loader(NamedTuple):
-    """A way to read photographs.
-
-    Attributes:
-      name: for the table.
-      cores: that it keeps busy.
-      round: reads for so many seconds.
-    """
+    """A way to read images: its name, the cores that it keeps busy, and what reads for so many seconds."""
 
     name: str
     cores: int
     round: Callable[[float], Round]
 
 
-def input_benchmark(
-    dataset: str,
-    data_dir: str | os.PathLike[str] | None,
+@command
+def input_speed(
     *,
-    crop: str = "random_scale",
+    dataset: str,
+    data_dir: Path,
+    crop: Literal["random_scale", "random_resized_crop"] = "random_scale",
     batch_size: int = 256,
-    workers: Sequence[int] = (0, 2),
+    workers: list[int] | None = None,
     rounds: int = 5,
     seconds: float = 5.0,
-) -> dict[str, Any]:
-    """Measures the input of training on photographs: 224 x 224 windows, uint8, on the host. Rounds of the loaders of
-    `make_loaders` alternate.
-
-    Args:
-      dataset, data_dir: see `open_images`; the training split is read, in random order, again and again.
-      crop: "random_scale" or "random_resized_crop", see `stream.Cropping`.
-      batch_size: images in a batch of the stream.
-      workers: processes of the stream, one loader for each number; 0 are threads on all cores.
-      rounds: measured, after one that is not.
-      seconds: of a round.
-
-    Returns:
-      a JSON-able dict: "environment", "arguments", "photographs" (their number), and "loaders", see `measure`.
-
-    Raises:
-      InputError: an argument that cannot be, or data that are absent.
-    """
-    arguments = {**locals(), "workers": list(workers), "data_dir": data_dir and os.fspath(data_dir)}
-    if crop not in CROPS:
-        raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
-    for argument, value in (("batch_size", batch_size), ("rounds", rounds)):
-        if value < 1:
-            raise InputError(f"{argument} is {value}, but it must be at least 1")
-    if seconds <= 0:
-        raise InputError(f"seconds is {seconds:g}, but it must be more than 0")
-    if any(number < 0 for number in workers):
-        raise InputError(f"workers is {min(workers)}, but it must be at least 0")
-    photographs = open_images(dataset, data_dir).train
-    return {
+    format: Format = "table",
+) -> None:
+    """The command; as JSON: "environment", "arguments", "images" (their number) and "loaders", see `measure`."""
+    workers = workers or [0]
+    arguments = {name: value for name, value in locals().items() if name != "format"}
+    if min(batch_size, rounds) < 1 or seconds <= 0 or min(workers) < 0:
+        raise InputError("--batch_size and --rounds are at least 1, --seconds above 0, and --workers at least 0")
+    images = open_images(dataset, data_dir).train
+    result = {
         "environment": describe_environment(),
-        "arguments": arguments,
-        "photographs": len(photographs),
-        "loaders": measure(make_loaders(photographs, crop, batch_size, workers), rounds, seconds),
+        "arguments": {**arguments, "data_dir": str(data_dir)},
+        "images": len(images),
+        "loaders": measure(make_loaders(images, crop, batch_size, workers), rounds, seconds),
     }
+    data = f"data      {len(images)} images; medians and quartiles of {rounds} rounds"
+    show(format, result, lambda: "\n".join([*heading(result), data, "", loader_table(result["loaders"])]))
 
 
-def make_loaders(photographs: ImageSource, crop: str, batch_size: int, workers: Sequence[int]) -> list[Loader]:
+def make_loaders(source: ImageSource, crop: str, batch_size: int, workers: Sequence[int]) -> list[Loader]:
     """What is compared: a plain loader with Pillow in one thread, reading of windows in one thread, and the stream of
     training for each number of workers.
     """
-    cropping = Cropping(crop, (256, 480), 224)
+    cropping = Cropping(crop, SCALES, SIZE)
     loaders = [
-        Loader("Pillow", 1, _one_thread(photographs, partial(pillow_window, cropping))),
-        Loader("windows", 1, _one_thread(photographs, cropping)),
+        Loader("Pillow", 1, _one_thread(source, partial(pillow_window, crop))),
+        Loader("windows", 1, _one_thread(source, cropping)),
     ]
     for number in workers:
         cores = min(number, available_cores()) or available_cores()
         name = f"stream, {number} workers" if number else f"stream, {cores} threads"
-        loaders.append(Loader(name, cores, _stream(photographs, cropping, batch_size, number, cores)))
+        loaders.append(Loader(name, cores, _stream(source, cropping, batch_size, number, cores)))
     return loaders
 
 
-def pillow_window(cropping: Cropping, data: ImageData, random: np.random.Generator) -> np.ndarray:
-    """A training window as a plain loader makes it, with Pillow alone: the photograph is decoded whole; for "scale" it
-    is then resized whole and cut, for "area" it is cut and then resized. (side, side, 3) uint8.
+def pillow_window(crop: str, data: ImageData, random: np.random.Generator) -> np.ndarray:
+    """A training window as a plain loader makes it, with Pillow alone: (224, 224, 3) uint8.
 
-    With the same random numbers it is the window that `cropping` makes.
+    The image is decoded whole; for "random_scale" it is then resized whole and cut, for "random_resized_crop" it is cut
+    and then resized.
+
+    With the same random numbers it is the window that `Cropping` makes.
     """
-    side, bilinear = cropping.side, Image.Resampling.BILINEAR
     if isinstance(data, np.ndarray):
         image = Image.fromarray(data)
     else:
         image = Image.open(io.BytesIO(data.data if isinstance(data, TiledJpeg) else data))
         image = (ImageOps.exif_transpose(image) if isinstance(data, UprightFile) else image).convert("RGB")
-    if cropping.crop == "random_scale":
-        scale = int(random.integers(cropping.scales[0], cropping.scales[1], endpoint=True))
-        height, width = resized_size(image.height, image.width, scale)
-        top, left = (int(random.integers(length - side, endpoint=True)) for length in (height, width))
-        return np.asarray(image.resize((width, height), bilinear).crop((left, top, left + side, top + side)))
+    if crop == "random_scale":
+        height, width = resized_size(image.height, image.width, int(random.integers(*SCALES, endpoint=True)))
+        top, left = (int(random.integers(length - SIZE, endpoint=True)) for length in (height, width))
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(resized.crop((left, top, left + SIZE, top + SIZE)))
     box = area_window(image.height, image.width, random)
-    return np.asarray(image.crop(box).resize((side, side), bilinear))
+    return np.asarray(image.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 def _one_thread(
-    photographs: ImageSource, read: Callable[[ImageData, np.random.Generator], np.ndarray]
+    source: ImageSource, read: Callable[[ImageData, np.random.Generator], np.ndarray]
 ) -> Callable[[float], Round]:
     random = np.random.default_rng(0)
-    order = itertools.cycle(random.permutation(len(photographs)).tolist())
+    order = itertools.cycle(random.permutation(len(source)).tolist())
 
     def run(seconds: float) -> Round:
         started, used, images, elapsed = time.perf_counter(), time.process_time(), 0, 0.0
         while elapsed < seconds:
-            photograph = photographs[next(order)]
+            image = source[next(order)]
             try:
-                read(photograph.data, random)
+                read(image.data, random)
             except (UnreadableImageError, OSError) as error:
-                raise InputError(
-                    f"{photograph.name} is damaged, and what reads it cannot be measured: {error}"
-                ) from error
+                raise InputError(f"{image.name} is damaged: {error}") from error
             images += 1
             elapsed = time.perf_counter() - started
         return Round(images, elapsed, time.process_time() - used)
@@ -160,11 +144,11 @@ def _one_thread(
 
 
 def _stream(
-    photographs: ImageSource, cropping: Cropping, batch_size: int, workers: int, cores: int
+    source: ImageSource, cropping: Cropping, batch_size: int, workers: int, cores: int
 ) -> Callable[[float], Round]:
     def run(seconds: float) -> Round:
         # Anew for each round: what a stream reads ahead while others are measured would slow these and speed it up.
-        batches = train_batches(photographs, cropping, seed=0, batch_size=batch_size, start=0, workers=workers)
+        batches = train_batches(source, cropping, seed=0, batch_size=batch_size, start=0, workers=workers)
         with contextlib.closing(batches):
             # Until the last worker has started; what the others had ready by then is not measured either.
             for _ in range(2 * cores):
@@ -235,3 +219,7 @@ def loader_table(loaders: Sequence[dict[str, Any]]) -> str:
         for row in loaders
     ]
     return table(("loader", "cores", "images/s", "/core", "images/CPU s", "relative", "relative, CPU"), rows)
+
+
+if __name__ == "__main__":
+    input_speed(sys.argv[1:])
