@@ -98,7 +98,7 @@ BAD = [
     ("prepare cache --shorter_side=256", "--shorter_side is called --resize_size now"),
     ("train --config=digits --config.model.group_size=8", "did you mean config.model.bn_group_size?"),
     (
-        "sweep --config=digits --axis=seed=0 --config.optimizer.ramp_iterations 8",
+        "sweep --config=digits --axis=seed=0 --config.optimizer.ramp_iterations 8 --workdir=new",
         "did you mean config.optimizer.warmup_steps?",
     ),
     ("prepare cache --dataset=folder --data_dir=data", "--output is missing"),
