@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from members import photograph_config
 
 from resnet_jax.cli.main import main
-from resnet_jax.data import images as photographs_module, sequential, small, stream
+from resnet_jax.data import images as images_module, sequential, small, stream
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.resident import Augmentation, DeviceSplit, train_batch
 from resnet_jax.errors import DivergedError, InputError, Preempted
@@ -185,7 +185,7 @@ STREAMED = {
 @pytest.mark.slow
 def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monkeypatch):
     config = photograph_config(folder, STREAMED)
-    whole = photographs_module.open_images("folder", str(folder))
+    whole = images_module.open_images("folder", str(folder))
     # Every photograph has a label of its own, so that a batch tells which ones it holds.
     labelled = dataclasses.replace(whole.train, labels=np.arange(len(whole.train)))
     batches = stream.train_batches(labelled, build.cropping(config), seed=0, batch_size=8, start=0, workers=0)
@@ -193,7 +193,7 @@ def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monk
     batches.close()
     wrong = int(shown[9][3])
     spoiled = dataclasses.replace(whole, train=Mislabelled(whole.train, wrong))
-    monkeypatch.setattr(photographs_module, "open_images", lambda *arguments: spoiled)
+    monkeypatch.setattr(images_module, "open_images", lambda *arguments: spoiled)
 
     with pytest.raises(
         DivergedError, match=r"the loss is nan at iteration 10, .*; the checkpoint of iteration 8 is whole"

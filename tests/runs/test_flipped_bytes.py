@@ -215,10 +215,10 @@ def test_every_letter_of_a_card_is_under_its_checksum():
     assert unseal(saved)[0] == METADATA
     for place in range(len(saved["text"])):
         letter = chr(ord(saved["text"][place]) ^ 1)
-        with pytest.raises(ValueError, match="its card is not the one that was saved"):
+        with pytest.raises(ValueError, match="its metadata are not those that were saved"):
             unseal(saved | {"text": saved["text"][:place] + letter + saved["text"][place + 1 :]})
     for other in ({"text": saved["text"]}, {"text": saved["text"], "crb": saved["crc"]}, saved | {"more": 1}, {}):
-        with pytest.raises(ValueError, match="its card is not the one that was saved"):
+        with pytest.raises(ValueError, match="its metadata are not those that were saved"):
             unseal(other)
 
 

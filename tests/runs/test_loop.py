@@ -1,5 +1,6 @@
 """Whole runs in a folder: what they leave, and what stops them."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from functools import partial
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -17,7 +19,9 @@ from resnet_jax.errors import DivergedError, InputError
 from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.runs.loading import load, load_run, load_state
 from resnet_jax.runs.loop import train
+from resnet_jax.runs.tasks import classification
 from resnet_jax.runs.workdir import read_config, read_result
+from resnet_jax.training.step import train_step
 from small_run import assert_same_run, lines_of, saved_steps, small_config
 
 
@@ -127,6 +131,21 @@ def test_the_log_of_a_command_imports_no_pytorch(tmp_path):
     program += "print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_the_state_of_a_task_of_ones_own(tmp_path):
+    optimizer = optax.adamw(1e-3)
+
+    def make_task(config, metadata, train_images, mesh):
+        task = classification(config, metadata, train_images, mesh)
+        step = partial(train_step, model=task.model, optimizer=optimizer, mesh=mesh)
+        return dataclasses.replace(task, optimizer=optimizer, train_step=step)
+
+    run = train(small_config({"train.iterations": 10}), tmp_path, make_task=make_task)
+    assert int(run.state.step) == 10
+    assert jax.tree.structure(run.state.opt_state) == jax.tree.structure(optimizer.init(run.state.params))
+    jax.tree.map(np.testing.assert_array_equal, run.state.variables, run.classifier.variables)
+    assert [line["step"] for line in run.metrics] == [10]
 
 
 def test_averaged_variables_are_scored_saved_and_restored(tmp_path):

@@ -14,7 +14,7 @@ from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.runs import build, workdir
 from resnet_jax.runs.checkpoints import Checkpoints, Restored
 from resnet_jax.runs.metadata import CheckpointMetadata
-from resnet_jax.runs.tasks import classification
+from resnet_jax.runs.tasks import TaskMaker, classification
 from resnet_jax.training.state import TrainState, abstract_state, abstract_variables
 
 
@@ -54,12 +54,14 @@ def load_run(directory: str | os.PathLike[str], log: Callable[[str], None] = war
     return LoadedRun(config, classifier, step, mesh)
 
 
-def load_state(directory: str | os.PathLike[str], log: Callable[[str], None] = warn) -> TrainState:
-    """The whole state of a run's newest whole checkpoint, on all devices; arguments and errors as of `load_run`."""
+def load_state(
+    directory: str | os.PathLike[str], make_task: TaskMaker = classification, log: Callable[[str], None] = warn
+) -> TrainState:
+    """The state of a run's newest whole checkpoint, on all devices; see `load_run`, and `make_task` of `train`."""
     config, mesh = workdir.read_config(workdir.locate(directory)), make_mesh()
 
     def abstract(metadata: CheckpointMetadata) -> TrainState:
-        task = classification(config, metadata, 1, mesh)
+        task = make_task(config, metadata, 1, mesh)
         return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh, ema=task.ema)
 
     return _restore(directory, abstract, log).state

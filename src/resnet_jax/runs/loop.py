@@ -79,7 +79,7 @@ def train(
         if agreement.is_lead():
             workdir.write_result(directory, result)
     _report(directory, result, complete, console)
-    return Run(directory, result)
+    return Run(directory, result, make_task)
 
 
 def _go_on(

@@ -70,7 +70,7 @@ def unseal(saved: Mapping[str, Any]) -> tuple[CheckpointMetadata, dict[str, Any]
         parts = ("variables", "training")
         fields = {**saved, "version": 0, "fingerprints": dict(zip(parts, saved["fingerprints"], strict=True))}
     else:
-        raise ValueError("its card is not the one that was saved")
+        raise ValueError("its metadata are not those that were saved")
     if fields["version"] > VERSION:
         raise InputError(
             f"a checkpoint is of version {fields['version']}, made by a newer resnet_jax, and this one reads versions "

@@ -8,6 +8,7 @@ from typing import Any
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.runs import loading
 from resnet_jax.runs.metrics_log import read_metrics
+from resnet_jax.runs.tasks import TaskMaker, classification
 from resnet_jax.training.state import TrainState
 
 
@@ -18,10 +19,12 @@ class Run:
     Attributes:
       workdir: its folder.
       result: what result.json holds: errors after the final iteration, and what they were measured on.
+      make_task: what it learnt.
     """
 
     workdir: Path
     result: dict[str, Any]
+    make_task: TaskMaker = classification
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -31,7 +34,7 @@ class Run:
     @cached_property
     def state(self) -> TrainState:
         """The state after the last iteration, on all devices."""
-        return loading.load_state(self.workdir)
+        return loading.load_state(self.workdir, self.make_task)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
