@@ -2,8 +2,8 @@
 that are not there.
 
     python experiments/benchmarks/collectives.py [--model=resnet50] [--shortcut=A|B|C] [--batch_size=N]
-        [--image_size=N] [--bn_group_size=N] [--fsdp=N] [--accumulate=N] [--devices=8,64,1024] [--step_time=SECONDS]
-        [--json]
+        [--image_size=N] [--bn_group_size=N] [--fsdp=N] [--grad_accum_steps=N] [--devices=8,64,1024]
+        [--step_time=SECONDS] [--json]
 
 The step is that of training on photographs, compiled for so many CPU devices in a process for each number of them;
 nothing is run. Its collectives carry float32, whatever the dtype of the computation. Compilers for other devices can
