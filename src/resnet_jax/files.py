@@ -1,5 +1,7 @@
 """Paths that people give, and files that are there as a whole or not at all."""
 
+import errno
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -7,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, warn
 
 # An address, also where it has been made a Path, which leaves one slash of two.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -62,6 +64,26 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """Holds a lock file, until the block or the process ends, however it ends.
+
+    Raises:
+      InputError: another process holds it; `refusal` is the message.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(refusal) from error
+        except OSError as error:
+            # Some network file systems have no locks.
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
+            warn(f"{path.parent} cannot be locked ({error.strerror}): see to it that no other run writes there")
+        yield
 
 
 def write_whole(path: Path, data: str | bytes) -> None:

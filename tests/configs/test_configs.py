@@ -250,7 +250,7 @@ MISTYPED = [
     ({"model.dept": 8}, r"there is no field config.model.dept: did you mean config.model.depth\? configs/base.py"),
     ({"modle.depth": 8}, r"did you mean config.model.depth\?"),
     ({"depth": 8}, r"did you mean config.model.depth\?"),
-    ({"model": 8}, "there is no field config.model: it is a section of fields, such as config.model.family; "),
+    ({"model": 8}, "there is no field config.model: it is a section of fields, such as config.model."),
     ({"": 8}, "there is no field config.:"),
     # Old names.
     ({"model.group_size": 8}, r"no field config.model.group_size: did you mean config.model.bn_group_size\?"),

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import gc
 import os
 import re
@@ -10,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,8 @@ from orbax.checkpoint import v1 as ocp
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.agreement import SEEN_WITHIN, exchange, is_lead
 from resnet_jax.distributed.mesh import replicated
-from resnet_jax.errors import DiskFullError, DivergedError, InputError, Preempted, is_passing, warn
+from resnet_jax.errors import DiskFullError, DivergedError, InputError, Preempted, is_passing
+from resnet_jax.files import locked
 from resnet_jax.runs.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
 from resnet_jax.runs.metadata import CheckpointMetadata, abstract_preprocessing, seal, unseal
 from resnet_jax.training.state import TrainState, must_be_finite
@@ -67,7 +67,11 @@ class Checkpoints:
         with contextlib.ExitStack() as held:
             folder = _without_patterns(workdir.absolute(), held)
             if write and is_lead():
-                held.enter_context(_lock(workdir))
+                refusal = (
+                    f"another process is training in {workdir}: wait for it, or use another --workdir; processes of "
+                    "one run on several hosts are started with --distributed"
+                )
+                held.enter_context(locked(workdir / "lock", refusal))
             policies = ocp.training.preservation_policies
             kept: Any = policies.LatestN(keep_last)
             if keep_every is not None:
@@ -251,25 +255,6 @@ def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
     return Path(f"/proc/self/fd/{descriptor}")
 
 
-def _lock(workdir: Path) -> IO[str]:
-    """Holds a workdir until it is closed or the process ends, however it ends."""
-    file = (workdir / "lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InputError(
-            f"another process is training in {workdir}: wait for it, or use another --workdir; processes of one run on "
-            "several hosts are started with --distributed"
-        ) from error
-    except OSError as error:
-        # Some network file systems have no locks.
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise
-        warn(f"{workdir} cannot be locked ({error.strerror}): see to it that no other run writes there")
-    return file
-
-
 @contextlib.contextmanager
 def _clear_errors(directory: Path) -> Iterator[None]:
     """Turns whatever Orbax raises when the disk is full into one clear line."""
@@ -294,6 +279,6 @@ def _clear_errors(directory: Path) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     """What went wrong first: Orbax wraps it in what it tried instead."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # pyright: ignore[reportAssignmentType]
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from resnet_jax.errors import STOPPED
@@ -25,12 +25,11 @@ def start_process(command: Sequence[str], log: Path, environment: Mapping[str, s
       log: a file for its output, behind what is there.
       environment: variables beside those of this process.
     """
-    arguments = [sys.executable, "-m", "resnet_jax.sweeping.child", *command]
     with log.open("ab") as file:
         file.write(f"$ resnet-jax {shlex.join(command)}\n".encode())
         file.flush()
         return subprocess.Popen(
-            arguments,
+            [sys.executable, "-m", "resnet_jax.sweeping.child", *command],
             env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=file,
@@ -49,35 +48,33 @@ def visible_devices() -> list[dict[str, str]]:
     their own); TPU chips, where libtpu is installed, in TPU_VISIBLE_CHIPS or else as /dev/accel* and /dev/vfio/*. None
     on a CPU, or where JAX_PLATFORMS leaves them out.
     """
-    platforms = os.environ.get("JAX_PLATFORMS", "").split(",")
+    platforms = set(os.environ.get("JAX_PLATFORMS", "").split(","))
     plugins = {entry.name for entry in importlib.metadata.entry_points(group="jax_plugins")}
-    if {"", "cuda", "gpu"} & set(platforms) and any("cuda" in name for name in plugins):
-        names = _listed("CUDA_VISIBLE_DEVICES")
-        if names is None:
-            names = _nvidia_devices()
+    if {"", "cuda", "gpu"} & platforms and any("cuda" in name for name in plugins):
+        names = _listed("CUDA_VISIBLE_DEVICES", _nvidia_devices)
         if names:
             return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
-    if {"", "tpu"} & set(platforms) and importlib.util.find_spec("libtpu"):
-        names = _listed("TPU_VISIBLE_CHIPS")
-        if names is None:
-            files = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
-            names = [str(i) for i in range(len(files))]
+    if {"", "tpu"} & platforms and importlib.util.find_spec("libtpu"):
         bounds = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-        return [{"TPU_VISIBLE_CHIPS": name, **bounds} for name in names]
+        return [{"TPU_VISIBLE_CHIPS": name, **bounds} for name in _listed("TPU_VISIBLE_CHIPS", _tpu_chips)]
     return []
 
 
-def _listed(variable: str) -> list[str] | None:
+def _listed(variable: str, find: Callable[[], list[str]]) -> list[str]:
     value = os.environ.get(variable)
     # CUDA takes no device from -1 on.
-    return None if value is None else [name for name in value.split(",") if name.strip() not in ("", "-1")]
+    return find() if value is None else [name for name in value.split(",") if name.strip() not in ("", "-1")]
+
+
+def _tpu_chips() -> list[str]:
+    return [str(i) for i in range(len(glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")))]
 
 
 def _nvidia_devices() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
-    said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return re.findall(r"\(UUID: (MIG-[^)]+)\)", said) or re.findall(r"^GPU (\d+):", said, re.MULTILINE)
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"\(UUID: (MIG-[^)]+)\)", listed) or re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
 
 
 def environments(devices: Sequence[Mapping[str, str]], jobs: int | None) -> list[dict[str, str]]:
@@ -90,22 +87,19 @@ def environments(devices: Sequence[Mapping[str, str]], jobs: int | None) -> list
     jobs = jobs or len(devices) or 1
     if jobs == 1 or not devices:
         return [{} for _ in range(jobs)]
-    found = [dict(devices[i % len(devices)]) for i in range(jobs)]
     sharing = -(-jobs // len(devices))
+    share = {}
     if sharing > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
         # Of a GPU's memory; JAX's own share of 0.75 is for a single process.
-        for environment in found:
-            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
-    return found
+        share["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
+    return [{**devices[i % len(devices)], **share} for i in range(jobs)]
 
 
 class LocalProcesses:
-    """Runs points as processes of this machine, some at a time.
+    """Runs points as processes of this machine, `jobs` at a time.
 
-    Attributes:
-      jobs: how many at a time; one for each accelerator, or one on a CPU, where none is given. A single job has all
-        accelerators; of several each has one, which they share where there are more jobs than accelerators.
-      running: those at work.
+    By default that is one for each accelerator, or one on a CPU. A single job has all accelerators; of several each has
+    one, which they share where there are more jobs than accelerators.
     """
 
     def __init__(self, jobs: int | None):
@@ -126,13 +120,14 @@ class LocalProcesses:
 
     def ended(self) -> list[tuple[Run, str]]:
         """Those that have ended since the last call, each with how."""
-        found = [(slot, run, process.poll()) for slot, (run, process) in self._slots.items()]
-        gone = [(slot, run, status) for slot, run, status in found if status is not None]
-        for slot, _, _ in gone:
-            _, process = self._slots.pop(slot)
-            if process.stdin is not None:
-                process.stdin.close()
-        return [(run, describe_status(status)) for _, run, status in gone]
+        gone = []
+        for slot, (run, process) in list(self._slots.items()):
+            status = process.poll()
+            if status is not None:
+                del self._slots[slot]
+                process.communicate()  # closes its pipe
+                gone.append((run, describe_status(status)))
+        return gone
 
     def stop(self) -> None:
         """Asks all to save and to end."""

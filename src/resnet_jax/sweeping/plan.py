@@ -2,20 +2,19 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.configs import parsing
 from resnet_jax.configs.base import Config
+from resnet_jax.configs.parsing import load
 from resnet_jax.data.images import NAMES
 from resnet_jax.errors import InputError
-from resnet_jax.files import write_whole
+from resnet_jax.files import locked, write_whole
 from resnet_jax.runs import build, terminal, workdir
 from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.sweeping.local import LocalProcesses
@@ -45,13 +44,13 @@ class Plan:
 
     def config(self, point: Point) -> Config:
         """The config of a point; raises InputError for a field or value that does not exist."""
-        return parsing.load(self.source, [f"{field}={value}" for field, value in {**self.overrides, **point}.items()])
+        return load(self.source, {**self.overrides, **point})
 
-    def run(self, point: Point, config: Config) -> Run:
+    def run(self, point: Point) -> Run:
         """A point as its folder shows it: complete or waiting; raises InputError if that is another config's."""
         run = Run(point, self.directory / point_name(point))
         if (run.directory / "config.json").exists():
-            workdir.claim(run.directory, config)
+            workdir.claim(run.directory, self.config(point))
         if (run.directory / "result.json").exists():
             run.conclude("", validation=self.validation)
         return run
@@ -81,7 +80,7 @@ def sweep(
     that fails stops no other one.
 
     Args:
-      source: the config of all points; see `arguments.parse_config`.
+      source: the config of all points; see `configs.load`.
       overrides: values of fields of it as on the command line, such as {"train.iterations": "20"}.
       axes: see `points.parse_axes`.
       directory: holds a folder such as "model.depth=20,seed=0" for each point, with a log.txt, and at the end
@@ -108,17 +107,16 @@ def sweep(
     _check_options(plan, combine, jobs, launcher, slurm, trials)
     # All of them first: a mistyped value shows before hours of training.
     points = corners(parsed) if plan.validation else grid(parsed, combine)
-    configs = [plan.config(point) for point in points]
-    for config in configs:
+    for config in [plan.config(point) for point in points]:
         _check(config, plan)
-    runs = [] if plan.validation else [plan.run(*each) for each in zip(points, configs, strict=True)]
+    runs = [] if plan.validation else [plan.run(point) for point in points]
 
     directory.mkdir(parents=True, exist_ok=True)
     log = terminal.console().print
-    with _locked(directory), contextlib.ExitStack() as stack:
+    refusal = f"another sweep is at work in {directory}: wait for it, or use another --workdir"
+    with locked(directory / "sweep.lock", refusal), contextlib.ExitStack() as stack:
         search = Search(parsed, trials, directory) if trials else None
-        if search:
-            runs += [plan.run(point, plan.config(point)) for point in search.complete]
+        runs += [plan.run(point) for point in search.complete] if search else []
         launch = SlurmArray(directory, jobs, slurm) if launcher == "slurm" else LocalProcesses(jobs)
         stack.callback(launch.stop)
         with Interruptible() as interruption:
@@ -172,7 +170,7 @@ def _fill(plan: Plan, runs: list[Run], launch: LocalProcesses | SlurmArray, sear
         point = search.ask()
         run = next((run for run in runs if run.point == point), None)
         if run is None:
-            run = plan.run(point, plan.config(point))
+            run = plan.run(point)
             runs.append(run)
             waiting += [run] if run.state == "waiting" else []
         if run.state in ("complete", "failed"):
@@ -208,22 +206,20 @@ def _finish(plan: Plan, runs: Sequence[Run], log: Callable[[str], None]) -> list
 def _check_options(
     plan: Plan, combine: str, jobs: int | None, launcher: str, slurm: Sequence[str], trials: int | None
 ) -> None:
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs is {jobs}, but it must be at least 1")
-    if slurm and launcher != "slurm":
-        raise InputError("--slurm is for --launcher=slurm, which is not given")
-    if not plan.validation:
-        if trials is not None:
-            raise InputError("--trials is for --searcher=optuna, which is not given")
-        return
-    if trials is None or trials < 1:
-        raise InputError("--searcher=optuna needs --trials=N, at least 1")
-    if combine != "product":
-        raise InputError("--combine is for grids: --searcher=optuna chooses the value of each axis itself")
-    if launcher == "slurm" and jobs is None:
-        raise InputError(
-            "--searcher=optuna with --launcher=slurm needs --jobs=N, how many trials learn nothing of others"
-        )
+    grids, slurms = not plan.validation, launcher == "slurm"
+    for wrong, message in (
+        (jobs is not None and jobs < 1, f"--jobs is {jobs}, but it must be at least 1"),
+        (slurm and not slurms, "--slurm is for --launcher=slurm, which is not given"),
+        (grids and trials is not None, "--trials is for --searcher=optuna, which is not given"),
+        (not grids and (trials or 0) < 1, "--searcher=optuna needs --trials=N, at least 1"),
+        (not grids and combine != "product", "--combine is for grids: --searcher=optuna chooses values by itself"),
+        (
+            not grids and slurms and jobs is None,
+            "--searcher=optuna with --launcher=slurm needs --jobs=N, how many trials learn nothing of others",
+        ),
+    ):
+        if wrong:
+            raise InputError(message)
 
 
 def _check(config: Config, plan: Plan) -> None:
@@ -233,22 +229,8 @@ def _check(config: Config, plan: Plan) -> None:
         config = config.copy_and_resolve_references()
         config.model.dtype = "float32"
     build.check(config)
-    photographs_of_its_own = config.dataset.name in NAMES
-    if plan.validation and not (config.dataset.validation_images or photographs_of_its_own):
+    if plan.validation and not (config.dataset.validation_images or config.dataset.name in NAMES):
         raise InputError(
             "--searcher=optuna would choose by the test images, which are for the end: keep training images back to "
             "validate on with --config.dataset.validation_images=N"
         )
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Holds a sweep's folder until the end of this process, however that comes."""
-    with (directory / "sweep.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another sweep is at work in {directory}: wait for it, or use another --workdir"
-            ) from error
-        yield

@@ -13,11 +13,9 @@ Point = dict[str, str]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers that a search may draw, both ends included.
+    """Numbers that a search may draw, both ends included: whole ones if the ends are.
 
-    Attributes:
-      low, high: whole numbers, if only such are to be drawn.
-      log: whether equal ratios are equally probable, instead of equal differences.
+    With `log` equal ratios are equally probable, instead of equal differences.
     """
 
     low: float
@@ -39,25 +37,25 @@ def parse_axes(axes: Sequence[str]) -> Axes:
     """
     parsed: Axes = {}
     for axis in axes:
-        field, equals, values = axis.partition("=")
-        if not equals or not field or not all(values.split(",")):
+        field, _, text = axis.partition("=")
+        values = text.split(",")
+        if not field or not all(values):
             raise InputError(f"--axis={axis!r} is not of the form FIELD=VALUE,VALUE,… such as model.depth=20,32,44")
         if field in parsed:
             raise InputError(f"the axis {field} is given twice: give its values in one --axis")
-        match = _RANGE.fullmatch(values)
-        parsed[field] = _parse_range(axis, *match.groups()) if match else values.split(",")
+        match = _RANGE.fullmatch(text)
+        parsed[field] = _parse_range(axis, *match.groups()) if match else values
     if not parsed:
         raise InputError("a sweep needs at least one --axis=FIELD=VALUE,VALUE,…")
     return parsed
 
 
 def _parse_range(axis: str, low: str, high: str, log: str | None) -> Range:
-    whole = all(re.fullmatch(r"[-+]?\d+", end) for end in (low, high))
-    ends = (int(low), int(high)) if whole else (float(low), float(high))
-    if not ends[0] < ends[1] or (log and ends[0] <= 0):
+    kind = int if all(re.fullmatch(r"[-+]?\d+", end) for end in (low, high)) else float
+    if not kind(low) < kind(high) or (log and kind(low) <= 0):
         above = " and both are above 0" if log else ""
         raise InputError(f"--axis={axis!r} is no range: the first number is less than the second{above}")
-    return Range(*ends, bool(log))
+    return Range(kind(low), kind(high), bool(log))
 
 
 def grid(axes: Axes, combine: str) -> list[Point]:
@@ -76,10 +74,9 @@ def grid(axes: Axes, combine: str) -> list[Point]:
         if isinstance(values, Range):
             raise InputError(f"the axis {field} is a range: list its values, or search it with --searcher=optuna")
         lists[field] = values
-    lengths = {field: len(values) for field, values in lists.items()}
-    if combine == "zip" and len(set(lengths.values())) > 1:
-        said = ", ".join(f"{field} has {length}" for field, length in lengths.items())
-        raise InputError(f"--combine=zip needs axes with equally many values, but {said}")
+    if combine == "zip" and len(set(map(len, lists.values()))) > 1:
+        lengths = ", ".join(f"{field} has {len(values)}" for field, values in lists.items())
+        raise InputError(f"--combine=zip needs axes with equally many values, but {lengths}")
     tuples = zip(*lists.values(), strict=True) if combine == "zip" else itertools.product(*lists.values())
     points = [dict(zip(lists, values, strict=True)) for values in tuples]
     names = [point_name(point) for point in points]

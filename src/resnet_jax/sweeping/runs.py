@@ -41,7 +41,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What its processes said."""
+        """What its processes print."""
         return self.directory / "log.txt"
 
     def start(self) -> None:
@@ -57,57 +57,47 @@ class Run:
           ending: how the process ended, for a point that is not complete and whose log says nothing.
           validation: take the validation error for its error, never that of the result, which can be the test error.
         """
+        self.state = "failed"
         try:
-            self.split, self.error = self._validation_error() if validation else self._final_error()
-            self.state = "complete"
+            result = read_result(self.directory)
+            if result is None:
+                self.message = _last_words(self.log, self.log_start) or ending
+                return
+            split = "validation" if validation else result.get("split", "test")
+            self.error = _validation_error(self.directory) if validation else result[f"{split}_error"]
+            self.state, self.split = "complete", split
         except InputError as error:
-            self.state, self.message = "failed", str(error) or _last_words(self.log, self.log_start) or ending
-
-    def _final_error(self) -> tuple[str, float]:
-        result = read_result(self.directory)
-        if result is None:
-            raise InputError
-        split = result.get("split", "test")
-        return split, result[f"{split}_error"]
-
-    def _validation_error(self) -> tuple[str, float]:
-        self._final_error()  # it must be complete
-        damage: list[str] = []
-        lines = read_metrics(self.directory, damage.append)
-        errors = [line["validation_error"] for line in lines if "validation_error" in line]
-        if not errors:
-            raise InputError("its metrics.jsonl holds no validation error")
-        if damage:  # the last error that is left may be an earlier one than that of the last iteration
-            raise InputError(f"{damage[0]}: remove its folder to train it again")
-        return "validation", errors[-1]
+            self.message = str(error)
 
     def describe(self) -> str:
         """Its name and state as a line."""
-        said = self.state
-        if self.error is not None:
-            said += f", {self.split} error {self.error:.2%}"
-        if self.message:
-            said += f": {self.message} ({self.log})"
-        return f"{self.name}: {said}"
+        error = "" if self.error is None else f", {self.split} error {self.error:.2%}"
+        message = f": {self.message} ({self.log})" if self.message else ""
+        return f"{self.name}: {self.state}{error}{message}"
 
     def as_json(self) -> dict[str, Any]:
         """What results.json says of it; "error" is the share, "message" says why there is none."""
-        return {
-            "point": self.point,
-            "state": self.state,
-            "split": self.split,
-            "error": self.error,
-            "message": self.message or None,
-            "log": str(self.log),
-        }
+        fields = {name: getattr(self, name) for name in ("point", "state", "split", "error")}
+        return {**fields, "message": self.message or None, "log": str(self.log)}
+
+
+def _validation_error(directory: Path) -> float:
+    damage: list[str] = []
+    lines = read_metrics(directory, damage.append)
+    errors = [line["validation_error"] for line in lines if "validation_error" in line]
+    if not errors:
+        raise InputError("its metrics.jsonl holds no validation error")
+    if damage:  # the last error that is left may be an earlier one than that of the last iteration
+        raise InputError(f"{damage[0]}: remove its folder to train it again")
+    return errors[-1]
 
 
 def _last_words(log: Path, start: int) -> str:
     """The last line with which a command refused, or else its last line at all, in what the last command wrote."""
     if not log.exists():
         return ""
-    said = log.read_bytes()[start:].decode(errors="replace").rpartition("$ resnet-jax ")[2].splitlines()[1:]
-    lines = [line.strip() for line in said if line.strip()]
+    written = log.read_bytes()[start:].decode(errors="replace").rpartition("$ resnet-jax ")[2].splitlines()[1:]
+    lines = [line.strip() for line in written if line.strip()]
     refusals = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (refusals or lines or [""])[-1][:500]
 

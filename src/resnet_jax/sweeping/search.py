@@ -40,7 +40,7 @@ class Search:
             study_name="sweep",
             load_if_exists=True,
         )
-        self._distributions = {field: _distribution(axis) for field, axis in axes.items()}
+        self._distributions = {field: _distribution(axis, optuna.distributions) for field, axis in axes.items()}
         described = {field: repr(axis) for field, axis in axes.items()}
         if self._study.user_attrs.get("axes", described) != described:
             raise InputError(f"{directory} holds a search over other axes: give the same ones, or another --workdir")
@@ -48,10 +48,10 @@ class Search:
         past = self._study.get_trials()
         # Another seed in each start: with the same one, a start would propose again what the last one began with.
         self._study.sampler = optuna.samplers.TPESampler(seed=len(past), constant_liar=True)
-        self._left = trials - sum(trial.state == self._states.COMPLETE for trial in past)
         # Numbers of the trials that wait for the error of each point.
         self._open: dict[str, list[int]] = {}
         known = [trial.params for trial in past if trial.state == self._states.COMPLETE]
+        self._left = trials - len(known)
         known += [trial.system_attrs.get("fixed_params") for trial in past if trial.state == self._states.WAITING]
         for trial in past:
             if trial.state == self._states.RUNNING:
@@ -93,9 +93,7 @@ class Search:
         return {field: str(params[field]) for field in self._distributions}
 
 
-def _distribution(axis: Sequence[str] | Range) -> Any:
-    from optuna import distributions  # pyright: ignore[reportMissingImports]
-
+def _distribution(axis: Sequence[str] | Range, distributions: Any) -> Any:
     if not isinstance(axis, Range):
         return distributions.CategoricalDistribution(list(axis))
     if isinstance(axis.low, int) and isinstance(axis.high, int):

@@ -23,11 +23,7 @@ class SlurmArray:
 
     The folder DIR/slurm holds submitit's files, and DIR/slurm.json the jobs' names, so that the same command watches
     the jobs that it finds at work and submits the other points only. A job that comes to its time limit, or that gives
-    way to another one, saves and is queued again.
-
-    Attributes:
-      jobs: how many points may be submitted and not ended; infinite where none is given.
-      running: those that are submitted and have not ended.
+    way to another one, saves and is queued again. At most `jobs` points are submitted and not ended, where it is given.
 
     Raises:
       InputError: submitit or SLURM is not installed, or a parameter is wrong.
@@ -35,17 +31,18 @@ class SlurmArray:
 
     def __init__(self, directory: Path, jobs: int | None, parameters: Sequence[str]):
         submitit = _submitit()
-        missing = [program for program in ("sbatch", "srun") if not shutil.which(program)]
-        if missing:
-            raise InputError(f"--launcher=slurm found no {missing[0]}: call it on a machine that submits to SLURM")
+        for program in ("sbatch", "srun"):
+            if not shutil.which(program):
+                raise InputError(f"--launcher=slurm found no {program}: call it on a machine that submits to SLURM")
         self.jobs = jobs or math.inf
         self._file = directory / "slurm.json"
         self._names: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
         self._folder = directory.absolute() / "slurm"
         self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=1000)
-        self._executor.update_parameters(**sbatch_parameters(parameters), job_name=directory.absolute().name)
-        if jobs:
-            self._executor.update_parameters(array_parallelism=jobs)
+        parallelism = {"array_parallelism": jobs} if jobs else {}
+        self._executor.update_parameters(
+            **sbatch_parameters(parameters), **parallelism, job_name=directory.absolute().name
+        )
         self._jobs: list[tuple[Run, Any]] = []
 
     @property
@@ -55,13 +52,12 @@ class SlurmArray:
 
     def start(self, commands: Sequence[tuple[Run, Sequence[str]]]) -> None:
         """Submits the commands of runs as one array, but for those whose job of an earlier call is still there."""
-        from submitit import SlurmJob  # pyright: ignore[reportMissingImports]
-        from submitit.core.utils import FailedJobError, FailedSubmissionError  # pyright: ignore[reportMissingImports]
-
+        submitit = _submitit()
+        failures = submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError
         tasks = []
         for run, command in commands:
             if run.name in self._names:
-                job = SlurmJob(self._folder, self._names[run.name])
+                job = submitit.SlurmJob(self._folder, self._names[run.name])
                 if not job.done(force_check=True):
                     run.log_start = 0  # It may have begun to write.
                     self._jobs.append((run, job))
@@ -73,9 +69,9 @@ class SlurmArray:
             # submitit prints what it then raises.
             with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():
                 jobs = [self._executor.submit(task) for _, task in tasks]
-        except (FailedJobError, FailedSubmissionError) as error:
-            said = (str(error).strip() or "it said nothing").splitlines()[-1]
-            raise InputError(f"sbatch refused the points: {said}") from error
+        except failures as error:
+            why = (str(error).strip() or "it gave no reason").splitlines()[-1]
+            raise InputError(f"sbatch refused the points: {why}") from error
         self._jobs += [(run, job) for (run, _), job in zip(tasks, jobs, strict=True)]
         self._names |= {run.name: job.job_id for (run, _), job in zip(tasks, jobs, strict=True)}
         write_whole(self._file, json.dumps(self._names, indent=2) + "\n")
@@ -115,14 +111,12 @@ class PointTask:
 
     def checkpoint(self) -> Any:
         """What submitit queues again, when it was told that the job must end; it calls this in a signal handler."""
-        from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
-
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):  # It has just ended by itself.
                 os.kill(self._process.pid, signal.SIGTERM)
                 # Not Popen's wait, which holds a lock in the call that the signal has interrupted.
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(PointTask(self._command, self._log))
+        return _submitit().helpers.DelayedSubmission(PointTask(self._command, self._log))
 
 
 def sbatch_parameters(parameters: Sequence[str]) -> dict[str, Any]:
@@ -152,7 +146,7 @@ def _submitit() -> Any:
     # Its import configures logging anew, which ends the handlers of everything else in the process; absl's would close
     # what was sys.stderr when absl was imported. The variable is there for the import only: jobs inherit the
     # environment, and their logs shall say when they are queued again.
-    level = os.environ.get("SUBMITIT_LOG_LEVEL")
+    level = os.environ.pop("SUBMITIT_LOG_LEVEL", None)
     os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
         import submitit  # pyright: ignore[reportMissingImports]
