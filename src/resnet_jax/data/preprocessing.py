@@ -1,6 +1,7 @@
 """What is done to a network's images before it sees them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -30,6 +31,21 @@ class Preprocessing:
     channel_order: str = flax.struct.field(default="rgb", pytree_node=False)
     resize_size: int | None = flax.struct.field(default=None, pytree_node=False)
     interpolation: str = flax.struct.field(default="bicubic", pytree_node=False)
+
+    @classmethod
+    def of_channels(
+        cls, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, **fields: Any
+    ) -> "Preprocessing":
+        """Subtracts each channel's mean and divides by its standard deviation, both of pixels in [0, 1].
+
+        Args:
+          mean, std: in the network's order of the channels; ImageNet's by default.
+          **fields: the others of a `Preprocessing`.
+
+        >>> print(Preprocessing.of_channels(mean=[0.5], std=[0.25])(jnp.full((1, 1, 1, 1), 255)))
+        [[[[2.]]]]
+        """
+        return cls(*(255 * jnp.array(each, jnp.float32)[None, None] for each in (mean, std)), **fields)
 
     def __call__(
         self, images: Num[Array | np.ndarray, "batch height width channels"]

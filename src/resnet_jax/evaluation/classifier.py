@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.errors import InputError
 
 
 class Classifier(flax.struct.PyTreeNode):
@@ -28,13 +29,11 @@ class Classifier(flax.struct.PyTreeNode):
       image_shape: (height, width, channels) that the network was trained on.
 
     Example:
-      >>> import jax, numpy as np, resnet_jax.models
-      >>> from resnet_jax.data.preprocessing import Preprocessing
-      >>> model = resnet_jax.models.create("cifar_resnet8", num_classes=2)
-      >>> images = np.zeros((4, 32, 32, 3), np.uint8)
-      >>> variables = model.init(jax.random.key(0), np.float32(images), train=False)
-      >>> classifier = Classifier(model, variables, Preprocessing(np.zeros((1, 1, 3))), ("cat", "dog"), (32, 32, 3))
-      >>> classifier(images).shape
+      >>> import jax, numpy as np, resnet_jax as rj
+      >>> model, shape = rj.create("cifar_resnet8", num_classes=2), (32, 32, 3)
+      >>> variables = rj.models.init(model, shape, jax.random.key(0))
+      >>> classifier = Classifier(model, variables, rj.data.Preprocessing.of_channels(), ("cat", "dog"), shape)
+      >>> classifier(np.zeros((4, 32, 32, 3), np.uint8)).shape
       (4, 2)
     """
 
@@ -64,12 +63,19 @@ def transfer(classifier: Classifier, class_names: Sequence[str], seed: int = 0) 
       class_names: in the order of the new logits.
       seed: of the head's kernel, which is drawn as that of a new network; its bias is zero.
 
+    Raises:
+      InputError: the network has no such layer, or these are no names of classes.
+
     Example:
       >>> import resnet_jax as rj
       >>> classifier = rj.load_torch("resnet50.safetensors")  # doctest: +SKIP
       >>> rj.transfer(classifier, ["cat", "dog"]).model.num_classes  # doctest: +SKIP
       2
     """
+    if isinstance(class_names, str) or not len(class_names):
+        raise InputError(f"class_names is {class_names!r}, but it must hold the name of each class")
+    if "fc" not in classifier.variables["params"] or not hasattr(classifier.model, "num_classes"):
+        raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
     model = classifier.model.clone(num_classes=len(class_names))  # pyright: ignore[reportCallIssue]
     drawn = jax.jit(lambda key: model.init(key, jnp.zeros((1, *classifier.image_shape)), train=False)["params"]["fc"])
     head = drawn(rng.stream(seed, "head"))

@@ -12,6 +12,7 @@ from resnet_jax.errors import InputError, Progress, no_progress, warn
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.scoring import Scored, score_images
+from resnet_jax.models import ResNet
 
 
 class Outcomes:
@@ -122,6 +123,10 @@ def evaluate(
         raise InputError("there is nothing to evaluate: give at least one classifier")
     for i, member in enumerate(members):
         check_classes(f"classifier {i}", member.class_names, "classifier 0", members[0].class_names)
+        if protocol == "dense" and not isinstance(member.model, ResNet):
+            raise InputError(
+                f"a {type(member.model).__name__} has no maps of classes: the protocol dense is for ResNets"
+            )
     images: Any = split
     if isinstance(split, Split):
         if protocol != "center":
@@ -129,6 +134,8 @@ def evaluate(
                 f"the protocol {protocol} is for photographs, but these images are scored as they are: use the "
                 "protocol center"
             )
+        if split.images.dtype != np.uint8:
+            raise InputError(f"the images are {split.images.dtype}, but they must be uint8, from 0 to 255")
         shape = split.images.shape[1:]
         if other := {member.image_shape for member in members} - {shape}:
             theirs, ours = (" x ".join(map(str, each)) for each in (min(other), shape))
@@ -139,6 +146,11 @@ def evaluate(
         chosen = protocols.Protocol("original")
         pairs = zip(split.images, split.labels.tolist(), strict=True)
         images = [EncodedImage(pixels, label, str(i)) for i, (pixels, label) in enumerate(pairs)]
+    if not hasattr(images, "__getitem__") or not len(images) or not isinstance(images[0], EncodedImage):
+        raise InputError(
+            f"{type(split).__name__} is no split that can be evaluated: give data.image_folder(…).validation, "
+            "data.load(…).test or data.Split(images, labels)"
+        )
     if batch_size < 1:
         raise InputError(f"the evaluation's batch size is {batch_size}, but it must be at least 1")
     found = Outcomes(len(images), len(members[0].class_names))

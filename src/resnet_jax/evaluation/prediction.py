@@ -52,6 +52,8 @@ def predict(
     if isinstance(images, np.ndarray | jax.Array):
         photographs: Any = _arrays(classifier, np.asarray(images))
         protocol = Protocol("original" if images.shape[1:] == classifier.image_shape else "center")
+    elif not all(isinstance(path, str | os.PathLike) for path in (paths if isinstance(paths, Sequence) else [None])):
+        raise InputError("the images are neither paths nor one array, uint8 (batch, height, width, channels)")
     else:
         photographs = _Files([file for path in paths for file in _expand(expanded(path, "an image"), log)])
         protocol = Protocol("center")

@@ -6,16 +6,17 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.models import ResNet
 from resnet_jax.models.layers import batch_norm_maps
 
 
 def recalibrate(
     classifier: Classifier,
-    batches: Iterable[Float[Array | np.ndarray, "batch height width channels"]],
+    batches: Iterable[Num[Array | np.ndarray, "batch height width channels"]],
     grad_accum_steps: int = 1,
 ) -> Classifier:
     """The network with the mean and the unbiased variance of what reaches each batch norm in training, over the images
@@ -29,9 +30,10 @@ def recalibrate(
     groups' means differ is part of the variance.
 
     Args:
-      classifier: its parameters stay, and its running statistics are not used. Its model's `bn_group_size` is that of the
-        statistic groups.
-      batches: images (batch, height, width, channels) of equally large batches, pre-processed and augmented.
+      classifier: its parameters stay, and its running statistics are not used. Its model's `bn_group_size` is that of
+        the statistic groups.
+      batches: images (batch, height, width, channels) of equally large batches, augmented. uint8 ones are pre-processed
+        here, float ones are what the model is given.
       grad_accum_steps: parts of a batch that follow one another in training; where the model's `bn_group_size` is None
         each of them is a statistic group.
 
@@ -39,9 +41,11 @@ def recalibrate(
       The classifier with other `variables["batch_stats"]`, float32 NumPy arrays.
 
     Raises:
-      InputError: there is no batch.
+      InputError: there is no batch, or the batch norms are not those of a `ResNet`.
     """
     model: Any = classifier.model
+    if not isinstance(model, ResNet):
+        raise InputError(f"the batch norms of a {type(model).__name__} are not known here: only those of ResNets are")
     variables = classifier.variables
     # With momentum 0, "running" statistics are those of the batch, and each group becomes a batch of its own.
     alone = model.clone(momentum=0.0, bn_group_size=None)
@@ -52,6 +56,7 @@ def recalibrate(
 
     @jax.jit
     def moments(images: jax.Array) -> dict[tuple[str, ...], tuple[jax.Array, jax.Array]]:
+        images = classifier.preprocessing(images) if images.dtype == np.uint8 else images
         groups = _in_groups(images, model.bn_group_size, grad_accum_steps)
         stats, found = jax.vmap(of_group)(groups), {}
         for path, (height, width) in batch_norm_maps(model, images.shape[1:]).items():

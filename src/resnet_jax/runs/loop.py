@@ -60,6 +60,8 @@ def train(
       Preempted: after Ctrl-C or SIGTERM, when the state of the last step is saved.
       PeerLostError: another process of the run does not answer.
     """
+    if not isinstance(config, Config):
+        raise InputError(f"config is {config!r}, but it must be a config, such as resnet_jax.configs.load('digits')")
     directory = workdir.locate(directory)
     check_devices()
     console = terminal.console(quiet=not agreement.is_lead())

@@ -1,0 +1,96 @@
+"""A loop of one's own around a network that is none of ours, and what a person is told who gives something wrong."""
+
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import resnet_jax as rj
+
+SHAPE = (16, 16, 3)
+
+
+class Colors(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(3)(nn.relu(nn.Conv(8, (3, 3), strides=2)(images)).mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 80, (20, 30, 3), np.uint8)
+                pixels[..., channel] += 150
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def classifier_of(model, class_names):
+    variables = rj.models.init(model, SHAPE, jax.random.key(0))
+    return rj.Classifier(model, variables, rj.data.Preprocessing.of_channels(), class_names, SHAPE)
+
+
+def test_a_network_that_is_none_of_ours(photos):
+    data = rj.data.image_folder(photos, image_size=16)
+    classifier, optimizer = classifier_of(Colors(), data.class_names), optax.adam(1e-2)
+    state = rj.training.create_state(classifier, optimizer)
+    step = rj.training.make_train_step(classifier, optimizer)
+    for batch in data.train.batches(batch_size=24, steps=30):
+        state, _ = step(state, batch)
+    classifier = classifier.replace(variables=state.variables)
+    for protocol in ("center", "ten_crop"):
+        assert rj.evaluate(classifier, data.validation, protocol).error == 0
+    for images in (str(photos / "val" / "*" / "0.png"), [photos / "val" / name / "0.png" for name in data.class_names]):
+        predicted = rj.predict(classifier, images, top=1)
+        assert [each["classes"][0]["name"] for each in predicted] == [
+            Path(each["file"]).parent.name for each in predicted
+        ]
+    # What only networks of ours can do says so.
+    for function, arguments in (
+        (rj.evaluate, (data.validation, "dense")),
+        (rj.transfer, (["cat", "dog"],)),
+        (rj.evaluation.recalibrate, ([batch.images],)),
+        (rj.save_torch, (photos / "colors.safetensors",)),
+    ):
+        with pytest.raises(rj.errors.InputError, match=r"a Colors .*ResNets"):
+            function(classifier, *arguments)
+
+
+def test_wrong_inputs_are_named(photos):
+    data = rj.data.image_folder(str(photos), image_size=16)
+    classifier = classifier_of(rj.create("cifar_resnet8", num_classes=3), data.class_names)
+    batch = next(data.train.batches(batch_size=8))
+    floats = batch.images.astype(np.float32) / 255
+    for call, message in (
+        (lambda: rj.evaluate(classifier, data), r"ImageFolder is no split .*data\.image_folder"),
+        (lambda: rj.evaluate(classifier, str(photos)), "^str is no split"),
+        (lambda: rj.evaluate(classifier, photos), "Path is no split"),
+        (lambda: rj.evaluate(classifier, batch), "^Batch is no split"),
+        (lambda: rj.evaluate(classifier, []), "^list is no split"),
+        (lambda: rj.evaluate(classifier, rj.data.Split(floats, batch.labels)), "are float32, but they must be uint8"),
+        (lambda: rj.predict(classifier, [batch.images[0]]), "neither paths nor one array"),
+        (lambda: rj.predict(classifier, Image.fromarray(batch.images[0])), "neither paths nor one array"),
+        (lambda: rj.predict(classifier, floats), "are float32"),
+        (lambda: rj.transfer(classifier, "cat"), "class_names is 'cat'"),
+        (lambda: rj.transfer(classifier, []), "class_names is"),
+        (lambda: rj.train("digits", photos / "run"), r"config is .digits.*configs\.load"),
+    ):
+        with pytest.raises(rj.errors.InputError, match=message):
+            call()
+
+
+def test_recalibration_pre_processes_as_the_steps_do():
+    classifier = classifier_of(rj.create("cifar_resnet8", num_classes=3), ("a", "b", "c"))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *SHAPE), np.uint8)
+    given = [pixels], [np.asarray(classifier.preprocessing(jnp.asarray(pixels)))]
+    one, other = (rj.evaluation.recalibrate(classifier, batches).variables["batch_stats"] for batches in given)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
