@@ -57,14 +57,17 @@ def states():
     return {step: jax.device_put(make_state(step), replicated(make_mesh(1))) for step in (10, 20)}
 
 
-@pytest.fixture(scope="module")
-def sound(states, tmp_path_factory):
-    """A workdir with two checkpoints, which tests must not change."""
-    directory = tmp_path_factory.mktemp("sound")
+def save(states, directory):
     with Checkpoints(directory, write=True) as checkpoints:
         for step, state in states.items():
             checkpoints.save(state, PREPROCESSING, METADATA, step)
     return directory
+
+
+@pytest.fixture(scope="module")
+def sound(states, tmp_path_factory):
+    """A workdir with two checkpoints, which tests must not change."""
+    return save(states, tmp_path_factory.mktemp("sound"))
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def wanted(states, step):
     state = states[step]
     return {
         "state": (step, bits(state), view(PREPROCESSING), METADATA),
-        "network": (step, bits(state.variables), view(PREPROCESSING), METADATA),
+        "network": (step, bits(state.eval_variables), view(PREPROCESSING), METADATA),
     }
 
 
@@ -121,19 +124,40 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_flipped_byte_in_the_middle_of_each_part(directory, states, part):
+def flip_middle(directory, part):
+    """Of the largest file of a part of the newest checkpoint."""
     files = [path for path in (directory / "checkpoints" / "20" / part / "d").iterdir()]
     if part == "card":
         files = [directory / "checkpoints" / "20" / "card" / "_strings.json"]
     largest = max(files, key=lambda path: path.stat().st_size)
     flip(largest, largest.stat().st_size // 2)
+
+
+def assert_noticed(directory, states, routes):
     found, said = read_all(directory, states[10])
     for route, lines in said.items():
-        assert found[route] == wanted(states, 10 if route in PARTS[part] else 20)[route]
+        assert found[route] == wanted(states, 10 if route in routes else 20)[route]
         assert [line.split(": ")[0] for line in lines] == (
-            ["checkpoint 20 is damaged and passed over"] if route in PARTS[part] else []
+            ["checkpoint 20 is damaged and passed over"] if route in routes else []
         )
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_flipped_byte_in_the_middle_of_each_part(directory, states, part):
+    flip_middle(directory, part)
+    assert_noticed(directory, states, PARTS[part])
+
+
+@pytest.mark.parametrize(("part", "routes"), [("ema", {"state", "network"}), ("variables", {"state"})])
+def test_a_flipped_byte_where_variables_are_averaged(states, tmp_path, part, routes):
+    averaged = {
+        step: jax.device_put(state.replace(ema=jax.tree.map(jnp.cos, state.variables)), state.step.sharding)
+        for step, state in states.items()
+    }
+    save(averaged, tmp_path)
+    assert_noticed(tmp_path, averaged, {})
+    flip_middle(tmp_path, part)
+    assert_noticed(tmp_path, averaged, routes)
 
 
 @pytest.mark.slow
@@ -189,8 +213,7 @@ def test_a_checkpoint_of_the_version_before_is_restored(states, tmp_path):
     uncounted = {step: state.replace(skipped=jnp.zeros((), jnp.int32)) for step, state in states.items()}
     assert found == wanted(uncounted, 20)
     assert said == {"state": [], "network": []}
-    largest = max((tmp_path / "checkpoints/20/training/d").iterdir(), key=lambda path: path.stat().st_size)
-    flip(largest, largest.stat().st_size // 2)
+    flip_middle(tmp_path, "training")
     found, said = read_all(tmp_path, states[10])
     assert found["state"] == wanted(uncounted, 10)["state"]
     assert len(said["state"]) == 1
