@@ -65,7 +65,7 @@ def pca_lighting(
     """
     draws = scale * jax.random.normal(key, (images.shape[0], 3))
     shift = jnp.einsum("cp,bp->bc", _EIGENVECTORS, draws * _EIGENVALUES[None], precision="highest")
-    return images.astype(jnp.float32) + 255 * shift[:, None, None]
+    return jnp.asarray(images, jnp.float32) + 255 * shift[:, None, None]
 
 
 def augment_images(

@@ -70,7 +70,7 @@ def shuffled(
       seed: of the run.
     """
     size = jnp.uint32(count)
-    word = rng.hash_words(rng.hash_words(epoch.astype(jnp.uint32)) + jnp.asarray(seed, jnp.uint32))
+    word = rng.hash_words(rng.hash_words(jnp.asarray(epoch, jnp.uint32)) + jnp.asarray(seed, jnp.uint32))
 
     def swap_or_not(turn, index):
         round_key = rng.hash_words(word + jnp.uint32(turn) * jnp.uint32(0x9E3779B9))
@@ -80,5 +80,5 @@ def shuffled(
 
     # All rounds written out take 1.9 s to trace and compile on a CPU, this takes 0.4. Six turns and not 48, since on a
     # GPU, where this was not measured, a turn is launched from the host.
-    index = jax.lax.fori_loop(0, _ROUNDS, swap_or_not, position.astype(jnp.uint32), unroll=8)
+    index = jax.lax.fori_loop(0, _ROUNDS, swap_or_not, jnp.asarray(position, jnp.uint32), unroll=8)
     return index.astype(jnp.int32)

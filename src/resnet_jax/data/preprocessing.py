@@ -56,7 +56,7 @@ class Preprocessing:
         """
         ordered = images[..., ::-1] if self.channel_order == "bgr" else images
         mean = self.mean if self.mean.shape[:2] == images.shape[1:3] else self.mean.mean((0, 1), keepdims=True)
-        return (ordered.astype(jnp.float32) - mean[None]) / self.std[None]
+        return (jnp.asarray(ordered, jnp.float32) - mean[None]) / self.std[None]
 
     def resized_to(self, image_shape: Sequence[int]) -> int:
         """What the shorter side of a photograph becomes, in pixels, for a network of images (height, width, …)."""

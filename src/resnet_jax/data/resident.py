@@ -5,7 +5,6 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Integer
 
@@ -46,8 +45,8 @@ def train_batch(
     split: DeviceSplit,
     preprocessing: Preprocessing,
     augmentation: Augmentation,
-    seed: int | Integer[Array | np.ndarray, ""],
-    step: Integer[Array | np.ndarray, ""],
+    seed: int | Integer[Array, ""],
+    step: Integer[Array, ""],
     batch_size: int,
 ) -> Batch:
     """The batch of a training step: step k takes the positions k * batch_size … of an endless sequence of shuffled
@@ -62,9 +61,7 @@ def train_batch(
     return Batch(images, split.labels[rows], jnp.ones(batch_size))
 
 
-def eval_batch(
-    split: DeviceSplit, preprocessing: Preprocessing, index: Integer[Array | np.ndarray, ""], batch_size: int
-) -> Batch:
+def eval_batch(split: DeviceSplit, preprocessing: Preprocessing, index: Integer[Array, ""], batch_size: int) -> Batch:
     """The `index`-th batch of a split in order; places past its end repeat the last example with weight 0."""
     positions = index * batch_size + jnp.arange(batch_size)
     rows = jnp.minimum(positions, len(split) - 1)

@@ -128,7 +128,7 @@ def passes(protocol: Protocol) -> int:
 
 @partial(jax.jit, static_argnames="protocol")
 def scores(
-    protocol: Protocol, classifier: Classifier, images: UInt8[Array | np.ndarray, "batch ..."]
+    protocol: Protocol, classifier: Classifier, images: UInt8[Array, "batch ..."]
 ) -> Float[Array, "batch classes"]:
     """Log-probabilities of a batch of views of one shape: uint8 (batch, …) -> (batch, classes) float32.
 

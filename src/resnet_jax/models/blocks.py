@@ -3,8 +3,8 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import Shortcut
@@ -15,9 +15,8 @@ class BasicBlock(nn.Module):
 
     Attributes:
       features: channels of every convolution and of the output.
-      stride: 1, or 2 to halve the map.
-      shortcut: "A", "B", "C", or None for the plain twin.
-      shortcut_padding: where option A puts its zero channels, "end" or "both".
+      stride: 1, or 2 to halve the feature map.
+      shortcut, shortcut_padding: see `ResNet`.
       norm: makes a batch norm, given a name.
       last_scale: draws the scale of the last batch norm of the residual branch.
     """
@@ -31,7 +30,7 @@ class BasicBlock(nn.Module):
     last_scale: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
         y = Conv(self.features, 3, self.stride, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train))
         y = Conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
@@ -46,9 +45,7 @@ class BasicBlock(nn.Module):
 class BottleneckBlock(nn.Module):
     """1x1 to reduce, 3x3, 1x1 to restore four times the channels (figure 5).
 
-    Attributes as of `BasicBlock`, and
-      features: channels of the 3x3 convolution; the output has four times as many.
-      bottleneck_stride: which convolution has the stride: "1x1" the first, as in the paper's release, or "3x3" (called v1.5).
+    Attributes: as of `BasicBlock`; `features` are those of the 3x3 convolution. For `bottleneck_stride` see `ResNet`.
     """
 
     features: int
@@ -61,7 +58,7 @@ class BottleneckBlock(nn.Module):
     bottleneck_stride: str = "1x1"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ {4*self.features}"]:
         strides = (self.stride, 1) if self.bottleneck_stride == "1x1" else (1, self.stride)
         out = 4 * self.features
         y = Conv(self.features, 1, strides[0], dtype=self.dtype, name="conv1")(x)

@@ -20,6 +20,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
 
 Padding = Sequence[tuple[int, int]]
 
@@ -48,16 +49,14 @@ def _input_gradient(
 
 
 def _kernel_gradient(x: jax.Array, cotangent: jax.Array, kernel_shape: tuple[int, ...], padding: Padding) -> jax.Array:
-    """Convolves the activations, as (C, H, W, N), with the cotangent, as (H, W, N, F), to (C, kh, kw, F); for stride
-    1.
-    """
+    """Convolves the activations (C, H, W, N) with the cotangent (H, W, N, F) to (C, kh, kw, F); for stride 1."""
     if kernel_shape[:2] == (1, 1) and not any(any(pair) for pair in padding):
         return jnp.einsum("nhwc,nhwf->cf", x, cotangent, preferred_element_type=x.dtype)[None, None]
     # The chunk index varies fastest, and chunks keep a multiple of 8 images where the batch has one, so that a batch
-    # sharded over up to 8 devices in contiguous parts is summed without communication.
+    # sharded over up to 8 devices is summed without communication.
     batch = x.shape[0]
-    parts = batch // math.gcd(batch, 8)
-    chunks = next(n for n in range(min(_CHUNKS, parts), 0, -1) if parts % n == 0)
+    most = batch // math.gcd(batch, 8)
+    chunks = next(n for n in range(min(_CHUNKS, most), 0, -1) if most % n == 0)
     images = x.reshape(batch // chunks, chunks, *x.shape[1:])
     cotangents = cotangent.reshape(batch // chunks, chunks, *cotangent.shape[1:])
     gradient: Any = 0.0
@@ -193,17 +192,16 @@ def _varying(array: jax.Array, axes: frozenset[str]) -> jax.Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Cross-correlates `x` with `kernel`, as Caffe and Torch do.
+def conv(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    stride: int,
+    padding: Padding,
+) -> Float[Array, "b _ _ features"]:
+    """Cross-correlates `x` with `kernel`, both of one dtype, as Caffe and Torch do.
 
-    Args:
-      x: images, (batch, height, width, channels).
-      kernel: (kernel height, kernel width, channels, features), of the same dtype.
-      stride: the same in both directions.
-      padding: zeros before and after, for height and for width.
-
-    Returns:
-      (batch, height', width', features), in the dtype of `x`. It can be differentiated in both modes and repeatedly.
+    It can be differentiated in both modes and repeatedly. The stride is the same in both directions; the padding is
+    zeros before and after, for height and for width.
 
     >>> conv(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4)), 2, ((1, 1), (1, 1))).shape
     (1, 3, 3, 4)
@@ -248,7 +246,7 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
         kernel = self.param("kernel", he_normal, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         pad = ((self.size - 1) // 2,) * 2
         return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (pad, pad))

@@ -1,4 +1,4 @@
-"""Batch normalisation with statistic groups, the three shortcuts, and the stem's pooling."""
+"""Batch normalisation and the scope of its statistics, the three shortcuts, and the stem's pooling."""
 
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
 from resnet_jax.models.conv import Conv
 
@@ -15,22 +16,25 @@ from resnet_jax.models.conv import Conv
 class BatchNorm(nn.Module):
     """Batch normalisation over (batch, height, width), with statistics at least in float32 (paper section 3.4).
 
+    Ghost batch norm (1705.08741): `bn_group_size` is the scope of the statistics, as many images as are normalised
+    together in training. None is the whole batch, on all devices (synchronised batch norm). The paper's nets normalised
+    per GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
+    without communication in the forward pass where no group crosses a device; `bn_groups` decides which do. The running
+    statistics average the groups, as the paper's GPUs each kept their own: how much the groups' means differ is no part
+    of the running variance (`evaluation.recalibration` measures all images together).
+
+    The batch is normalised by the biased variance. The running one is the unbiased estimate, as in Caffe and Torch
+    (Flax keeps the biased one).
+
     Attributes:
       momentum: weight of the old running statistics at each training step (0.9 is Torch's 0.1).
       epsilon: added to the variance; 1e-5 is Caffe's and Torch's default, the paper gives none.
-      bn_group_size: images that share statistics in training; None means the whole batch. The paper's nets normalised per
-        GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
-        without communication in the forward pass when no group crosses a device. The running statistics then average
-        the groups, as the paper's GPUs each kept their own: how much the groups' means differ is no part of the running
-        variance (`evaluation.recalibrate` measures all images together).
-      axis_name: the mesh axes over which the batch is cut, where the network runs inside `jax.shard_map` and sees one
-        device's images; a group that is larger than those is normalised together with the next devices'. The running
-        statistics then differ between devices, for the caller to average. None: the whole batch is here.
+      bn_group_size: see above.
+      axis_name: the mesh axes that the batch is sharded over, where the network runs inside `jax.shard_map` and sees
+        one device's images; a group that is larger than those is normalised together with the next devices'. The
+        running statistics then differ between devices, for the caller to average. None: the whole batch is here.
       dtype: of the output.
       scale_init: draws the scale (gamma).
-
-    The running variance is the unbiased estimate, as in Caffe and Torch (Flax keeps the biased one); the batch is
-    normalised by the biased one.
     """
 
     momentum: float = 0.9
@@ -41,7 +45,7 @@ class BatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -78,7 +82,7 @@ class BatchNorm(nn.Module):
 
 
 def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int, int]:
-    """How a batch falls into the groups of batch norm.
+    """How a batch falls into the groups of ghost batch norm: the one place that decides it.
 
     Args:
       images: that each device has at a time.
@@ -111,18 +115,14 @@ def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int
 
 
 def _mean_over(axis_name: tuple[str, ...], devices: int, moments: jax.Array) -> jax.Array:
-    """The mean over each run of so many devices, side by side."""
+    """The mean over each group of so many neighbouring devices."""
     total = lax.axis_size(axis_name)
     groups = [list(range(first, first + devices)) for first in range(0, total, devices)]
     return lax.psum(moments, axis_name, axis_index_groups=groups if devices < total else None) / devices
 
 
 def batch_norm_maps(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Height and width of the map that each batch norm of a network sees, by the path of its variables.
-
-    Args:
-      model: a network of `resnet_jax.models`; it is traced, and nothing is computed.
-      image_shape: (height, width, channels).
+    """Height and width of the feature map that each batch norm sees, by the path of its variables; nothing is computed.
 
     >>> from resnet_jax import models
     >>> batch_norm_maps(models.create("cifar_resnet8"), (32, 32, 3))["stage3", "first", "bn2"]
@@ -141,20 +141,15 @@ def batch_norm_maps(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tupl
     return found
 
 
-def zero_pad_shortcut(x: jax.Array, features: int, stride: int, shortcut_padding: str) -> jax.Array:
+def zero_pad_shortcut(
+    x: Float[Array | np.ndarray, "b h w c"], features: int, stride: int, shortcut_padding: str
+) -> Float[Array, "b _ _ {features}"]:
     """Option A: every `stride`-th pixel, and zeros in the channels that `x` lacks (paper section 3.3).
 
-    Args:
-      x: (batch, height, width, channels).
-      features: channels of the result, at least those of `x`; any ratio.
-      stride: 1 or 2.
-      shortcut_padding: where the zeros go: "end", or "both" for half before and half after.
-
-    Returns:
-      (batch, height / stride, width / stride, features), the sides rounded up.
+    The zeros are behind the channels ("end"), or half before and half behind ("both").
 
     Raises:
-      ValueError: `x` has more channels than that.
+      ValueError: `x` has more channels than `features`.
 
     >>> zero_pad_shortcut(jnp.ones((1, 2, 2, 1)), 3, 2, "both")[0, 0, 0].tolist()
     [0.0, 1.0, 0.0]
@@ -172,8 +167,7 @@ class Shortcut(nn.Module):
     Attributes:
       option: "A" zero-padded identity; "B" projection where the dimensions change, else identity; "C" projection
         everywhere.
-      features, stride: of the block's output.
-      shortcut_padding: for option A, see `zero_pad_shortcut`.
+      features, stride, shortcut_padding: see `zero_pad_shortcut`.
       norm: makes the batch norm after a projection.
     """
 
@@ -185,7 +179,7 @@ class Shortcut(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
         same = self.stride == 1 and x.shape[-1] == self.features
         if self.option == "C" or (self.option == "B" and not same):
             x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="conv")(x)
@@ -193,19 +187,17 @@ class Shortcut(nn.Module):
         return x if same else zero_pad_shortcut(x, self.features, self.stride, self.shortcut_padding)
 
 
-def max_pool(x: jax.Array, alignment: str) -> jax.Array:
-    """3x3 max pooling of stride 2 over (batch, height, width, channels); 112 x 112 become 56 x 56 either way.
+def max_pool(x: Float[Array | np.ndarray, "b h w c"], padding: str) -> Float[Array, "b _ _ channels"]:
+    """3x3 max pooling of stride 2; 112 x 112 become 56 x 56 either way.
 
-    Args:
-      x: the maps.
-      alignment: "caffe" lets the first window start at the first pixel and rounds the number of windows up; "torch"
-        pads one pixel on every side.
+    "caffe" lets the first window start at the first pixel and rounds the number of windows up; "torch" pads one pixel
+    on every side.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), "torch")[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
-    if alignment == "torch":
+    if padding == "torch":
         pads = [(1, 1), (1, 1)]
     else:
-        pads = [(0, max(-(-(side - 3) // 2), 0) * 2 + 3 - side) for side in x.shape[1:3]]
+        pads = [(0, max(-(-(size - 3) // 2), 0) * 2 + 3 - size) for size in x.shape[1:3]]
     return nn.max_pool(x, (3, 3), (2, 2), pads)  # pyright: ignore[reportArgumentType] (Flax declares a string only)

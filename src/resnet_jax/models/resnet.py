@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Num
 
 from resnet_jax.models import stacking
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
@@ -23,7 +23,7 @@ _CHOICES = {
 
 
 class Stage(nn.Module):
-    """Blocks on maps of one size: the first one changes the dimensions, the others are identical and therefore scanned.
+    """Blocks on feature maps of one size: the first changes the dimensions, the others are identical and so scanned.
 
     Their variables are stacked (see `stacking`), whether the scan is rolled or unrolled. Rolled, it keeps compile time
     and program size from growing with depth (ResNet-1202 has 199 identical blocks in each stage).
@@ -35,7 +35,7 @@ class Stage(nn.Module):
     unroll: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ _"]:
         x = self.block(stride=self.stride, name=stacking.FIRST)(x, train)
         if self.blocks > 1:
             scan = nn.scan(
@@ -60,9 +60,10 @@ class ResNet(nn.Module):
       stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2, "cifar" one 3x3 convolution.
       num_classes: outputs.
       shortcut: "A", "B", "C" (paper section 3.3), or None for the plain twin.
-      shortcut_padding: where option A puts its zero channels: "end" (as fb.resnet.torch), or "both" (as akamaster's CIFAR
-        nets).
-      bottleneck_stride: the bottleneck's strided convolution: "1x1" (the paper's release), or "3x3" (v1.5).
+      shortcut_padding: where option A puts its zero channels: "end" (as fb.resnet.torch), or "both" (as akamaster's
+        CIFAR nets).
+      bottleneck_stride: the bottleneck's strided convolution: "1x1" (the first, as the paper's release), or "3x3"
+        (called v1.5).
       stem_pool_padding: of the stem's pooling, "caffe" (the paper's release) or "torch"; see `layers.max_pool`.
       momentum, epsilon, bn_group_size, axis_name: of the batch norms; see `layers.BatchNorm`.
       dtype: of the computation; parameters are float32, and so are statistics and logits at least.
@@ -96,9 +97,7 @@ class ResNet(nn.Module):
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
         if self.zero_init_residual and self.shortcut is None:
-            raise ValueError(
-                "zero_init_residual is for residual networks: the blocks of a plain one would begin as zero"
-            )
+            raise ValueError("zero_init_residual is for residual networks: a plain one's blocks would begin as zero")
         super().__post_init__()
 
     def setup(self):
@@ -119,57 +118,40 @@ class ResNet(nn.Module):
         self.bn1 = norm()
         for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
             setattr(self, f"stage{i}", Stage(partial(block, width), blocks, 1 if i == 1 else 2, self.unroll))
-        # The paper does not give the classifier's initialisation; [13] (1502.01852) used 0.01 for its fully-connected
-        # layers.
+        # The paper does not give the classifier's initialisation; [13] (1502.01852) used 0.01 for such layers.
         dtype = np.promote_types(self.dtype, jnp.float32)
         self.fc = nn.Dense(self.num_classes, dtype=dtype, kernel_init=nn.initializers.normal(0.01))
 
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-        """Classifies images.
+    def __call__(self, images: Num[Array | np.ndarray, "b h w c"], train: bool) -> Float[Array, "b {self.num_classes}"]:
+        """The logits of images, in float32 or wider.
 
         Args:
-          images: (batch, height, width, channels), pre-processed, of any spatial size.
+          images: pre-processed, of any height and width.
           train: normalise by the batch's statistics and update the running ones (collection "batch_stats", which must
             be mutable).
-
-        Returns:
-          logits, (batch, num_classes), float32 or wider.
         """
         return self.head(self.stages(images, train)[f"stage{len(self.stage_sizes)}"])
 
-    def stages(self, images: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """The feature maps that the stem and each stage end with; arguments as of `__call__`.
+    def stages(self, images: Num[Array | np.ndarray, "b h w c"], train: bool) -> dict[str, Float[Array, "b _ _ _"]]:
+        """The feature maps that the stem ("stem", pooled where it pools) and each stage ("stage1", …) end with.
 
-        Returns:
-          "stem" (pooled, of ImageNet's), "stage1", …, each (batch, height', width', channels') in the dtype of the
-          computation.
+        Arguments are as of `__call__`; feature maps are in the dtype of the computation.
         """
-        x = nn.relu(self.bn1(self.conv1(images.astype(self.dtype)), train))
+        x = nn.relu(self.bn1(self.conv1(jnp.asarray(images, self.dtype)), train))
         maps = {"stem": max_pool(x, self.stem_pool_padding) if self.stem == "imagenet" else x}
         for i in range(1, len(self.stage_sizes) + 1):
             maps[f"stage{i}"] = self.stage(i, maps["stem" if i == 1 else f"stage{i - 1}"], train)
         return maps
 
-    def stage(self, number: int, features: jax.Array, train: bool) -> jax.Array:
-        """One stage alone, such as the fourth on regions of the third one's map, as detection needs it.
+    def stage(
+        self, number: int, features: Float[Array | np.ndarray, "b h w c"], train: bool
+    ) -> Float[Array, "b _ _ _"]:
+        """One stage alone, numbered from 1, on feature maps with the channels that the stage before ends with.
 
-        Args:
-          number: from 1.
-          features: (batch, height, width, channels), the channels those of the stage before.
-          train: see `__call__`.
-
-        Returns:
-          (batch, height', width', channels'); all stages but the first halve the map.
+        Detection computes the fourth on regions of the third one's. All stages but the first halve a feature map.
         """
         return getattr(self, f"stage{number}")(features, train)
 
-    def head(self, features: jax.Array) -> jax.Array:
-        """The classifier on the average of a map.
-
-        Args:
-          features: (batch, height, width, channels), what the last stage ends with.
-
-        Returns:
-          logits, (batch, num_classes), float32 or wider. `fc` alone classifies features that are averaged already.
-        """
+    def head(self, features: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b {self.num_classes}"]:
+        """The logits of feature maps that the last stage ends with: `fc`, the classifier, on their averages."""
         return self.fc(features.mean((1, 2), dtype=np.promote_types(features.dtype, jnp.float32)))

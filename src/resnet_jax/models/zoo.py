@@ -26,7 +26,7 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
       name: "resnet50", "plain34", "cifar_resnet110", "cifar_plain20", …; a CIFAR depth is any 6n + 2 with n >= 1.
       num_classes: by default 1000, or 10 for the CIFAR family.
       shortcut: "A", "B" or "C"; by default B for ImageNet and A for CIFAR, as in the paper. Plain networks have none.
-      **fields: any other field of `ResNet`, such as `dtype=jnp.bfloat16`, `bottleneck_stride="3x3"` or `bn_group_size=32`.
+      **fields: any other field of `ResNet`, such as `dtype=jnp.bfloat16` or `bn_group_size=32`.
 
     Raises:
       ValueError: the name, depth or shortcut does not exist; the message says what does.
@@ -49,10 +49,7 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
         if shortcut is None:
             shortcut = "A" if cifar else "B"
         if shortcut not in ("A", "B", "C"):
-            raise ValueError(
-                f"unknown shortcut {shortcut!r}: it is A (zero padding), "
-                "B (projection where dimensions grow) or C (all projections)"
-            )
+            raise ValueError(f"unknown shortcut {shortcut!r}: it must be A, B or C")
 
     if cifar:
         if depth < 8 or (depth - 2) % 6:

@@ -17,7 +17,7 @@ from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh,
 from resnet_jax.training.losses import Loss, cross_entropy
 from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, state_shardings
-from resnet_jax.training.step import eval_step, train_step, zeros_like
+from resnet_jax.training.step import add_up, eval_step, train_step
 
 
 def make_train_step(
@@ -35,17 +35,16 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """Makes the compiled step of a loop of one's own, `(state, batch) -> (state, metrics)`, which donates the state.
 
-    A batch is a `Batch`, or a named tuple of one's own that the loss can read; its arrays are NumPy's, of several
-    processes each one's part, or on devices. Images are `images`, (batch, height, width, channels): uint8 ones are
-    pre-processed in the step, float ones are what the model is given.
+    A batch is a `Batch`, or a named tuple of one's own that the loss can read. Its `images`, (batch, height, width,
+    channels), are pre-processed in the step where they are uint8, and given to the model as they are where they are
+    floats. Arrays are on devices, or NumPy's: of several processes each gives its own part.
 
     Args:
       network: a Linen module, or what has `model` and `preprocessing`, such as an `evaluation.Classifier`.
-      optimizer, loss, skip_nonfinite, ema_decay: see `train_step`.
+      optimizer, loss, grad_accum_steps, skip_nonfinite, ema_decay: see `train_step`.
       preprocessing: of uint8 images; None is the network's.
-      augment: (key, batch) -> batch, of images that are pre-processed; the key is another one in each step.
+      augment: (key, batch) -> batch, of images that are pre-processed; each step has a key of its own.
       mesh: the devices of the state; None is all of them.
-      grad_accum_steps: parts that a batch is cut into, one after another.
       seed: of the keys that `augment` is given.
 
     Raises:
@@ -61,7 +60,7 @@ def make_train_step(
       >>> sorted(metrics), float(metrics["loss"]) > 0
       (['error', 'loss'], True)
     """
-    mesh, model, preprocessing = _taken_apart(network, mesh, preprocessing)
+    mesh, model, preprocessing = _take_apart(network, mesh, preprocessing)
     one_step = partial(
         train_step,
         model=model,
@@ -74,61 +73,51 @@ def make_train_step(
     )
 
     def make_batch(data, seed, step):
-        batch = _prepared(*data)
+        batch = _preprocess(*data)
         return augment(jax.random.fold_in(rng.stream(seed, "augmentation"), step), batch) if augment else batch
 
     @partial(jax.jit, donate_argnums=0)
     def compiled(state, data, seed):
-        return _placed(mesh, *_one_of_many(one_step, make_batch, mesh, state, data, seed))
+        return _place(mesh, *_take_step(one_step, make_batch, mesh, state, data, seed))
 
     seed_array = put_everywhere(mesh, np.uint32(seed))
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        batch = _on_devices(mesh, batch, grad_accum_steps)
-        return compiled(state, (batch, preprocessing), seed_array)
+        return compiled(state, (_put(mesh, batch, grad_accum_steps), preprocessing), seed_array)
 
     return step
 
 
 def make_eval_step(
-    network: Any,
-    *,
-    loss: Loss = cross_entropy,
-    preprocessing: Preprocessing | None = None,
-    mesh: Mesh | None = None,
+    network: Any, *, loss: Loss = cross_entropy, preprocessing: Preprocessing | None = None, mesh: Mesh | None = None
 ) -> Callable[[Any, Any], Metrics]:
     """Makes the compiled `(variables, batch) -> metrics`; arguments and errors as of `make_train_step`.
 
     The metrics of several batches are added up by `jax.tree.map(operator.add, one, other)`.
     """
-    mesh, model, preprocessing = _taken_apart(network, mesh, preprocessing)
-    compiled = compile_evaluation(partial(eval_step, model=model, loss=loss), lambda data, _: _prepared(*data), mesh)
-
-    def step(variables: Any, batch: Any) -> Metrics:
-        return compiled(variables, (_on_devices(mesh, batch), preprocessing), 1)
-
-    return step
+    mesh, model, preprocessing = _take_apart(network, mesh, preprocessing)
+    compiled = compile_evaluation(partial(eval_step, model=model, loss=loss), lambda data, _: _preprocess(*data), mesh)
+    return lambda variables, batch: compiled(variables, (_put(mesh, batch), preprocessing), 1)
 
 
-def _taken_apart(network: Any, mesh: Mesh | None, preprocessing: Preprocessing | None) -> tuple[Mesh, Any, Any]:
+def _take_apart(network: Any, mesh: Mesh | None, preprocessing: Preprocessing | None) -> tuple[Mesh, Any, Any]:
     mesh = mesh or make_mesh()
     if isinstance(network, nn.Module):
         return mesh, network, put_everywhere(mesh, preprocessing)
     return mesh, network.model, put_everywhere(mesh, preprocessing or network.preprocessing)
 
 
-def _on_devices(mesh: Mesh, batch: Any, grad_accum_steps: int = 1) -> Any:
-    """A batch, cut over the mesh; of NumPy's arrays each process has its own part."""
+def _put(mesh: Mesh, batch: Any, grad_accum_steps: int = 1) -> Any:
+    """A batch, sharded over the mesh; of NumPy's arrays each process has its own part."""
     hosts = 1 if isinstance(batch.images, jax.Array) else jax.process_count()
-    size = batch.images.shape[0] * hosts
-    check_divides(mesh, size, "the batch size", grad_accum_steps=grad_accum_steps)
+    check_divides(mesh, len(batch.images) * hosts, "the batch size", grad_accum_steps=grad_accum_steps)
     place = batch_sharded(mesh)
     return jax.tree.map(
         lambda leaf: jax.device_put(leaf, place) if isinstance(leaf, jax.Array) else put_batch(mesh, leaf), batch
     )
 
 
-def _prepared(batch: Any, preprocessing: Preprocessing | None) -> Any:
+def _preprocess(batch: Any, preprocessing: Preprocessing | None) -> Any:
     if batch.images.dtype != jnp.uint8:
         return batch
     if preprocessing is None:
@@ -141,7 +130,7 @@ def compile_steps(
     make_batch: Callable[[Any, jax.Array, jax.Array], Any],
     mesh: Mesh,
 ) -> Any:
-    """Makes `(state, data, seed, steps) -> (state, metrics)`: `steps` updates in one dispatch.
+    """Compiles `(state, data, seed, steps) -> (state, metrics)`: `steps` updates in one dispatch.
 
     The state is donated. Metrics hold one value for each step and stay on the device. Batches are made inside, so that
     the host does nothing between two steps. The seed is a uint32 array: another seed is the same program.
@@ -149,38 +138,38 @@ def compile_steps(
     Args:
       train_step: (state, batch) -> (state, metrics); pure.
       make_batch: (data, seed, step) -> batch; pure. The data are a whole data set, or one streamed batch for one step.
-      mesh: that the batches and the state are cut over.
+      mesh: that the batches and the state are sharded over.
     """
 
     @partial(jax.jit, static_argnums=3, donate_argnums=0)
     def train_steps(state, data, seed, steps):
         def body(state, _):
-            return _one_of_many(train_step, make_batch, mesh, state, data, seed)
+            return _take_step(train_step, make_batch, mesh, state, data, seed)
 
         # A single step is written out: with unroll=1 JAX would leave a loop of a single turn.
-        return _placed(mesh, *jax.lax.scan(body, state, None, length=steps, unroll=2 if steps == 1 else 1))
+        return _place(mesh, *jax.lax.scan(body, state, None, length=steps, unroll=2 if steps == 1 else 1))
 
     return train_steps
 
 
-def _one_of_many(train_step: Any, make_batch: Any, mesh: Mesh, state: TrainState, data: Any, seed: jax.Array) -> Any:
+def _take_step(train_step: Any, make_batch: Any, mesh: Mesh, state: TrainState, data: Any, seed: jax.Array) -> Any:
     batch = make_batch(data, seed, state.step)
     return train_step(state, jax.lax.with_sharding_constraint(batch, batch_sharded(mesh)))
 
 
-def _placed(mesh: Mesh, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+def _place(mesh: Mesh, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
     return jax.lax.with_sharding_constraint((state, metrics), (state_shardings(mesh, state), replicated(mesh)))
 
 
 def compile_evaluation(
     eval_step: Callable[[Any, Any], Metrics], make_batch: Callable[[Any, jax.Array], Any], mesh: Mesh
 ) -> Any:
-    """Makes `(variables, data, batches) -> metrics`: totals over so many batches, on every device.
+    """Compiles `(variables, data, batches) -> metrics`: totals over so many batches, on every device.
 
     Args:
       eval_step: (variables, batch) -> metrics; pure.
       make_batch: (data, index) -> batch; pure. The data are a whole split, or one streamed batch.
-      mesh: that the batches are cut over.
+      mesh: that the batches are sharded over.
     """
 
     @partial(jax.jit, static_argnums=2, out_shardings=replicated(mesh))
@@ -189,11 +178,6 @@ def compile_evaluation(
             batch = jax.lax.with_sharding_constraint(make_batch(data, index), batch_sharded(mesh))
             return eval_step(variables, batch)
 
-        def add(totals, index):
-            return jax.tree.map(jnp.add, totals, metrics_of(index)), None
-
-        if batches == 1:
-            return metrics_of(jnp.zeros((), jnp.int32))
-        return jax.lax.scan(add, zeros_like(jax.eval_shape(metrics_of, jnp.int32(0))), jnp.arange(batches))[0]
+        return metrics_of(jnp.zeros((), jnp.int32)) if batches == 1 else add_up(metrics_of, jnp.arange(batches))
 
     return evaluate

@@ -6,25 +6,23 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from resnet_jax.data.batch import Batch
 from resnet_jax.training.metrics import top_k_errors
 
 # (outputs, batch) -> (summed loss, {name: (total, count)}). The outputs are the model's, in float32 at least, of the
-# images of one device; the loss is a sum over these, and a step divides the sum over all of them by their number. What
-# it should be divided by instead stands under "loss", as (summed loss, count).
+# images of one device. The loss is a sum over these images; a step divides the sum over all devices by the number of
+# images, or by the count that the loss names itself: {"loss": (summed loss, count)}.
 Loss: TypeAlias = Callable[[Any, Any], tuple[jax.Array, dict[str, tuple[Any, Any]]]]
 
 
 def cross_entropy(
-    logits: jax.Array, batch: Batch, *, top_k: Sequence[int] = ()
-) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
-    """Summed softmax cross-entropy; its metric is "error", of the examples whose largest logit is another class's.
+    logits: Float[Array, "batch classes"], batch: Batch, *, top_k: Sequence[int] = ()
+) -> tuple[Float[Array, ""], dict[str, tuple[Float[Array, ""], Float[Array, ""]]]]:
+    """Summed softmax cross-entropy, and error counts: "error" by the largest logit, "top5_error" where 5 is in `top_k`.
 
-    Args:
-      logits: (batch, classes) float32.
-      batch: its labels are classes (batch,) int32; an example of weight 0 counts nowhere.
-      top_k: adds "top5_error" for 5: of the examples whose class is not among the 5 largest logits.
+    An example of weight 0 counts nowhere.
 
     Example:
       >>> import functools, jax.numpy as jnp
@@ -32,15 +30,16 @@ def cross_entropy(
       >>> print(loss, metrics["error"])
       4.6051702 (Array(1., dtype=float32), Array(2., dtype=float32))
     """
-    weights, count = jnp.ones(logits.shape[0]) if batch.weights is None else batch.weights, examples(batch)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    metrics = {"error": ((top_k_errors(logits, batch.labels, 1) * weights).sum(), count)}
-    for k in top_k:
-        metrics[f"top{k}_error"] = ((top_k_errors(logits, batch.labels, k) * weights).sum(), count)
+    count, labels = examples(batch), batch.labels
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    weights = jnp.ones_like(losses) if batch.weights is None else jnp.asarray(batch.weights, losses.dtype)
+    metrics = {}
+    for name, k in {"error": 1, **{f"top{k}_error": k for k in top_k}}.items():
+        metrics[name] = (top_k_errors(logits, labels, k).astype(weights.dtype) * weights).sum(), count
     return (losses * weights).sum(), metrics
 
 
-def examples(batch: Any) -> jax.Array:
+def examples(batch: Any) -> Float[Array, ""]:
     """The number of examples in a batch, a float scalar: the sum of its weights where it has some."""
     weights = getattr(batch, "weights", None)
     return jnp.asarray(batch.images.shape[0], float) if weights is None else weights.sum()

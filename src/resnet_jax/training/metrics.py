@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Integer
 
 
 @flax.struct.dataclass
@@ -13,11 +14,10 @@ class Mean:
     """A mean that can be added to: `float` is total / count, over all steps where those are stacked.
 
     Attributes:
-      total: summed over the examples, float32 scalar, or one for each step.
+      total: a sum over examples, float32 scalar, or one for each step.
       count: what the total is divided by, such as the number of examples; of the same shape.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> float(Mean(jnp.float32(3), jnp.float32(4)) + Mean(jnp.float32(0), jnp.float32(2)))
       0.5
     """
@@ -36,15 +36,12 @@ class Mean:
 Metrics: TypeAlias = dict[str, Mean]
 
 
-def top_k_errors(logits: jax.Array, labels: jax.Array | np.ndarray, k: int) -> jax.Array:
-    """Whether each label is not among its k largest logits, (batch,) float32.
+def top_k_errors(
+    logits: Float[Array, "batch classes"], labels: Integer[Array | np.ndarray, " batch"], k: int
+) -> Float32[Array, " batch"]:
+    """1 for each example whose label is not among its k largest logits, else 0.
 
     Of equal logits the first ones count as the larger ones, as `argmax` has it.
-
-    Args:
-      logits: (batch, classes).
-      labels: (batch,) int32.
-      k: 1 for the error, 5 for the top-5 error.
     """
     if k == 1:
         return (logits.argmax(-1) != labels).astype(jnp.float32)

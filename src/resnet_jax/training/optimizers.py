@@ -48,8 +48,8 @@ def scheduled_learning_rate(
 
     The update takes two keyword arguments, as `train_step` gives them: `value`, the batch's training error, without
     which there is no warm-up; and `step`, the run's own: a schedule counts iterations, also those whose updates were
-    skipped. A window counts updates that were made, and so do a plateau's epochs: an error that was measured with a
-    skipped step is in none of them. Without `step` the updates are the steps.
+    skipped. A window counts updates that were made, and so do a plateau's epochs: the error of a skipped step is in
+    none of them. Without `step` the updates are the steps.
     """
 
     def init(params):
@@ -85,7 +85,7 @@ def scheduled_learning_rate(
 
 
 def skipped(before: Any, after: Any) -> Any:
-    """The optimiser's state after a step whose update is not made: that `before` it, with the rate of the step.
+    """The optimiser's state after a step that makes no update: that `before` it, with the rate of the step.
 
     The schedule of another optimiser than `sgd` counts its updates, and waits for those that are skipped.
     """
@@ -107,22 +107,24 @@ def sgd(
     trust_coefficient: float | None = None,
     momentum_form: str = "caffe",
 ) -> optax.GradientTransformationExtraArgs:
-    """v <- momentum v + rate (gradient + weight_decay w); w <- w - v: Caffe's form, with the rate inside the momentum.
+    """SGD with momentum and weight decay, the rate inside the momentum as in Caffe, or outside as in Torch and Optax.
 
-    Torch and Optax keep the rate outside: v <- momentum v + (gradient + weight_decay w); w <- w - rate v. As long as
-    the rate stays the same, both are. While a warm-up raises it, Caffe's v holds steps of the lower rates of before;
-    Goyal et al. (1706.02677, remark 2) keep it outside, or correct for that.
+    "caffe": v <- momentum v + rate (gradient + weight_decay w); w <- w - v.
+    "torch": v <- momentum v + (gradient + weight_decay w); w <- w - rate v.
+
+    Both are the same as long as the rate is. While a warm-up raises it, Caffe's v holds steps of the lower rates of
+    before; Goyal et al. (1706.02677, remark 2) keep the rate outside, or correct for that.
 
     Args:
       learning_rate: of all steps, or a schedule: step -> learning rate.
       momentum, weight_decay: the paper's by default.
-      warmup: see `scheduled_learning_rate`.
       decay_everything: decay biases and batch-norm parameters too (Caffe's default; the paper does not say), or only
         the kernels of convolutions and of the classifier.
+      warmup: the paper's constant warm-up, see `scheduled_learning_rate`.
       plateau: scales the rate further, such as `optax.contrib.reduce_on_plateau`.
       trust_coefficient: LARS (1708.03888, equation 6): the gradient of each kernel, weight decay included, is scaled to
-        this part of the kernel's norm. None for plain SGD.
-      momentum_form: "caffe" or "torch", see above.
+        this fraction of the kernel's norm. None for plain SGD.
+      momentum_form: "caffe" or "torch".
     """
     decay = optax.add_decayed_weights(weight_decay, None if decay_everything else _is_kernel)
     if trust_coefficient is not None:

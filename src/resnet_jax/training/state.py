@@ -23,7 +23,7 @@ class TrainState:
       params: float32.
       batch_stats: running means and variances of the batch norms, float32.
       opt_state: of the optimiser.
-      skipped: how many of the last steps in a row made no update, int32; see `step.train_step`.
+      skipped: the last steps in a row that made no update, int32; see `step.train_step`.
       ema: exponential moving averages of the variables, or None; see `step.train_step`.
     """
 
@@ -59,7 +59,7 @@ def create_state(
     Args:
       network: a Linen module that is called with (images, train), whose variables are drawn; or what has `model` and
         `variables`, such as an `evaluation.Classifier`, whose variables are copied.
-      optimizer: `schedules.sgd`, or any other one of Optax.
+      optimizer: `optimizers.sgd`, or any other one of Optax.
       seed: of the run; the parameters that are drawn depend on nothing else.
       image_shape: (height, width, channels) of a module's images.
       mesh: that holds the state; None is all devices.
@@ -69,8 +69,7 @@ def create_state(
       ValueError: a module without an image_shape.
 
     Example:
-      >>> import optax, resnet_jax.models
-      >>> model = resnet_jax.models.create("cifar_resnet8", num_classes=2)
+      >>> model = models.create("cifar_resnet8", num_classes=2)
       >>> state = create_state(model, optax.adamw(1e-3), seed=0, image_shape=(32, 32, 3))
       >>> print(state.step, state.params["fc"]["kernel"].shape)
       0 (64, 2)
@@ -80,9 +79,7 @@ def create_state(
         # Copied, for the steps to donate what nobody else holds.
         init, given = partial(_with_variables, optimizer, ema), put_everywhere(mesh, network.variables)
     elif image_shape is None:
-        raise ValueError(
-            "the parameters of a module are drawn for images: give their image_shape=(height, width, channels)"
-        )
+        raise ValueError("a module's parameters are drawn for images: give their image_shape=(height, width, channels)")
     else:
         init, given = partial(_init, network, optimizer, image_shape, ema), rng.stream(seed, "parameters")
     return jax.jit(init, out_shardings=state_shardings(mesh, jax.eval_shape(init, given)))(given)
@@ -108,7 +105,7 @@ def abstract_variables(model: nn.Module, image_shape: tuple[int, ...], mesh: Mes
 
 
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
-    """Parameters and the optimiser's state are cut over "fsdp" (see `sharding.fsdp_specs`); the rest is everywhere."""
+    """Parameters and the optimiser's state are sharded over "fsdp" (see `mesh.fsdp_specs`); the rest is everywhere."""
     everywhere: Any = replicated(mesh)
     return TrainState(
         everywhere,

@@ -1,6 +1,7 @@
 """The training and the evaluation step: pure functions of a state, or of variables, and a batch."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec as P
 
-from resnet_jax.data.batch import Batch
 from resnet_jax.distributed.mesh import AXES, fsdp_specs, gather, reduce_scatter
 from resnet_jax.training import optimizers
 from resnet_jax.training.losses import Loss, cross_entropy, examples
@@ -19,7 +19,7 @@ from resnet_jax.training.state import TrainState
 
 def train_step(
     state: TrainState,
-    batch: Batch,
+    batch: Any,
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -29,27 +29,27 @@ def train_step(
     skip_nonfinite: bool = False,
     ema_decay: float | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update from one batch. Pure; the batch is cut over the mesh, whose size changes nothing but rounding.
+    """One update from one batch, sharded over the mesh, whose size changes nothing but rounding.
 
     Every device computes the gradients of its own images, and one sum over the devices ends the backward pass. Left to
-    the compiler, that sum would be taken block by block inside the scans, and again for each part of a batch that is
-    accumulated.
+    the compiler, that sum would be taken block by block inside the scans, and again for each microbatch.
 
     Args:
-      state, batch: of the step.
+      state: sharded as `state_shardings` says.
+      batch: a `Batch`, or a named tuple of one's own; its `images` go into the model, all of it into the loss.
       model: a Linen module that is called with (images, train); its batch norms' statistics are "batch_stats".
       optimizer: any one of Optax. It is given `value`, the batch's "error" (its loss, where the loss has no such
         metric), and `step`, the state's.
-      mesh: that the batch is cut over, and the state over its axis "fsdp".
+      mesh: the devices.
       loss: what is minimised, see `losses`.
-      grad_accum_steps: parts that the batch is cut into, one after another; the update is that of all of them.
+      grad_accum_steps: microbatches that follow one another; the update is that of all of them.
       skip_nonfinite: makes no update where the loss, a gradient or a running statistic is not finite. Such a step
-        counts for schedules, and for nothing else of the optimiser (see `schedules.skipped`); its loss is NaN.
+        counts for schedules, and for nothing else of the optimiser (see `optimizers.skipped`); its loss is NaN.
       ema_decay: keeps averages of the variables in `state.ema`: average <- decay average + (1 - decay) variable.
 
     Returns:
-      The next state, and the metrics: "loss", what else the loss tells, and "learning_rate" where the optimiser has one
-      (see `schedules.learning_rate`).
+      The next state, and the metrics: "loss", those of the loss, and "learning_rate" where the optimiser has one (see
+      `optimizers.learning_rate`).
 
     Raises:
       ValueError: there is an ema_decay, and the state keeps no averages.
@@ -78,16 +78,16 @@ def train_step(
     return new, metrics if rate is None else {**metrics, "learning_rate": Mean(rate, jnp.ones_like(rate))}
 
 
-def eval_step(variables: Any, batch: Batch, *, model: nn.Module, loss: Loss = cross_entropy) -> Metrics:
-    """The metrics of one batch with running statistics: "loss", and what else the loss tells."""
-    return _measure(loss, model.apply(variables, batch.images, train=False), batch)[1]
+def eval_step(variables: Any, batch: Any, *, model: nn.Module, loss: Loss = cross_entropy) -> Metrics:
+    """The metrics of one batch, with running statistics: "loss" and those of the loss."""
+    return compute_metrics(loss, model.apply(variables, batch.images, train=False), batch)[1]
 
 
-def _measure(loss: Loss, outputs: Any, batch: Any) -> tuple[jax.Array, Metrics]:
-    """The summed loss, and the metrics, of outputs, which a loss is given in float32 at least."""
+def compute_metrics(loss: Loss, outputs: Any, batch: Any) -> tuple[jax.Array, Metrics]:
+    """The summed loss and the metrics of a model's outputs, which the loss is given in float32 at least."""
     outputs = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), outputs)
-    total, told = loss(outputs, batch)
-    means = {"loss": (total, examples(batch)), **told}
+    total, metrics = loss(outputs, batch)
+    means = {"loss": (total, examples(batch)), **metrics}
     return total, {name: Mean(*(jnp.asarray(part, float) for part in pair)) for name, pair in means.items()}
 
 
@@ -103,27 +103,23 @@ def _gradients(
         outputs, updated = model.apply(
             {"params": params, "batch_stats": batch_stats}, batch.images, train=True, mutable=["batch_stats"]
         )
-        total, metrics = _measure(loss, outputs, batch)
+        total, metrics = compute_metrics(loss, outputs, batch)
         return total, (updated.get("batch_stats", {}), metrics)
 
     def on_one_device(params: Any, batch_stats: Any, batch: Any) -> tuple[Any, Any, Metrics]:
         params = gather(specs, params)
 
-        def part(totals: Any, batch: Any) -> tuple[Any, None]:
-            found = jax.grad(total_loss, has_aux=True)(params, batch_stats, batch)
-            return jax.tree.map(jnp.add, totals, found), None
-
+        gradients_of = jax.grad(total_loss, has_aux=True)
         if grad_accum_steps == 1:
-            found = jax.grad(total_loss, has_aux=True)(params, batch_stats, batch)
+            found = gradients_of(params, batch_stats, batch)
         else:
-            parts = _in_parts(batch, grad_accum_steps, getattr(model, "bn_group_size", None) or 1)
-            _, shapes = jax.eval_shape(total_loss, params, batch_stats, jax.tree.map(lambda leaf: leaf[0], parts))
-            found, _ = jax.lax.scan(part, zeros_like((params, shapes)), parts)
+            batches = microbatches(batch, grad_accum_steps, getattr(model, "bn_group_size", None) or 1)
+            found = add_up(lambda batch: gradients_of(params, batch_stats, batch), batches)
         everywhere = jax.tree.map(lambda _: P(), found[1])
         gradients, (batch_stats, metrics) = reduce_scatter((specs, everywhere), found)
         count = metrics["loss"].count
         gradients = jax.tree.map(lambda gradient: gradient / count.astype(gradient.dtype), gradients)
-        # Every part of every device began with the same running statistics: their mean is that of the whole batch.
+        # Every microbatch began with the same running statistics: their mean is that of the whole batch.
         batch_stats = jax.tree.map(lambda total: total / (mesh.size * grad_accum_steps), batch_stats)
         return gradients, batch_stats, metrics
 
@@ -133,18 +129,25 @@ def _gradients(
     return mapped(state.params, state.batch_stats, batch)
 
 
-def zeros_like(shapes: Any) -> Any:
-    """Zeros of the shapes and dtypes of a tree."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+def add_up(function: Callable[[Any], Any], inputs: Any) -> Any:
+    """The sum of a function's results, trees of arrays, over the leading axis of its inputs."""
+
+    def add(totals: Any, each: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, totals, function(each)), None
+
+    shapes = jax.eval_shape(lambda inputs: function(jax.tree.map(lambda leaf: leaf[0], inputs)), inputs)
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), inputs)[0]
 
 
-def _in_parts(batch: Any, parts: int, bn_group_size: int) -> Any:
-    """A device's images as (parts, images / parts, …): statistic groups stay whole, and are dealt out like cards, so
-    that a part holds the same images on any number of devices.
+def microbatches(batch: Any, count: int, bn_group_size: int) -> Any:
+    """A device's images as (microbatches, images, …).
+
+    Batch-norm groups stay whole. Microbatch i has every `count`-th group from the i-th on, so that it holds the same
+    images on any number of devices.
     """
 
-    def cut(array: jax.Array) -> jax.Array:
-        dealt = array.reshape(-1, parts, bn_group_size, *array.shape[1:])
-        return dealt.swapaxes(0, 1).reshape(parts, -1, *array.shape[1:])
+    def split(array: jax.Array) -> jax.Array:
+        groups = array.reshape(-1, count, bn_group_size, *array.shape[1:])
+        return groups.swapaxes(0, 1).reshape(count, -1, *array.shape[1:])
 
-    return jax.tree.map(cut, batch)
+    return jax.tree.map(split, batch)
