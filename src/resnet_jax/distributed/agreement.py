@@ -46,11 +46,11 @@ def exchange(own: Any) -> list[Any]:
     answers = []
     for process in range(count):
         try:
-            said = client.blocking_key_value_get(f"resnet_jax/exchange/{number}/{process}", int(_ANSWER_WITHIN * 1e3))
+            answer = client.blocking_key_value_get(f"resnet_jax/exchange/{number}/{process}", int(_ANSWER_WITHIN * 1e3))
         except jax.errors.JaxRuntimeError as error:
             raise PeerLostError(f"process {process} does not answer: see what it wrote") from error
-        answers.append(json.loads(said))
-    # All of them are here, so all have what was said before.
+        answers.append(json.loads(answer))
+    # All of them are here, so all have read the exchange before.
     if number > 0:
         client.key_value_delete(f"resnet_jax/exchange/{number - 1}/{jax.process_index()}")
     return answers
@@ -65,7 +65,7 @@ def check_same(what: str, facts: Mapping[str, Any], advice: str) -> None:
       advice: what to do where they differ.
 
     Raises, beside what `exchange` raises:
-      InputError: on every process, naming what differs.
+      InputError: on every process; it names what differs.
     """
     lead, *others = exchange(dict(facts))
     for process, other in enumerate(others, start=1):
@@ -93,7 +93,7 @@ def check_folder(folder: Path) -> None:
     """Every process writes a file to its `folder` and looks for those of the others; all are removed again.
 
     Raises, beside what `exchange` raises:
-      InputError: on every process, naming one that cannot write there, or does not see what others write.
+      InputError: on every process; it names one that cannot write there, or does not see what others write.
     """
     token, count = exchange(uuid.uuid4().hex)[0], jax.process_count()
     paths = [folder / f".resnet-jax-{token}-{process}" for process in range(count)]

@@ -18,8 +18,8 @@ from resnet_jax.errors import LOST, InputError, PeerLostError, Preempted, warn
 # A process that has not been heard of for so many seconds is lost.
 HEARTBEAT_SECONDS = 30
 
-# What is wrong is often wrong for all of them, and each says so.
-_SECONDS_TO_SAY_WHY = 5
+# What is wrong is often wrong for all of them, and each reports it.
+_SECONDS_TO_REPORT = 5
 
 # By value of --distributed: how JAX finds the processes, what the environment must hold, and where it does.
 _CLUSTERS = {
@@ -69,7 +69,7 @@ def start_processes(distributed: str | None, num_processes: int | None = None, p
         missing = [variable for variable in variables if variable not in os.environ]
         if missing:
             raise InputError(f"--distributed={distributed} needs {', '.join(missing)} in the environment: {advice}")
-    _on_abort(_say_who_is_lost)
+    _on_abort(_report_lost)
     try:
         jax.distributed.initialize(
             distributed if explicit else None,
@@ -79,9 +79,9 @@ def start_processes(distributed: str | None, num_processes: int | None = None, p
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except Exception as error:  # of gRPC, the metadata server, or JAX's own detection
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"--distributed={distributed}: the processes of the run did not find each other: {said}"
+            f"--distributed={distributed}: the processes of the run did not find each other: {reason}"
         ) from error
 
 
@@ -92,25 +92,24 @@ def _check_address(address: str, num_processes: int | None, process_id: int | No
         )
     if num_processes is None or process_id is None:
         given = {"--num_processes": num_processes, "--process_id": process_id}
-        wanted = " and ".join(name for name, value in given.items() if value is None)
-        raise InputError(f"--distributed={address} needs {wanted}: how many processes there are, and which one this is")
+        missing = " and ".join(name for name, value in given.items() if value is None)
+        raise InputError(
+            f"--distributed={address} needs {missing}: how many processes there are, and which one this is"
+        )
     if not 0 <= process_id < num_processes:
         raise InputError(f"--process_id is {process_id}, but it must be from 0 to {num_processes - 1}")
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _say_who_is_lost(_: int) -> None:
+def _report_lost(_: int) -> None:
     """Handles SIGABRT in C: Python's own handlers would run after JAX's call of abort(), which does not return."""
     if jax.distributed.is_initialized():
-        warn(
-            "error: another process of this run was lost, as the lines above say: run the same command again on every "
-            "host to go on from the last checkpoint"
-        )
+        lost = "another process of this run was lost"
+        advice = "run the same command again on every host to go on from the last checkpoint"
     else:
-        warn(
-            "error: the processes of this run did not find each other in five minutes, as the lines above say: start "
-            "all of them, with one --distributed=HOST:PORT that each of them can reach"
-        )
+        lost = "the processes of this run did not find each other in five minutes"
+        advice = "start all of them, with one --distributed=HOST:PORT that each of them can reach"
+    warn(f"error: {lost}, as the lines above say: {advice}")
     os._exit(LOST)
 
 
@@ -124,7 +123,7 @@ def _on_abort(handler: Any) -> None:
 def processes(
     distributed: str | None, num_processes: int | None = None, process_id: int | None = None
 ) -> Iterator[None]:
-    """`start_processes`, and leaves the others in a way that each of them can end as it has to.
+    """Joins the other processes (`start_processes`), and leaves them so that each of them can end as it has to.
 
     When process 0 is gone, so is what JAX's processes meet at, and every other one is ended.
 
@@ -142,7 +141,7 @@ def processes(
             raise PeerLostError(str(error).strip().splitlines()[0]) from error
         # `jax.process_index` would start the devices, which may be what is wrong.
         if jax.distributed.is_initialized() and global_state.process_id == 0:
-            time.sleep(_SECONDS_TO_SAY_WHY)
+            time.sleep(_SECONDS_TO_REPORT)
         raise
     except Preempted:
         _leave()

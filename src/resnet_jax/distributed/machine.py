@@ -14,6 +14,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax.errors import InputError
 
+# Its options are declared at run time, where no type checker sees them.
+_CONFIG: Any = jax.config
+
 
 def describe_environment() -> dict[str, Any]:
     """The date, the hardware and the versions, as a JSON-able dict.
@@ -35,7 +38,6 @@ def describe_environment() -> dict[str, Any]:
 
 def describe_host() -> dict[str, Any]:
     """What `describe_environment` says that needs no devices."""
-    cached = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
@@ -44,7 +46,7 @@ def describe_host() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
         "flax": flax.__version__,
-        "compilation_cache": jax.config.jax_compilation_cache_dir if cached else None,  # pyright: ignore[reportAttributeAccessIssue]
+        "compilation_cache": _CONFIG.jax_compilation_cache_dir if _CONFIG.jax_enable_compilation_cache else None,
     }
 
 
@@ -81,21 +83,21 @@ def check_devices() -> None:
         return
     except Exception as error:  # of plugins, drivers and versions that do not fit; an AssertionError without a word
         cause = error
-    said = (str(cause).strip().splitlines() or ["JAX said no more"])[0]
-    said = re.sub(r" \([^()]*JAX_PLATFORMS[^()]*\)$", "", said)  # its own advice
-    asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    reason = (str(cause).strip().splitlines() or ["JAX gave no reason"])[0]
+    reason = re.sub(r" \([^()]*JAX_PLATFORMS[^()]*\)$", "", reason)  # its own advice
+    asked = _CONFIG.jax_platforms
     if asked:
         extra = {"cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}.get(asked.split(",")[0])
         install = f"install the extra, pip install '.[{extra}]', where there is one; or " if extra else ""
         raise InputError(
-            f"JAX_PLATFORMS={asked} asks for devices that JAX did not find or cannot use: {said}: {install}unset "
+            f"JAX_PLATFORMS={asked} asks for devices that JAX did not find or cannot use: {reason}: {install}unset "
             "JAX_PLATFORMS, and JAX chooses"
         ) from cause
     variables = [name for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES") if name in os.environ]
-    seen = f"see whether {', '.join(variables)} in the environment is right" if variables else ""
-    raise InputError(
-        f"JAX found no device: {said}: {seen or 'see that jax, jaxlib and its plugins fit each other'}"
-    ) from cause
+    advice = "see that jax, jaxlib and its plugins fit each other"
+    if variables:
+        advice = f"see whether {', '.join(variables)} in the environment is right"
+    raise InputError(f"JAX found no device: {reason}: {advice}") from cause
 
 
 def _cpu_name() -> str:

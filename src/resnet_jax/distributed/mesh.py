@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from resnet_jax.distributed.machine import check_devices
 from resnet_jax.errors import InputError
 
-# A batch is cut over both axes; parameters and the optimiser's state over "fsdp" only.
+# A batch is sharded over both axes; parameters and the optimiser's state over "fsdp" only.
 AXES = ("data", "fsdp")
 
 
@@ -32,13 +32,12 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
             raise InputError(f"config.mesh.fsdp is {fsdp}, which does not divide the {available} devices")
         data = available // fsdp
     wanted = data * fsdp
-    product = f"config.mesh.data={data}" + (f" times config.mesh.fsdp={fsdp}" if fsdp > 1 else "")
-    if wanted > available:
-        raise InputError(f"{product} asks for {wanted} devices, but {available} are available")
-    if jax.process_count() > 1 and wanted < available:
-        raise InputError(
-            f"{product} asks for {wanted} devices, but the {jax.process_count()} processes have {available}"
-        )
+    if wanted > available or (jax.process_count() > 1 and wanted < available):
+        product = f"config.mesh.data={data}" + (f" times config.mesh.fsdp={fsdp}" if fsdp > 1 else "")
+        have = f"{available} are available"
+        if wanted < available:
+            have = f"the {jax.process_count()} processes have {available}"
+        raise InputError(f"{product} asks for {wanted} devices, but {have}")
     counts = Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         found = ", ".join(f"process {process} has {count}" for process, count in sorted(counts.items()))
@@ -48,21 +47,21 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
 
 
 def check_divides(mesh: Mesh, batch_size: int, field: str, *, grad_accum_steps: int = 1) -> None:
-    """Refuses a batch that the mesh cannot cut into equal parts.
+    """Refuses a batch whose microbatches cannot be sharded evenly over the mesh.
 
     Args:
-      mesh: cuts the batch.
+      mesh: of the step.
       batch_size: over all devices.
       field: that holds the batch size.
-      grad_accum_steps: parts of the batch that follow one another.
+      grad_accum_steps: microbatches in a batch.
 
     Raises:
       InputError: names the field, and sizes that would do.
     """
-    parts = mesh.size * grad_accum_steps
-    if batch_size % parts:
-        below = batch_size // parts * parts
-        near = f"{below} or {below + parts}" if below else f"{parts}"
+    unit = mesh.size * grad_accum_steps
+    if batch_size % unit:
+        below = batch_size // unit * unit
+        near = f"{below} or {below + unit}" if below else f"{unit}"
         times = f" times config.train.grad_accum_steps={grad_accum_steps}" if grad_accum_steps > 1 else ""
         raise InputError(
             f"{field}={batch_size} cannot be divided by {mesh.size} devices{times}: use a size such as {near}"
@@ -70,21 +69,21 @@ def check_divides(mesh: Mesh, batch_size: int, field: str, *, grad_accum_steps: 
 
 
 def put_batch(mesh: Mesh, arrays: Any) -> Any:
-    """Puts this host's part of a batch, a tree of NumPy arrays, on its devices; returns arrays of the whole batch."""
-    place = batch_sharded(mesh)
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(place, array), arrays)
+    """Puts this host's rows of a batch, a tree of NumPy arrays, on its devices; returns arrays of the whole batch."""
+    sharding = batch_sharded(mesh)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
 
 
 def put_everywhere(mesh: Mesh, arrays: Any) -> Any:
     """Puts a tree of arrays, the same ones on every host, on all devices."""
-    place = replicated(mesh)
+    sharding = replicated(mesh)
 
     def put(array: Any) -> jax.Array:
         array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     # `device_put` would compare them between hosts, by collecting every host's copy on each one.
-    return jax.tree.map(put, arrays) if jax.process_count() > 1 else jax.device_put(arrays, place)
+    return jax.tree.map(put, arrays) if jax.process_count() > 1 else jax.device_put(arrays, sharding)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -93,17 +92,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """The leading axis is cut into equal parts, one for each device."""
+    """The leading axis is sharded evenly over all devices."""
     return NamedSharding(mesh, P(AXES))
 
 
 def fsdp_specs(mesh: Mesh, tree: Any) -> Any:
-    """How each array of a tree is cut over "fsdp": along the largest axis that divides, or not at all."""
-    parts = mesh.shape["fsdp"]
+    """How each array of a tree is sharded over "fsdp": along the largest axis that divides, or not at all."""
+    count = mesh.shape["fsdp"]
 
     def spec(leaf: Any) -> P:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % parts == 0]
-        if parts == 1 or not axes:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % count == 0]
+        if count == 1 or not axes:
             return P()
         return P(*[None] * max(axes, key=lambda axis: leaf.shape[axis]), "fsdp")
 
@@ -115,13 +114,13 @@ def fsdp_shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), fsdp_specs(mesh, tree))
 
 
-def gather(specs: Any, parts: Any) -> Any:
-    """Inside `jax.shard_map`: whole arrays from the parts of them that `fsdp_specs` gave each device."""
+def gather(specs: Any, shards: Any) -> Any:
+    """Inside `jax.shard_map`: whole arrays from the shards of them that `fsdp_specs` gave each device."""
 
-    def whole(spec: P, part: jax.Array) -> jax.Array:
-        return jax.lax.all_gather(part, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else part
+    def whole(spec: P, shard: jax.Array) -> jax.Array:
+        return jax.lax.all_gather(shard, "fsdp", axis=spec.index("fsdp"), tiled=True) if "fsdp" in spec else shard
 
-    return jax.tree.map(whole, specs, parts)
+    return jax.tree.map(whole, specs, shards)
 
 
 def reduce_scatter(specs: Any, arrays: Any) -> Any:
@@ -133,10 +132,10 @@ def reduce_scatter(specs: Any, arrays: Any) -> Any:
         return jax.lax.psum_scatter(array, "fsdp", scatter_dimension=spec.index("fsdp"), tiled=True)
 
     leaves, structure = jax.tree.flatten(jax.tree.map(scattered, specs, arrays))
-    cut = ["fsdp" in spec for spec in jax.tree.leaves(specs)]
+    sharded = ["fsdp" in spec for spec in jax.tree.leaves(specs)]
     # All at once, for XLA to make one reduction of them.
     for chosen, axes in ((False, AXES), (True, "data")):
-        places = [i for i, is_cut in enumerate(cut) if is_cut == chosen]
-        for i, total in zip(places, jax.lax.psum([leaves[i] for i in places], axes), strict=True):
+        indices = [i for i, each in enumerate(sharded) if each == chosen]
+        for i, total in zip(indices, jax.lax.psum([leaves[i] for i in indices], axes), strict=True):
             leaves[i] = total
     return jax.tree.unflatten(structure, leaves)
