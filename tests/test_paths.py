@@ -15,7 +15,7 @@ from resnet_jax.data.images import open_images
 from resnet_jax.data.tfds import prepared_folder
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.interop.files import read_tensors, write_tensors
+from resnet_jax.interop.files import read_weights, write_tensors
 from resnet_jax.runs import workdir
 from resnet_jax.runs.metrics_log import read_metrics
 
@@ -90,7 +90,7 @@ def test_the_parts_of_a_list_may_hold_commas_where_they_exist(home):
 
 def test_files_and_data_below_the_home(home):
     write_tensors("~/weights.safetensors", {"a": np.ones(2, np.float32)})
-    assert read_tensors("~/weights.safetensors")["a"].tolist() == [1, 1]
+    assert read_weights("~/weights.safetensors")[0]["a"].tolist() == [1, 1]
     for split in ("train", "val"):
         folder = home / "photos" / split / "cat"
         folder.mkdir(parents=True)

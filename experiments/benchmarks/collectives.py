@@ -5,7 +5,7 @@ that are not there.
         [--image_size=N] [--bn_group_size=N] [--fsdp=N] [--grad_accum_steps=N] [--devices=8,64,1024]
         [--step_time=SECONDS] [--json]
 
-The step is that of training on photographs, compiled for so many CPU devices in a process for each number of them;
+The step is that of training on image files, compiled for so many CPU devices in a process for each number of them;
 nothing is run. Its collectives carry float32, whatever the dtype of the computation. Compilers for other devices can
 combine or split them in other ways, so that their number may differ, and their bytes may not.
 
@@ -57,7 +57,7 @@ LINKS = (
 
 
 def compile_step(network, mesh, *, batch_size, image_size, grad_accum_steps=1):
-    """Compiles a step on streamed photographs for shapes alone, with the paper's optimiser and augmentation.
+    """Compiles a step on streamed images for shapes alone, with the paper's optimiser and augmentation.
 
     Returns:
       the shapes of the state, and the program.
@@ -72,9 +72,9 @@ def compile_step(network, mesh, *, batch_size, image_size, grad_accum_steps=1):
     one_step = partial(train_step, model=network, optimizer=optimizer, mesh=mesh, grad_accum_steps=grad_accum_steps)
     step = compile_steps(one_step, make_batch, mesh)
     state = abstract_state(network, optimizer, (image_size, image_size, 3), mesh)
-    cut, everywhere = batch_sharded(mesh), replicated(mesh)
-    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8, sharding=cut)
-    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut)
+    sharded, everywhere = batch_sharded(mesh), replicated(mesh)
+    images = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8, sharding=sharded)
+    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=sharded)
     mean = jax.ShapeDtypeStruct((1, 1, 3), jnp.float32, sharding=everywhere)
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
     lowered = step.lower(state, (images, labels, Preprocessing(mean, mean)), seed, 1)

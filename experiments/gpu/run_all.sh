@@ -76,7 +76,7 @@ variants() {
   done
 }
 
-# How fast photographs are read here, and whether a ResNet-50 that trains on them waits for them.
+# How fast images are read here, and whether a ResNet-50 that trains on them waits for them.
 input() {
   local size=(--workers=0,4,8,15 --rounds=5)
   [[ -n $TINY ]] && size=(--workers=0 --rounds=1 --seconds=0.2 --batch_size=8)

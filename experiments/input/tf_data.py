@@ -6,7 +6,7 @@ One thread, one process: pin it to a core (`taskset -c 1`) and the figure is ima
     taskset -c 1 python tf_data.py FOLDER --seconds 5
 
 prints one line of JSON for each augmentation: `inception` is a window of 8 to 100% of the area with an aspect of 3/4 to
-4/3, `paper` the random 224 x 224 window of He et al. in the photograph scaled to a shorter side of 256 to 480. Either
+4/3, `paper` the random 224 x 224 window of He et al. in the image scaled to a shorter side of 256 to 480. Either
 way a window arrives as 224 x 224 x 3 of uint8.
 
 With --on-line it measures one round for each line it reads from standard input, so that another process can take turns
@@ -55,7 +55,7 @@ def paper_window(height, width):
 WINDOWS = {"inception": inception_window, "paper": paper_window}
 
 
-def dataset(photographs, window, method, fast_dct):
+def dataset(images, window, method, fast_dct):
     """Batches of 50 windows, without end."""
 
     def decode(data):
@@ -70,7 +70,7 @@ def dataset(photographs, window, method, fast_dct):
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
     options.autotune.enabled = False
-    return tf.data.Dataset.from_tensor_slices(photographs).repeat().map(decode).batch(50).with_options(options)
+    return tf.data.Dataset.from_tensor_slices(images).repeat().map(decode).batch(50).with_options(options)
 
 
 def images_per_second(batches, seconds):
@@ -84,7 +84,7 @@ def images_per_second(batches, seconds):
 def main():
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path, help="photographs: its .jpg, .jpeg and .JPEG, at any depth")
+    parser.add_argument("folder", type=pathlib.Path, help="images: its .jpg, .jpeg and .JPEG, at any depth")
     parser.add_argument("--window", choices=WINDOWS, action="append", help="one or more; both where left out")
     parser.add_argument("--method", choices=("bilinear", "bicubic"), default="bilinear")
     parser.add_argument("--fast-dct", action="store_true", help="the less exact inverse DCT, INTEGER_FAST")
@@ -98,11 +98,11 @@ def main():
         parser.error(f"no .jpg files under {arguments.folder}")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    photographs = [f.read_bytes() for f in files]
+    images = [f.read_bytes() for f in files]
 
     streams = {}
     for name in arguments.window or WINDOWS:
-        streams[name] = iter(dataset(photographs, WINDOWS[name], arguments.method, arguments.fast_dct))
+        streams[name] = iter(dataset(images, WINDOWS[name], arguments.method, arguments.fast_dct))
         next(streams[name])  # tracing and the first batch, which are not measured
 
     for _ in sys.stdin if arguments.on_line else itertools.repeat(None, arguments.rounds):
@@ -113,7 +113,7 @@ def main():
                 "window": name,
                 "method": arguments.method,
                 "fast_dct": arguments.fast_dct,
-                "photographs": len(photographs),
+                "images": len(images),
                 "images_per_second": round(speed, 1),
                 "images_per_cpu_second": round(cpu_speed, 1),
                 "tensorflow": tf.__version__,

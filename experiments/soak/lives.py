@@ -78,7 +78,7 @@ class Soak:
         return started
 
     def log(self, process, stream):
-        """The file that holds what a process of the newest life says."""
+        """The log of a process of the newest life."""
         return self.logs / f"{len(self.lives):02}-{process}.{stream}"
 
     def steps(self):

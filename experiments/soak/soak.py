@@ -6,7 +6,7 @@ Two soaks, each with so many SIGKILLs at random instants, and some SIGTERMs betw
 
 - "same shape": a resident data set on two devices. It must end with the parameters, the optimiser's state and the
   metrics of a run that nobody stopped, equal to the bit.
-- "other shapes": a folder of photographs; each life has other devices, processes, loader workers or parts of the
+- "other shapes": a folder of images; each life has other devices, processes, loader workers or parts of the
   parameters than the one before. The loss of every step must be that of a run that nobody stopped, within TOLERANCE.
 
 SIGTERM must lose no step: what it leaves is a checkpoint of the last step in metrics.jsonl. The exit status is 1 when
@@ -103,7 +103,7 @@ def soak(name, config, fields, shapes, kills, seed, root):
     return {
         "name": name,
         "config": config,
-        "fields": fields | {"dataset.data_dir": "digits as photographs"} if "dataset.data_dir" in fields else fields,
+        "fields": fields | {"dataset.data_dir": "digits as image files"} if "dataset.data_dir" in fields else fields,
         "kills": killed,
         "stops": stops,
         "lives": [dataclasses.asdict(life) | {"seconds": round(life.seconds, 1)} for life in run.lives],
@@ -144,7 +144,7 @@ def everything_saved(workdir):
     return jax.device_get(ocp.load_checkpointables(newest, abstract))
 
 
-def make_photographs(root):
+def write_images(root):
     """The digits as image files of several sizes, ten classes."""
     digits = load_digits()
     for i, (image, label) in enumerate(zip(digits.images[:340], digits.target[:340], strict=True)):
@@ -165,16 +165,16 @@ def main():
     arguments = parser.parse_args()
     root = arguments.workdir.absolute()
     root.mkdir(parents=True)
-    make_photographs(root / "photographs")
-    photographs = {
+    write_images(root / "images")
+    folder = {
         **PHOTOGRAPHS,
         "train.iterations": arguments.iterations,
-        "dataset.data_dir": str(root / "photographs"),
+        "dataset.data_dir": str(root / "images"),
     }
     plan = (
         # Steps of milliseconds.
         ("same shape", "digits", {**DIGITS, "train.iterations": 4 * arguments.iterations}, (Shape(devices=2),)),
-        ("other shapes", "folder", photographs, SHAPES),
+        ("other shapes", "folder", folder, SHAPES),
     )
     soaks = [soak(*each, arguments.kills, arguments.seed, root) for each in plan]
     environment = describe_environment() | {"devices": "see each life", "compilation_cache": "in the workdir"}

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 import torch_networks
 from resnet_jax.errors import InputError
-from resnet_jax.interop.files import SUFFIXES, read_tensors, write_tensors
+from resnet_jax.interop.files import SUFFIXES, read_weights, write_tensors
 
 torch = torch_networks.torch
 
@@ -43,7 +43,7 @@ def test_what_is_written_is_read_back(suffix, tmp_path):
     for tensor in tensors.values():
         tensor.flags.writeable = False  # as those that leave a device
     write_tensors(path, tensors)
-    back = read_tensors(str(path))
+    back = read_weights(str(path))[0]
     assert back.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert (back[name].dtype, back[name].shape) == (tensor.dtype, tensor.shape)
@@ -70,7 +70,7 @@ def test_half_precision_becomes_float32(dtype, tmp_path):
     write_tensors(tmp_path / "a.safetensors", {"w": values})
     torch.save({"w": torch.from_numpy(values.astype(np.float32)).to(getattr(torch, dtype))}, tmp_path / "a.pth")
     for name in ("a.safetensors", "a.pth"):
-        back = read_tensors(tmp_path / name)["w"]
+        back = read_weights(tmp_path / name)[0]["w"]
         assert back.dtype == np.float32
         np.testing.assert_array_equal(back, values.astype(np.float32))
 
@@ -80,26 +80,26 @@ def test_tables_in_tables_and_of_older_torch(tmp_path):
     state = {"module.fc.weight": torch.nn.Parameter(torch.ones(2, 3)), "module.module.bias": torch.zeros(2)}
     torch.save({"state_dict": state, "best_prec1": 91.7, "epoch": 3}, tmp_path / "a.th")
     torch.save(state, tmp_path / "b.pt", _use_new_zipfile_serialization=False)
-    assert read_tensors(tmp_path / "a.th").keys() == {f"state_dict.{name}" for name in state}
-    assert read_tensors(tmp_path / "b.pt").keys() == state.keys()
+    assert read_weights(tmp_path / "a.th")[0].keys() == {f"state_dict.{name}" for name in state}
+    assert read_weights(tmp_path / "b.pt")[0].keys() == state.keys()
 
 
 @pytest.mark.parametrize("suffix", EACH)
 def test_missing_and_empty_files_and_folders(suffix, tmp_path):
     with pytest.raises(InputError, match=rf"missing\{suffix} does not exist"):
-        read_tensors(tmp_path / f"missing{suffix}")
+        read_weights(tmp_path / f"missing{suffix}")[0]
     (tmp_path / f"folder{suffix}").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        read_tensors(tmp_path / f"folder{suffix}")
+        read_weights(tmp_path / f"folder{suffix}")[0]
     (tmp_path / f"empty{suffix}").touch()
     with pytest.raises(InputError, match="is empty"):
-        read_tensors(tmp_path / f"empty{suffix}")
+        read_weights(tmp_path / f"empty{suffix}")[0]
 
 
 @pytest.mark.parametrize("name", ["weights.h5", "weights", "weights.PTH"])
 def test_unknown_suffix(name, tmp_path):
     (tmp_path / name).touch()
-    for use in (lambda: read_tensors(tmp_path / name), lambda: write_tensors(tmp_path / name, some_tensors())):
+    for use in (lambda: read_weights(tmp_path / name)[0], lambda: write_tensors(tmp_path / name, some_tensors())):
         with pytest.raises(InputError, match=r"must end with \.safetensors, \.pth, \.pt, \.th") as error:
             use()
         one_line(error)
@@ -110,12 +110,12 @@ def test_without_torch_it_says_what_to_install(suffix, tmp_path, monkeypatch):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(b"what torch.save would write")
     monkeypatch.setitem(sys.modules, "torch", None)
-    for use in (lambda: read_tensors(path), lambda: write_tensors(path, some_tensors())):
+    for use in (lambda: read_weights(path)[0], lambda: write_tensors(path, some_tensors())):
         with pytest.raises(InputError, match="pip install torch") as error:
             use()
         one_line(error)
     write_tensors(tmp_path / "a.safetensors", some_tensors())
-    assert read_tensors(tmp_path / "a.safetensors").keys() == some_tensors().keys()
+    assert read_weights(tmp_path / "a.safetensors")[0].keys() == some_tensors().keys()
 
 
 class Evil:
@@ -144,7 +144,7 @@ def test_a_pickle_that_holds_code_is_refused_and_does_not_run(save, tmp_path):
     path, trace = tmp_path / "weights.pth", tmp_path / "trace"
     save({"state_dict": {"fc.weight": Evil(trace)}}, path)
     with pytest.raises(InputError, match=r"holds code or objects \((posix\.mkdir|a pickle of another kind)") as error:
-        read_tensors(path)
+        read_weights(path)[0]
     one_line(error)
     assert not trace.exists()
 
@@ -153,7 +153,7 @@ def test_a_pickle_that_holds_code_is_refused_and_does_not_run(save, tmp_path):
 def test_a_whole_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"\(torch\.nn\.modules\.linear\.Linear\).*state_dict\(\)") as error:
-        read_tensors(tmp_path / "a.pth")
+        read_weights(tmp_path / "a.pth")[0]
     one_line(error)
 
 
@@ -162,7 +162,7 @@ def test_no_table_of_tensors(tmp_path):
     for table in ([torch.ones(2)], {"a": 1.0}, {3: torch.ones(2)}, torch.ones(2)):
         torch.save(table, tmp_path / "a.pth")
         with pytest.raises(InputError, match="no table of tensors"):
-            read_tensors(tmp_path / "a.pth")
+            read_weights(tmp_path / "a.pth")[0]
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.01, 0.1, 0.5, 0.9, 0.999])
@@ -177,7 +177,7 @@ def test_a_file_cut_short(kind, share, tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data)) + 1])
     with pytest.raises(InputError, match="cut short") as error:
-        read_tensors(path)
+        read_weights(path)[0]
     one_line(error)
 
 
@@ -187,14 +187,14 @@ def test_a_file_of_something_else(content, suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match="cut short or no") as error:
-        read_tensors(path)
+        read_weights(path)[0]
     one_line(error)
 
 
 def test_a_safetensors_type_that_weights_never_have(tmp_path):
     write_tensors(tmp_path / "a.safetensors", {"w": np.zeros(2, np.complex64)})
     with pytest.raises(InputError, match="w has the type C64"):
-        read_tensors(tmp_path / "a.safetensors")
+        read_weights(tmp_path / "a.safetensors")[0]
 
 
 @pytest.mark.parametrize("suffix", EACH)
@@ -213,5 +213,5 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(InputError, match="No space left"):
         write_tensors(path, some_tensors())
-    assert read_tensors(path).keys() == {"old"}
+    assert read_weights(path)[0].keys() == {"old"}
     assert os.listdir(tmp_path) == ["a.safetensors"]

@@ -12,7 +12,7 @@ from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.classifiers import load_torch
-from resnet_jax.interop.files import read_tensors, read_weights, write_tensors
+from resnet_jax.interop.files import read_weights, write_tensors
 from torch_networks import nchw, random_torch_resnet, tensors_of
 
 pytestmark = [pytest.mark.optimized, pytest.mark.torch]
@@ -118,7 +118,7 @@ def test_training_checkpoints(blurred, tmp_path):
             else []
         )
     assert read_weights(tmp_path / "example.pth.tar")[1] == {"arch": "resnet18"}
-    assert not read_tensors(tmp_path / "torchvision.pth.tar", "model")["fc.weight"].any()
+    assert not read_weights(tmp_path / "torchvision.pth.tar", "model")[0]["fc.weight"].any()
 
 
 def test_the_arch_of_a_checkpoint_names_the_network(blurred, tmp_path):
@@ -143,7 +143,7 @@ def test_tensors_that_are_no_arrays_in_memory(tmp_path):
         torch.ones(2).to(torch.float8_e4m3fn),
     ):
         torch.save({"w": tensor}, tmp_path / "a.pth")
-        np.testing.assert_array_equal(read_tensors(tmp_path / "a.pth")["w"], tensor.detach().float().numpy())
+        np.testing.assert_array_equal(read_weights(tmp_path / "a.pth")[0]["w"], tensor.detach().float().numpy())
     torch.save({"w": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
     with pytest.raises(InputError, match=r"w is no plain array \(torch\.sparse_coo"):
         read_weights(tmp_path / "sparse.pth")

@@ -13,7 +13,7 @@ import torch_networks
 from resnet_jax import models
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
-from resnet_jax.interop.files import read_tensors
+from resnet_jax.interop.files import read_weights
 from resnet_jax.interop.identify import identify
 from torch_networks import nchw, random_torch_resnet, tensors_of
 
@@ -64,7 +64,7 @@ def resnet18():
 @pytest.mark.test_data
 @pytest.mark.parametrize("depth", CIFAR_WEIGHTS)
 def test_cifar_weights_give_the_logits_of_torch(depth, test_data):
-    tensors = read_tensors(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th")
+    tensors = read_weights(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th")[0]
     golden = np.load(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}_golden.npz")
     model = models.create(f"cifar_resnet{depth}", **AKAMASTER)
     variables = torch_weights.from_torch(tensors, model)
@@ -79,7 +79,7 @@ def test_cifar_weights_give_the_logits_of_torch(depth, test_data):
 def test_cifar_weights_come_back_bit_for_bit(depth, test_data):
     path = test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th"
     model = models.create(f"cifar_resnet{depth}", **AKAMASTER)
-    back = torch_weights.to_torch(torch_weights.from_torch(read_tensors(path), model), model, "akamaster")
+    back = torch_weights.to_torch(torch_weights.from_torch(read_weights(path)[0], model), model, "akamaster")
     original = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     original = {name.removeprefix("module."): tensor.numpy() for name, tensor in original.items()}
     assert {name for name in back if not name.endswith("num_batches_tracked")} == original.keys()
@@ -93,7 +93,7 @@ def test_cifar_weights_come_back_bit_for_bit(depth, test_data):
 @pytest.mark.test_data
 @pytest.mark.parametrize("depth", CIFAR_WEIGHTS)
 def test_cifar_weights_are_recognised(depth, test_data):
-    tensors = read_tensors(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th")
+    tensors = read_weights(test_data / "weights" / f"{CIFAR_WEIGHTS[depth]}.th")[0]
     assert identify(tensors) == models.create(f"cifar_resnet{depth}", stem_pool_padding="torch", **AKAMASTER)
 
 
@@ -234,13 +234,13 @@ def test_shortcuts_are_recognised_however_blocks_are_stacked(name, unroll, short
 
 def test_plain_weights_are_named_like_those_of_shortcut_a():
     plain, residual = models.create("cifar_plain20"), models.create("cifar_resnet20", shortcut="A")
-    assert torch_weights.places(plain) == torch_weights.places(residual)
+    assert torch_weights.torch_paths(plain) == torch_weights.torch_paths(residual)
 
 
 def test_akamasters_names_for_projections_and_classifier():
     model = models.create("cifar_resnet20", shortcut="B")
     tensors = random_tensors(model)
-    names = torch_weights.places(model, "akamaster")
+    names = torch_weights.torch_paths(model, "akamaster")
     assert {"layer2.0.shortcut.0.weight", "layer2.0.shortcut.1.running_var", "linear.bias"} <= names.keys()
     renamed = {
         name.replace("downsample", "shortcut").replace("fc", "linear"): tensor for name, tensor in tensors.items()

@@ -17,7 +17,7 @@ from resnet_jax.evaluation.prediction import predict
 from resnet_jax.interop import torch_weights
 from resnet_jax.interop.classifiers import load_torch
 from resnet_jax.interop.exporting import describe
-from resnet_jax.interop.files import read_tensors, write_tensors
+from resnet_jax.interop.files import read_weights, write_tensors
 from resnet_jax.runs import build, convert, workdir
 from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
 from resnet_jax.runs.evaluate import evaluate_runs
@@ -65,7 +65,7 @@ def test_the_error_on_all_test_images_is_pytorchs(converted, test_data):
 def test_there_and_back_is_the_same_to_the_bit(converted, tmp_path, suffix):
     weights, _, directory = converted
     assert main(["convert", str(directory), str(tmp_path / f"back{suffix}")]) == 0
-    before, after = read_tensors(weights), read_tensors(tmp_path / f"back{suffix}")
+    before, after = read_weights(weights)[0], read_weights(tmp_path / f"back{suffix}")[0]
     for name, tensor in before.items():
         if not name.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(tensor, after[name])

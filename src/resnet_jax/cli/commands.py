@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from resnet_jax.cli.arguments import Format, command, show
 from resnet_jax.cli.networks import convert, evaluate, export, predict, summary
@@ -43,12 +43,12 @@ def prepare_cache(
     --config.dataset.data_dir=DIR. Images of a folder are turned as their EXIF orientation says. Running the same
     command again goes on where it was killed.
     """
+    how: dict[str, Any] = {"form": form, "resize_size": resize_size, "quality": quality}
     from resnet_jax.data.cache import write_cache
     from resnet_jax.data.images import open_images
     from resnet_jax.runs import terminal
 
-    images, progress = open_images(dataset, data_dir), terminal.progress
-    write_cache(images, output, form=form, resize_size=resize_size, quality=quality, log=warn, progress=progress)
+    write_cache(open_images(dataset, data_dir), output, **how, log=warn, progress=terminal.progress)
 
 
 @command

@@ -124,10 +124,10 @@ def _set_up() -> Iterator[None]:
     try:
         import jax
     except Exception as error:  # of variables such as JAX_NUM_CPU_DEVICES=x, or versions that do not fit each other
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        why = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         variables = ", ".join(sorted(name for name in os.environ if name.startswith(("JAX_", "XLA_"))))
-        seen = f"; see whether {variables} in the environment is right" if variables else ""
-        raise InputError(f"JAX does not start: {said}{seen}") from error
+        advice = f"; see whether {variables} in the environment is right" if variables else ""
+        raise InputError(f"JAX does not start: {why}{advice}") from error
     from resnet_jax.data.image_files import quiet_pillow
 
     with contextlib.ExitStack() as stack:

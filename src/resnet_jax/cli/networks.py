@@ -37,23 +37,11 @@ def evaluate(
     are named as ImageNet's are (n01440764), whose orientation is ignored. --output is a folder for result.json,
     predictions.csv, per_class.csv and confusion.csv.
     """
+    flags = {name: value for name, value in locals().items() if name not in ("workdir", "format")}
     from resnet_jax.runs import terminal
     from resnet_jax.runs.evaluate import evaluate_runs
 
-    score = evaluate_runs(
-        workdir,
-        split,
-        dataset,
-        data_dir,
-        batch_size,
-        protocol=protocol,
-        scales=scales,
-        averaging=averaging,
-        recalibrate=recalibrate,
-        output=output,
-        log=warn,
-        progress=terminal.progress,
-    )
+    score = evaluate_runs(workdir, **flags, log=warn, progress=terminal.progress)
     top5 = f" (top-5 {score['top5_error']:.2%})" if "top5_error" in score else ""
     damaged = f" ({score['damaged']} damaged)" if score["damaged"] else ""
     line = (
@@ -82,9 +70,8 @@ def predict(*images: str, workdir: Path, format: Format = "table") -> None:
     results = predict(load(workdir), images)
     rows: list[Sequence[str]] = []
     for result in results:
-        for i, entry in enumerate(result["classes"]):
-            rows.append(("" if i else result["file"], entry["name"], f"{entry['probability']:.1%}"))
-        rows.append(())
+        named = [(entry["name"], f"{entry['probability']:.1%}") for entry in result["classes"]]
+        rows += [(result["file"], *named[0]), *(("", *each) for each in named[1:]), ()]
     show(format, results, lambda: terminal.table(("file", "class", "probability"), rows, text_columns=2))
 
 
@@ -104,8 +91,7 @@ def summary(
     except ValueError as error:
         raise InputError(str(error)) from error
     headings, *rows = analysis.table_rows(costs)
-    shortcuts = f"shortcut {costs['shortcut']}" if costs["shortcut"] else "no shortcuts"
-    size = costs["image_size"]
+    shortcuts, size = f"shortcut {costs['shortcut']}" if costs["shortcut"] else "no shortcuts", costs["image_size"]
     show(format, costs, lambda: terminal.table(headings, rows, f"{model}, {shortcuts}, {size}×{size} images"))
 
 

@@ -84,19 +84,11 @@ def sweep(
     needs --config.dataset.validation_images except for image files. An axis is then also a range of numbers, such as
     --axis optimizer.learning_rate=0.01..1:log. The study is in DIR/study.db.
     """
+    flags = {name: value for name, value in locals().items() if name not in ("config", "workdir", "axis", "slurm")}
     from resnet_jax.sweeping.plan import sweep
 
-    sweep(
-        *config,
-        axis or [],
-        workdir,
-        combine=combine,
-        jobs=jobs,
-        launcher=launcher,
-        slurm=[part.strip() for each in slurm or () for part in each.split(",") if part.strip()],
-        searcher=searcher,
-        trials=trials,
-    )
+    options = [part.strip() for each in slurm or () for part in each.split(",") if part.strip()]
+    sweep(*config, axis or [], workdir, slurm=options, **flags)
 
 
 @command
@@ -126,5 +118,6 @@ def doctor(
         if wrong[:1] == result["findings"] or agreement.is_lead():
             show(format, result, lambda: examination.render(result))
         if wrong:
-            said = "; ".join(f"{each['check']}: {each['says']}" for each in wrong)
-            raise InputError(f"training is impossible here; {said}")
+            raise InputError(
+                "training is impossible here; " + "; ".join(f"{each['check']}: {each['says']}" for each in wrong)
+            )

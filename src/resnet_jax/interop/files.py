@@ -81,11 +81,6 @@ def read_weights(
         return below_prefix(tensors, prefix, log), metadata
 
 
-def read_tensors(path: str | os.PathLike[str], prefix: str | None = None) -> dict[str, np.ndarray]:
-    """The tensors of `read_weights` alone."""
-    return read_weights(path, prefix)[0]
-
-
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:

@@ -15,7 +15,8 @@ def identify(tensors: Tensors) -> ResNet:
 
     What leaves no trace in the weights (see `torch_weights.conventions`) is torchvision's for ImageNet networks, and
     akamaster's for CIFAR networks; of a plain network and its twin with shortcut A the residual one is returned. Nor
-    can anti-aliased pooling (timm's resnetblur18) or dilation be seen, which no network of ours has.
+    can anti-aliased pooling (timm's resnetblur18) or dilation be seen, which no network of ours has. Wide and grouped
+    networks have other shapes, which `from_torch` names.
 
     Raises:
       InputError: they are no ResNet of the paper, or lack the classifier.
@@ -51,7 +52,6 @@ def identify(tensors: Tensors) -> ResNet:
     if (sizes[:3] != sizes[:1] * 3 or layers != 2) if cifar else sizes != IMAGENET_STAGES.get(depth):
         shown = ", ".join(str(size) for size in sizes if size)
         raise InputError(f"no network of the paper has {shown} blocks of {layers} convolutions in its stages")
-    _check_widths(tensors, cifar)
     projected = sum(bool(re.search(r"^layer.*\.downsample\.0\.weight$", name)) for name in tensors)
     layout = LAYOUTS["akamaster" if cifar else "torchvision"]
     return models.create(
@@ -60,21 +60,3 @@ def identify(tensors: Tensors) -> ResNet:
         shortcut="C" if projected == sum(sizes) else "B" if projected else "A",
         **{name: layout[name] for name in ("shortcut_padding", "bottleneck_stride", "stem_pool_padding")},
     )
-
-
-def _check_widths(tensors: Tensors, cifar: bool) -> None:
-    """Refuses wide and grouped networks and those with another stem, whose names are those of the paper's."""
-    shape, size = tensors["conv1.weight"].shape, 3 if cifar else 7
-    if len(shape) == 4 and shape[2:] != (size, size):
-        raise InputError(f"conv1.weight has the shape {shape}, and the paper's networks begin with {size}x{size}")
-    for stage in range(1, 4 if cifar else 5):
-        width = (16 if cifar else 64) * 2 ** (stage - 1)
-        for conv in ("conv1", "conv2"):
-            name = f"layer{stage}.0.{conv}.weight"
-            if name not in tensors or tensors[name].ndim != 4:
-                continue  # what is missing is named later
-            features, channels, *_ = shape = tensors[name].shape
-            if conv == "conv2" and channels < features:
-                raise InputError(f"{name} has the shape {shape}: {features // channels} groups, as in a ResNeXt")
-            if features != width:
-                raise InputError(f"{name} has the shape {shape}, as in a wide ResNet: the paper's has {width} features")

@@ -19,7 +19,7 @@ from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from resnet_jax.data.tfds import imagenet_class_names
 from resnet_jax.errors import InputError
 from resnet_jax.interop import torch_weights
-from resnet_jax.interop.published import Statement, named, network_of, pixel_statistics, resized
+from resnet_jax.interop.published import Statement, named, network_of, pixel_statistics
 from resnet_jax.models import ResNet
 from resnet_jax.models.zoo import family_and_depth
 
@@ -202,7 +202,7 @@ def _timms(config: dict[str, Any], log: Callable[[str], None]) -> tuple[dict[str
             raise InputError(f"config.json: input_size is {cfg['input_size']}, and images here are square")
         fields["image_size"] = int(height)
         if "crop_pct" in cfg:
-            fields["resize"] = resized(height, cfg["crop_pct"])
+            fields["resize"] = int(height / cfg["crop_pct"])
     both = {**cfg, **config}
     if both.get("num_classes") is not None:
         fields["num_classes"] = int(both["num_classes"])
@@ -212,7 +212,7 @@ def _timms(config: dict[str, Any], log: Callable[[str], None]) -> tuple[dict[str
         )
     if cfg.get("test_input_size"):
         size = int(cfg["test_input_size"][1])
-        resize = resized(size, cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875))
+        resize = int(size / (cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875)))
         log(f"config.json also names larger images for tests: --image_size={size} --resize={resize}")
     if cfg.get("crop_mode", "center") != "center":
         log(f"config.json wants crop_mode={cfg['crop_mode']!r}; the centre is cut out instead")

@@ -58,11 +58,6 @@ def pixel_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, 
     return {name: scale * np.array(values, np.float32) for name, values in given.items()}
 
 
-def resized(side: int, share: float) -> int:
-    """The shorter side that timm resizes to before it cuts out the centre: 224 at 0.95 -> 235."""
-    return math.floor(side / share)
-
-
 def network_of(architecture: str) -> tuple[str | None, str]:
     """The network that a name in timm or torchvision stands for: its name here, or None; and what sets it apart from
     the paper's, or "". "gluon_resnet50_v1b" -> ("resnet50", ""); "resnetblur18" -> (None, "anti-aliased …").
@@ -97,8 +92,9 @@ _TORCHVISION_V1 = "5c106cde|f37072fd|333f7ec4|b627a593|19c8e357|0676ba61|5d3b4d8
 # By the names that torchvision and timm gave their files: whose they are, image size, resizing and interpolation.
 _TV1 = ("torchvision's V1 weights", 224, 256, "bilinear")
 _TV2 = ("torchvision's V2 weights", 224, 232, "bilinear")
-_TIMM = ("timm's weights", 224, resized(224, 0.95), "bicubic")
-_TIMM_A3 = ("timm's A3 weights", 160, resized(160, 0.95), "bicubic")
+# timm rounds 224 / 0.95 and 160 / 0.95 down.
+_TIMM = ("timm's weights", 224, 235, "bicubic")
+_TIMM_A3 = ("timm's A3 weights", 160, 168, "bicubic")
 _PUBLISHED = {
     rf"{_DEPTH}(-(11ad3fa6|cd907fc2|f82ba261)|[\w.]*imagenet1k_v2|\.tv2_in1k)": _TV2,
     rf"{_DEPTH}(-({_TORCHVISION_V1})|[\w.]*imagenet1k_v1|\.tv_in1k)": _TV1,

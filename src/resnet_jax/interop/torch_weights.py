@@ -77,7 +77,7 @@ def _abstract(model: ResNet, channels: int) -> dict[Any, Any]:
     return traverse_util.flatten_dict(models.unstack(models.abstract_variables(model, (32, 32, channels))))
 
 
-def places(model: ResNet, layout: str = "torchvision", channels: int = 3) -> dict[str, tuple[str, ...]]:
+def torch_paths(model: ResNet, layout: str = "torchvision", channels: int = 3) -> dict[str, tuple[str, ...]]:
     """The torch name of every parameter and running statistic of a network, and its path in `models.unstack`."""
     classifier, projection = ("linear", "shortcut") if layout == "akamaster" else ("fc", "downsample")
     found = {}
@@ -121,7 +121,7 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | None = None) -> di
         raise InputError(f"unknown layout {layout!r}: it is one of {', '.join(layouts)}")
     tensors = with_fc(tensors)
     channels = input_channels(tensors)
-    shapes, named = _abstract(model, channels), places(model, channels=channels)
+    shapes, named = _abstract(model, channels), torch_paths(model, channels=channels)
     missing = [name for name in named if name not in tensors]
     for name, path in named.items():
         shape = shapes[path].shape
@@ -175,7 +175,7 @@ def to_torch(variables: Mapping[str, Any], model: ResNet, layout: str = "torchvi
     # Channels have no part in names and axes.
     flat: dict[Any, Any] = traverse_util.flatten_dict(models.unstack(jax.device_get(dict(variables))))
     tensors = {}
-    for name, path in places(model, layout).items():
+    for name, path in torch_paths(model, layout).items():
         value = np.asarray(flat[path])
         tensors[name] = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
         if name.endswith("running_var"):
