@@ -4,12 +4,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from resnet_jax.configs import base
 from resnet_jax.configs.base import Config
-from resnet_jax.distributed.mesh import make_mesh, replicated
+from resnet_jax.distributed.mesh import make_mesh, put_everywhere
 from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.files import expanded
@@ -17,9 +14,10 @@ from resnet_jax.interop.classifiers import read_torch, save_torch
 from resnet_jax.interop.files import SUFFIXES
 from resnet_jax.models.zoo import family_and_depth
 from resnet_jax.runs import build, workdir
-from resnet_jax.runs.checkpoints import CheckpointMetadata, Checkpoints
+from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.loading import load_run
-from resnet_jax.training.state import TrainState
+from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.training.state import create_state
 
 
 def from_torch(
@@ -44,13 +42,12 @@ def from_torch(
         raise InputError(f"{directory} is not empty: give a folder that does not exist yet")
     classifier, dataset = read_torch(source, stated, prefix, log)
     config = _config(classifier, dataset)
-    optimizer, variables = build.optimizer(config, train_images=1), classifier.variables
-    state = TrainState(jnp.zeros((), jnp.int32), opt_state=optimizer.init(variables["params"]), **variables)
-    everywhere = replicated(make_mesh())
-    state, preprocessing = jax.device_put((state, classifier.preprocessing), everywhere)
+    mesh = make_mesh()
+    state = create_state(classifier, build.optimizer(config, train_images=1), mesh=mesh)
+    preprocessing = put_everywhere(mesh, classifier.preprocessing)
+    metadata = CheckpointMetadata(classifier.class_names, classifier.image_shape, data_crc=0)
     workdir.claim(directory, config)
     with Checkpoints(directory, write=True) as checkpoints:
-        metadata = CheckpointMetadata(classifier.class_names, classifier.image_shape, data_crc=0)
         checkpoints.save(state, preprocessing, metadata, step=0)
     return f"{config.model.family}{config.model.depth}"
 
