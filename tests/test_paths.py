@@ -19,8 +19,6 @@ from resnet_jax.interop.files import read_weights, write_tensors
 from resnet_jax.runs import workdir
 from resnet_jax.runs.metrics_log import read_metrics
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):

@@ -12,10 +12,6 @@ from PIL import Image
 
 from resnet_jax.cli.main import COMMANDS, main
 
-# ml_collections loads config files in a way that Python deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
-
 TINY = [
     "--config=digits",
     "--config.model.depth=8",

@@ -15,8 +15,6 @@ from resnet_jax.runs import build, loop, workdir
 from resnet_jax.training import optimizers
 from small_run import parts
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 def test_large_batches_follow_goyal():
     """1706.02677: sections 2.2, 3 (remark 2), 5.1 and the rule of linear scaling."""

@@ -15,9 +15,6 @@ from resnet_jax.distributed import launch
 from resnet_jax.errors import STOPPED
 from resnet_jax.runs import build, loop
 
-# ml_collections loads config files in a way that Python deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 LAUNCH = Path(__file__).parents[2] / "experiments" / "launch"
 SHELL = sorted([*LAUNCH.glob("*.sbatch"), *LAUNCH.glob("*.sh")])
 JOBSETS = sorted(LAUNCH.glob("*.yaml"))

@@ -1,6 +1,5 @@
 import contextlib
 import io
-import warnings
 from functools import partial
 
 import jax
@@ -23,9 +22,7 @@ def workdir(tmp_path_factory):
         "model.depth=8 mesh.data=1 train.batch_size=16 train.iterations=60 train.log_every=30 train.eval_every=60 "
         "dataset.validation_images=77"
     )
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        # ml_collections loads config files in a way that Python deprecates.
-        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+    with contextlib.redirect_stdout(io.StringIO()):
         loop.train(parse_config("digits", fields.split()), directory)
     return directory
 

@@ -23,7 +23,7 @@ from resnet_jax.training.state import abstract_state, create_state
 from small_run import FIELDS, KilledError, assert_same_run, lines_of, result_of, saved_steps
 
 # Six hundred thousand steps, which are three times as slow without optimisations.
-pytestmark = [pytest.mark.optimized, pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")]
+pytestmark = pytest.mark.optimized
 
 
 def falling(iterations):

@@ -12,9 +12,6 @@ import pytest
 
 from resnet_jax.cli.main import main
 
-# ml_collections loads config files in a way that Python deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 TINY = [
     "--config=digits",
     "--config.model.depth=8",

@@ -65,9 +65,6 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
       image_size: height and width, in pixels.
       channels: of the images.
 
-    Returns:
-      one `Layer` for each convolution, batch norm, max pooling and classifier; their sums are the network's.
-
     Raises:
       ValueError: the image size or the channels are not positive.
     """
@@ -75,31 +72,23 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
         raise ValueError(f"images need at least one pixel and one channel, not {image_size} and {channels}")
     calls: dict[tuple[str, ...], Layer] = {}
 
-    def add(path: tuple[str, ...], kind: str, output: Any, params: Any, multiply_adds: int, kept: Any) -> None:
+    def add(path: tuple[str, ...], kind: str, output: Any, params: Any, kept: Any) -> None:
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        kept_bytes = 0 if kept is None else kept.size * kept.dtype.itemsize
+        multiply_adds = math.prod(output.shape[1:-1]) * params["kernel"].size if "kernel" in params else 0
+        # A shortcut's batch norm is followed by the addition and has no ReLU of its own.
+        summed = kind == "batch_norm" and "shortcut" in path
+        kept_bytes = 0 if summed else kept.size * kept.dtype.itemsize
         stage = _stage(path[0], model.stem)
         calls[path] = Layer("/".join(path), stage, kind, output.shape[1:], size, multiply_adds, kept_bytes)
 
     def record(method, args, kwargs, context):
         module = context.module
         if module.path == ("stage1",) and model.stem == "imagenet":
-            add(("pool1",), "max_pool", args[0], (), 0, args[0])
+            add(("pool1",), "max_pool", args[0], {}, args[0])
         output = method(*args, **kwargs)
         kind = _KINDS.get(type(module))
         if kind is not None and context.method_name == "__call__":
-            params = module.variables["params"]
-            multiply_adds = math.prod(output.shape[1:-1]) * params["kernel"].size if "kernel" in params else 0
-            # A shortcut's batch norm is followed by the addition and has no ReLU of its own.
-            summed = kind == "batch_norm" and "shortcut" in module.path
-            add(
-                module.path,
-                kind,
-                output,
-                params,
-                multiply_adds,
-                None if summed else args[0] if kind == "fc" else output,
-            )
+            add(module.path, kind, output, module.variables["params"], args[0] if kind == "fc" else output)
         return output
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
@@ -109,15 +98,13 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
     sizes = {f"stage{i}": blocks for i, blocks in enumerate(model.stage_sizes, 1)}
     layers = []
     for (module, *part), group in itertools.groupby(calls, key=lambda path: path[:2]):
-        paths = list(group)
+        found = [(calls[path], path[2:]) for path in group]
+        if not part:
+            layers += [layer for layer, _ in found]
+            continue
         # Scanned blocks are traced once.
-        blocks = block_names(part[0], sizes[module]) if part else []
-        layers += [calls[path] for path in paths if not part]
-        layers += [
-            replace(calls[path], name="/".join([calls[path].stage, block, *path[2:]]))
-            for block in blocks
-            for path in paths
-        ]
+        for block in block_names(part[0], sizes[module]):
+            layers += [replace(layer, name="/".join([layer.stage, block, *rest])) for layer, rest in found]
     return layers
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from resnet_jax.errors import printable
 from resnet_jax.files import expanded, write_whole
 
-# A longer name would leave no room for the picture.
+# A longer name would leave no space for the picture.
 _MOST_LETTERS = 30
 
 
@@ -39,11 +39,8 @@ def plot_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.
         for i, (name, lines) in enumerate(runs.items()):
             for axes, quantity, unit in ((errors, "error", 100), (losses, "loss", 1)):
                 for split, style in (("train", "--"), ("validation", "-"), ("test", "-")):
-                    points = [
-                        (line["step"], unit * line[f"{split}_{quantity}"])
-                        for line in lines
-                        if f"{split}_{quantity}" in line
-                    ]
+                    field = f"{split}_{quantity}"
+                    points = [(line["step"], unit * line[field]) for line in lines if field in line]
                     if points:
                         width = 1 if split == "train" else 2
                         (curve,) = axes.plot(*zip(*points, strict=True), style, color=f"C{i}", linewidth=width)
@@ -79,9 +76,9 @@ def plot_confusion(
     names = [_short(name) for name in class_names]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     # Inches; the margins hold names of a dozen letters.
-    side = 2.5 + 0.35 * classes + 0.08 * max(0, max(map(len, names)) - 12)
+    size = 2.5 + 0.35 * classes + 0.08 * max(0, max(map(len, names)) - 12)
     with _own_style():
-        figure = Figure(figsize=(side, side), layout="constrained")
+        figure = Figure(figsize=(size, size), layout="constrained")
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.set(xlabel="predicted", ylabel="true")
@@ -90,8 +87,7 @@ def plot_confusion(
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set(parse_math=False, usetex=False)
         for row, column in np.argwhere(counts).tolist():
-            dark = shares[row, column] > 0.5
-            color = "white" if dark else "black"
+            color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", size=7, color=color)
         _save(figure, path)
     return figure

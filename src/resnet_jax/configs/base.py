@@ -71,8 +71,8 @@ def get_config() -> Config:
                 "zero_init_residual": False,
                 "batch_norm_momentum": 0.9,
                 "batch_norm_epsilon": 1e-5,
-                # Images that share batch-norm statistics; None ("none" on the command line) is the whole batch. The
-                # paper's two GPUs had 64 each.
+                # Images that share batch-norm statistics (ghost batch norm); None ("none" on the command line) is the
+                # whole batch. The paper's two GPUs had 64 each.
                 "bn_group_size": placeholder(int),
                 # Of the computation: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPU.
                 "dtype": "float32",
@@ -130,7 +130,7 @@ def get_config() -> Config:
                 "decay": "all",
                 # "piecewise", or "plateau": divide when the training error has stopped falling.
                 "schedule": "piecewise",
-                # After which the rate is multiplied by `factor`: iterations (whole numbers), or parts of the training:
+                # After which the rate is multiplied by `factor`: iterations (whole numbers), or shares of the training:
                 # these are the paper's 32,000 and 48,000 of 64,000.
                 "boundaries": (0.5, 0.75),
                 "factor": 0.1,
@@ -149,8 +149,8 @@ def get_config() -> Config:
             },
             "train": {
                 "batch_size": 128,
-                # Parts that a batch is cut into, one after another, for batches that the devices cannot hold at once.
-                # The result is the same where `model.bn_group_size` is; else a part is a statistic group.
+                # Microbatches that a batch is divided into, one after another, where the devices cannot hold it at once.
+                # The result is the same where `model.bn_group_size` is; else a microbatch is a batch-norm group.
                 "grad_accum_steps": 1,
                 "iterations": 64_000,
                 # Iterations in one dispatch and between two lines of metrics.jsonl.

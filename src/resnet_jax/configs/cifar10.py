@@ -7,7 +7,7 @@ Expected test error (paper, table 6, %): 20 layers 8.75, 32: 7.51, 44: 7.17, 56:
 From 110 layers on, the learning rate warms up at 0.01 until the training error is below 80 %.
 
 Batch-norm statistics are those of 64 images, as the paper's two GPUs had them; with a `train.batch_size` that 64 does
-not divide, or parts (`train.grad_accum_steps`) of fewer images, give `--config.model.bn_group_size` too.
+not divide, or microbatches (`train.grad_accum_steps`) of fewer images, give `--config.model.bn_group_size` too.
 """
 
 from resnet_jax.configs import base
