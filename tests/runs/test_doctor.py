@@ -76,14 +76,14 @@ def test_data_that_are_absent_and_batches_without_room_are_found(tmp_path, monke
         for i in range(4):
             Image.new("L", (40, 40)).save(tmp_path / split / "only" / f"{i}.png")
 
-    def examined(folder):
-        fields = [f"dataset.data_dir={folder}", "stream.num_workers=2", "mesh.data=1"]
+    def examined(folder, *fields):
+        fields = [f"dataset.data_dir={folder}", "mesh.data=1", *fields]
         return doctor.examine(config=parsing.load("folder", fields))
 
     assert said(examined(tmp_path), "data").startswith("4 photographs to train on")
     assert "does not exist" in said(examined(tmp_path / "none"), "data")
     monkeypatch.setattr(shared_memory, "free_bytes", lambda: 0)
-    result = examined(tmp_path)
+    result = examined(tmp_path, "stream.num_workers=2")
     assert grades(result)["data"] == result["grade"] == "impossible"
     assert said(result, "data").startswith("/dev/shm has 0 MiB free, but 2 workers keep up to ")
 
