@@ -63,7 +63,7 @@ def config_of(photographs, fields=None):
 @pytest.fixture(scope="module")
 def finished(photographs, tmp_path_factory):
     """The folder of a complete run, which tests must not change, and its result."""
-    directory = tmp_path_factory.mktemp("stream_task") / "run"
+    directory = tmp_path_factory.mktemp("streamed_runs") / "run"
     return directory, loop.train(config_of(photographs), directory).result
 
 
