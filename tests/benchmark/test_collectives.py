@@ -48,8 +48,8 @@ def test_the_bytes_where_devices_share_the_parameters():
         ("all-reduce", 2),
         ("all-reduce", 8),
     }
-    # 3/4 of what is gathered and of what is scattered; 2 · 1/2 of a quarter of it; 2 · 7/8 of the rest, in which each of
-    # the two metrics has a count of its own that the microbatches add up.
+    # 3/4 of what is gathered and of what is scattered; 2 · 1/2 of a quarter of it; 2 · 7/8 of the rest, in which
+    # each of the two metrics has a count of its own that the microbatches add up.
     sharded = next(row["bytes"] for row in found["collectives"] if row["kind"] == "all-gather")
     assert found["sent_bytes"] == pytest.approx(3 / 4 * 2 * sharded + sharded / 4 + 7 / 4 * (SIZE + 4 - sharded))
 

@@ -132,15 +132,9 @@ def save_torch(
         raise InputError(f"a {type(model).__name__} has no names in torch's layouts: only the ResNets have")
     preprocessing = jax.device_get(classifier.preprocessing)
     fields = {name: getattr(model, _attribute(name)) for name in MODEL_FIELDS}
-    fields |= {
-        "mean": preprocessing.mean,
-        "std": preprocessing.std,
-        "channel_order": preprocessing.channel_order,
-        "image_size": classifier.image_shape[0],
-        "resize": preprocessing.resize_size,
-        "interpolation": preprocessing.interpolation,
-        "class_names": classifier.class_names,
-    }
+    fields |= {name: getattr(preprocessing, name) for name in ("mean", "std", "channel_order", "interpolation")}
+    fields |= {"image_size": classifier.image_shape[0], "resize": preprocessing.resize_size}
+    fields |= {"class_names": classifier.class_names}
     whose = torch_weights.default_layout(model)
     tensors = torch_weights.to_torch(classifier.variables, model, whose)
     write_tensors(path, tensors, origin.own_metadata(model, fields, dataset))
