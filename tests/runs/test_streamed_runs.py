@@ -170,8 +170,10 @@ def test_too_many_damaged_photographs_end_the_run_with_one_line(spoiled, tmp_pat
     with pytest.raises(InputError, match=r"20 photographs from train/.* on are damaged") as error:
         loop.train(config_of(spoiled), tmp_path / "run2")
     assert "\n" not in str(error.value)
+    config = config_of(spoiled, {"stream.normalization": "mean_image", "stream.mean_images": 5})
     with pytest.raises(InputError, match="all of 5 photographs are damaged"):
-        parts(config_of(spoiled, {"stream.normalization": "mean_image", "stream.mean_images": 5}))
+        loop.train(config, tmp_path / "run3")
+    assert not (tmp_path / "run3").exists()
 
 
 def test_a_folder_with_other_files_is_refused(finished, photographs, tmp_path):

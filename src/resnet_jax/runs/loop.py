@@ -294,18 +294,19 @@ def _count_bad(
     return bad
 
 
-def _describe_program(config: Config, model: ResNet, image_shape: tuple[int, ...], program: Any) -> str:
+def _describe_program(config: Config, model: Any, image_shape: tuple[int, ...], program: Any) -> str:
     """What a step costs, and what the compiled program holds in the memory of each device."""
-    (height, width, channels), devices = image_shape, build.mesh(config).size
-    forward = sum(layer.multiply_adds for layer in layer_costs(model, height, channels)) if height == width else 0
-    images = config.train.batch_size // devices
-    cost = f"a step is {3 * forward * images / 1e9:,.3g} billion multiply-adds on each of {devices} devices"
+    (height, width, channels), devices, cost = image_shape, build.mesh(config).size, "a step"
+    if isinstance(model, ResNet) and height == width:
+        forward = sum(layer.multiply_adds for layer in layer_costs(model, height, channels))
+        work = 3 * forward * (config.train.batch_size // devices) / 1e9
+        cost += f" is {work:,.3g} billion multiply-adds on each of {devices} devices,"
     memory = program.memory_analysis()
     if memory is None:
-        return cost
+        return cost.rstrip(",")
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return (
-        f"{cost}, in {(held + memory.temp_size_in_bytes) / 2**20:,.1f} MiB of memory: {held / 2**20:,.1f} MiB of state "
+        f"{cost} in {(held + memory.temp_size_in_bytes) / 2**20:,.1f} MiB of memory: {held / 2**20:,.1f} MiB of state "
         f"and data, {memory.temp_size_in_bytes / 2**20:,.1f} MiB to work in"
     )
 
