@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import resnet_jax as rj
+from resnet_jax.cli.commands import COMMANDS
 from resnet_jax.cli.main import main
 from resnet_jax.runs import tasks
 
@@ -136,10 +137,10 @@ def test_what_documents_name_is_there(path, capsys):
     fields = set(re.findall(rf"(?:--config\.|--axis |`)({sections})\.(\w+)(?![\w.(/])", text))
     for section, field in fields:
         assert field in config[section], f"{section}.{field}"
-    used = re.findall(r"resnet-jax ([a-z]+)((?:[^\n`|]|\\\n)*)", text)
+    used = re.findall(rf"resnet-jax ({'|'.join(COMMANDS)})\b((?:[^\n`|]|\\\n)*)", text)
     assert used or path.name in ("architecture.md", "rehearsals.md")
     for command, rest in used:
-        assert main([command, "--help"]) == 0
+        assert main([*command.split(), "--help"]) == 0
         known = capsys.readouterr().out
         for flag in re.findall(r"--(\w+)", rest):
             assert f"--{flag}" in known or flag in ("config", "help"), f"{command} --{flag}"

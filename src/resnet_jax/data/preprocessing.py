@@ -45,7 +45,11 @@ class Preprocessing:
         >>> print(Preprocessing.of_channels(mean=[0.5], std=[0.25])(jnp.full((1, 1, 1, 1), 255)))
         [[[[2.]]]]
         """
-        return cls(*(255 * jnp.array(each, jnp.float32)[None, None] for each in (mean, std)), **fields)
+
+        def array(numbers: Sequence[float]) -> jax.Array:
+            return 255 * jnp.array(numbers, jnp.float32)[None, None]
+
+        return cls(array(mean), array(std), **fields)
 
     def __call__(
         self, images: Num[Array | np.ndarray, "batch height width channels"]
