@@ -148,7 +148,7 @@ def _stream(
 ) -> Callable[[float], Round]:
     def run(seconds: float) -> Round:
         # Anew for each round: what a stream reads ahead while others are measured would slow these and speed it up.
-        batches = train_batches(source, cropping, seed=0, batch_size=batch_size, start=0, workers=workers)
+        batches = train_batches(source, cropping, seed=0, batch_size=batch_size, start=0, num_workers=workers)
         with contextlib.closing(batches):
             # Until the last worker has started; what the others had ready by then is not measured either.
             for _ in range(2 * cores):

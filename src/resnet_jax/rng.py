@@ -4,9 +4,10 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def stream(seed: int | jax.Array, name: str) -> jax.Array:
+def stream(seed: int | jax.Array | np.ndarray, name: str) -> jax.Array:
     """The PRNG key of a named stream of draws, such as "parameters" or "augmentation"; a seed is below 2**32."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 

@@ -154,7 +154,7 @@ def test_training_on_a_raw_cache_is_training_on_the_files(folder, tmp_path):
     cropping = stream.Cropping("random_resized_crop", (0, 0), 32)
     batches = []
     for photographs, workers in ((open_images("folder", str(whole)).train, 0), (cached.train, 2)):
-        found = stream.train_batches(photographs, cropping, seed=0, batch_size=6, start=3, workers=workers)
+        found = stream.train_batches(photographs, cropping, seed=0, batch_size=6, start=3, num_workers=workers)
         with contextlib.closing(found):
             batches.append([next(found) for _ in range(3)])
     for files, ours in zip(*batches, strict=True):
@@ -181,7 +181,7 @@ def test_nothing_but_damage(folder, tmp_path):
     for name in PHOTOGRAPHS:
         if name.startswith("val"):
             (tmp_path / "photographs" / name).write_bytes(b"no image")
-    with pytest.raises(InputError, match="all of 2 photographs of the validation split are damaged"):
+    with pytest.raises(InputError, match="all of 2 images of the validation split are damaged"):
         write(tmp_path / "photographs", tmp_path / "cache")
 
 
@@ -269,12 +269,12 @@ def test_no_space(folder, tmp_path, monkeypatch):
     for free, refused in ((0.99 * needed, True), (1.01 * needed, False)):
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
         with (
-            pytest.raises(InputError, match=r"10 photographs take about .* use another --output")
+            pytest.raises(InputError, match=r"10 images take about .* use another --output")
             if refused
             else (contextlib.nullcontext())
         ):
             write(folder, tmp_path / "cache", resize_size=64)
-    assert said[0].startswith("10 photographs take about 0.00 GB in ")
+    assert said[0].startswith("10 images take about 0.00 GB in ")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_wrong_arguments(folder, tmp_path, options, message):
 def test_what_is_no_cache(caches, folder, tmp_path):
     with pytest.raises(InputError, match="data_dir is missing"):
         open_images("cache", None)
-    with pytest.raises(InputError, match="is no cache of photographs"):
+    with pytest.raises(InputError, match="is no cache of images"):
         open_images("cache", str(folder))
     for spoil, message in (
         (lambda path: path.unlink(), r"should have \d+ bytes and has none: copy the cache once more"),

@@ -19,7 +19,7 @@ from resnet_jax.data.windows import Box
 def test_photographs_are_pillows_bit_for_bit(photograph_files):
     for data in photograph_files:
         assert np.array_equal(decode.decode(data), pillows(data))
-        assert decode.image_size(data) == pillows(data).shape[:2]
+        assert decode.size_of(data) == pillows(data).shape[:2]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_lossless_formats_give_back_what_was_written(kind):
     assert image.dtype == np.uint8
     expected = np.broadcast_to(expected.reshape(23, 31, -1), (23, 31, 3))
     np.testing.assert_array_equal(image, expected)
-    assert decode.image_size(data) == (23, 31)
+    assert decode.size_of(data) == (23, 31)
     # A reduction is asked of JPEG only.
     np.testing.assert_array_equal(decode.decode(data, 8), expected)
 
@@ -91,13 +91,13 @@ def test_grey_and_cmyk_jpegs():
     image = decode.decode(cmyk)
     assert image.shape == (40, 60, 3)
     assert np.abs(image - smooth(40, 60).astype(int)).max() <= 3
-    assert decode.image_size(cmyk) == (40, 60)
+    assert decode.size_of(cmyk) == (40, 60)
 
 
 def test_pixels_are_returned():
     image = noise(5, 6)
     assert decode.decode(image, 8) is image
-    assert decode.image_size(image) == (5, 6)
+    assert decode.size_of(image) == (5, 6)
 
 
 JPEG, PNG = encoded(noise(64, 48), "JPEG"), encoded(noise(64, 48), "PNG")

@@ -48,7 +48,7 @@ def test_a_users_photograph_is_upright_and_imagenets_is_not(kind):
         assert upright.shape == ((40, 64, 3) if orientation < 5 else (64, 40, 3))
         for given, expected in ((data, stored), (UprightFile(data), upright)):
             np.testing.assert_array_equal(decode.decode(given), expected)
-            assert decode.image_size(given) == expected.shape[:2]
+            assert decode.size_of(given) == expected.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -165,7 +165,7 @@ def test_metadata_make_no_photograph_unreadable(kind):
     expected = lossless.get(kind.split(",")[0], IMAGE)
     for data in (METADATA[kind], UprightFile(METADATA[kind])):
         np.testing.assert_array_equal(decode.decode(data), expected)
-        assert decode.image_size(data) == (40, 64)
+        assert decode.size_of(data) == (40, 64)
 
 
 def test_what_the_pixels_of_a_png_depend_on_is_kept():
@@ -219,7 +219,7 @@ def test_a_real_photograph_of_200_megapixels():
     plain = np.full((12_240, 16_320, 3), (40, 90, 200), np.uint8)
     data = decode.simplejpeg.encode_jpeg(plain, 90)
     del plain
-    assert decode.image_size(data) == (12_240, 16_320)
+    assert decode.size_of(data) == (12_240, 16_320)
     window = decode.read_window(data, lambda *size: windows.center_window(*size, 256, (224, 224)), 224)
     for image in (window, decode.decode(data)):
         assert np.abs(image[::50, ::50] - np.array((40, 90, 200))).max() <= 3
@@ -234,7 +234,7 @@ def test_pillows_own_limit_is_not_ours(file_format, monkeypatch):
     for limit in (IMAGE.size // 3 - 1, 100):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         np.testing.assert_array_equal(decode.decode(data), expected)
-        assert decode.image_size(data) == (40, 64)
+        assert decode.size_of(data) == (40, 64)
 
 
 # ---- Formats
@@ -297,7 +297,7 @@ def check_damage(data, count):
     messages = []
     for changed in map(UprightFile, damaged(data, count)):
         try:
-            height, width = decode.image_size(changed)
+            height, width = decode.size_of(changed)
             if height * width < 1_000_000:
                 image = decode.decode(changed)
                 assert (image.shape, image.dtype) == ((height, width, 3), np.uint8)

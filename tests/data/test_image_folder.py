@@ -52,7 +52,7 @@ def test_batches_to_train_on_are_those_of_a_run(folder, crop, cropping):
     photos, _ = opened(folder)
     found = list(photos.train.batches(8, steps=3, seed=5, start=2, crop=crop))
     assert len(found) == 3
-    run = stream.train_batches(photos.train.source, cropping, seed=5, batch_size=8, start=2, workers=0)
+    run = stream.train_batches(photos.train.source, cropping, seed=5, batch_size=8, start=2, num_workers=0)
     with contextlib.closing(run):
         for ours in found:
             theirs = next(run)
@@ -85,9 +85,9 @@ def test_each_photograph_is_seen_once_and_in_order(folder):
 def test_damaged_photographs_are_replaced_named_and_not_too_many(folder):
     photos, said = opened(folder, max_corrupt_fraction=0.05)
     list(photos.validation.batches(20, steps=2))
-    assert said == ["val/dog/19.png is damaged: the next photograph takes its place"]
+    assert said == ["val/dog/19.png is damaged: the next image takes its place"]
     photos, _ = opened(folder, max_corrupt_fraction=0.0)
-    with pytest.raises(InputError, match=r"1 of 20 photographs are damaged, val/dog/19\.png the last so far"):
+    with pytest.raises(InputError, match=r"1 of 20 images are damaged, val/dog/19\.png the last so far"):
         list(photos.validation.batches(20, steps=2))
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_be(folder, tmp_path):
 
 
 def test_small_data_sets_have_the_batches_of_a_run():
-    digits = data.load_small("digits")
+    digits = data.load("digits")
     assert len(digits.class_names) == 10
     found = list(digits.train.batches(100, steps=3, seed=1, start=20))
     for step, batch in zip(range(20, 23), found, strict=True):

@@ -70,7 +70,7 @@ def test_evaluation_shows_each_photograph_once(batch_size):
 
 def test_evaluation_stops_where_too_many_are_damaged():
     photographs = spoiled(2, 6)
-    with pytest.raises(InputError, match=r"2 of 20 photographs are damaged, photograph 6 the last so far"):
+    with pytest.raises(InputError, match=r"2 of 20 images are damaged, photograph 6 the last so far"):
         list(
             sequential.central_batches(photographs, (32, 32, 3), seen_at(34), 4, DamageReport(photographs, 0.05, print))
         )
@@ -105,5 +105,5 @@ def test_the_mean_image_of_photographs(test_data):
 
 
 def test_no_mean_image_of_damaged_photographs():
-    with pytest.raises(InputError, match="all of 3 photographs are damaged"):
+    with pytest.raises(InputError, match="all of 3 images are damaged"):
         sequential.mean_image(spoiled(*range(20)), 3, 34, 32)

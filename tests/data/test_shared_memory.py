@@ -41,9 +41,9 @@ def test_batches_without_room_are_refused_and_what_would_do_is_said(free):
     assert said.startswith("/dev/shm has 64 MiB free, but 8 workers keep up to 1,250 MiB of batches there")
     assert "docker run --shm-size=1250m" in said
     assert "config.stream.num_workers=0" in said
-    assert "workers=0, for which" not in said
+    assert "num_workers=0, for which" not in said
     free(25 * 2**20)
-    with pytest.raises(InputError, match=r"config\.stream\.workers=5, for which there is room"):
+    with pytest.raises(InputError, match=r"config\.stream\.num_workers=5, for which there is room"):
         check_room(2**20, 8)
     check_room(2**20, 5)
 
@@ -76,24 +76,24 @@ def test_training_asks_before_it_begins(photographs, monkeypatch):
     train = open_images("folder", str(photographs)).train
     fields = {"seed": 0, "batch_size": 4, "start": 0}
     with pytest.raises(InputError, match="/dev/shm has 0 MiB free, but 1 workers"):
-        stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), workers=1, **fields)
-    stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), workers=0, **fields)
+        stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), num_workers=1, **fields)
+    stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), num_workers=0, **fields)
 
 
 PROGRAM = """
 import time
 
 from resnet_jax.data import stream
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.errors import InputError
 
 if __name__ == "__main__":
     if CHECKED is False:
         stream.check_room = lambda *arguments: None
     cropping = stream.Cropping("random_scale", (256, 300), 224)
-    train = open_photographs("folder", FOLDER).train
+    train = open_images("folder", FOLDER).train
     try:
-        batches = stream.train_batches(train, cropping, seed=0, batch_size=64, start=0, workers=1)
+        batches = stream.train_batches(train, cropping, seed=0, batch_size=64, start=0, num_workers=1)
         for _ in range(10):
             next(batches)
             time.sleep(1)  # the worker reads ahead meanwhile

@@ -17,7 +17,7 @@ CROPPING = stream.Cropping("random_scale", (HEIGHT, HEIGHT), 32)
 def labels_of(photographs, batch_size, start, steps=3, host=(0, 1)):
     """The labels that the stream's batches hold, which are ten times the indices: (steps, batch_size)."""
     batches = stream.train_batches(
-        photographs, CROPPING, seed=0, batch_size=batch_size, start=start, workers=0, host=host
+        photographs, CROPPING, seed=0, batch_size=batch_size, start=start, num_workers=0, host=host
     )
     with contextlib.closing(batches):
         return np.stack([batch.labels for batch in itertools.islice(batches, steps)])
@@ -50,19 +50,19 @@ def test_far_into_a_run_of_large_batches():
     first = 600_000 * 8_192
     assert first > 2**32
     count = 1_000
-    shown = np.concatenate([stream.batch_indices(count, 0, 8_192, step) for step in (599_999, 600_000)])
+    shown = np.concatenate([stream.batch_indices(0, step, 8_192, count) for step in (599_999, 600_000)])
     whole_epochs = shown[-(first - 8_192) % count :][: 15 * count].reshape(15, count)
     np.testing.assert_array_equal(np.sort(whole_epochs, 1), np.tile(np.arange(count), (15, 1)))
     np.testing.assert_array_equal(
         labels_of(whole(), 4, first),
-        10 * np.stack([stream.batch_indices(COUNT, 0, 4, step) for step in range(first, first + 3)]),
+        10 * np.stack([stream.batch_indices(0, step, 4, COUNT) for step in range(first, first + 3)]),
     )
 
 
 def test_another_step_is_gone_to_whatever_was_read_before():
     expected = labels_of(whole(), 4, 0, 12)
     with contextlib.closing(
-        stream.train_batches(whole(), CROPPING, seed=0, batch_size=4, start=3, workers=0)
+        stream.train_batches(whole(), CROPPING, seed=0, batch_size=4, start=3, num_workers=0)
     ) as batches:
         for steps in ([3, 4], [5], [2, 3], [11], [11]):
             batches.go_to(steps[0])
@@ -99,5 +99,5 @@ def test_rows_of_a_batch_are_those_of_unbounded_numbers(step, batch_size, count)
 
 
 def test_batches_whose_places_cannot_be_counted_are_refused():
-    with pytest.raises(ValueError, match="batches of 70000 out of 80000 examples have places beyond"):
+    with pytest.raises(ValueError, match="batches of 70000 out of 80000 examples have positions beyond"):
         batch_indices(0, 0, 70_000, 80_000)

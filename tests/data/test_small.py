@@ -27,9 +27,9 @@ def digits():
 
 READING = """
 import pickle, sys
-from resnet_jax.data import prepared, sources
+from resnet_jax.data import small
 with open(sys.argv[2], "wb") as file:
-    pickle.dump(sources.load("cifar10", sys.argv[1]), file)
+    pickle.dump(small.load("cifar10", sys.argv[1]), file)
 print("tensorflow" in sys.modules)
 """
 

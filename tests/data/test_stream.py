@@ -29,10 +29,10 @@ SIDE = 32
 CROPPING = Cropping("random_scale", (HEIGHT, HEIGHT), SIDE)
 
 
-def batches(photographs, steps, cropping=CROPPING, *, seed=0, batch_size=8, start=0, workers=0, host=(0, 1)):
+def batches(photographs, steps, cropping=CROPPING, *, seed=0, batch_size=8, start=0, num_workers=0, host=(0, 1)):
     """Some batches as one: arrays whose first axis are the steps."""
     stream_ = stream.train_batches(
-        photographs, cropping, seed=seed, batch_size=batch_size, start=start, workers=workers, host=host
+        photographs, cropping, seed=seed, batch_size=batch_size, start=start, num_workers=num_workers, host=host
     )
     with contextlib.closing(stream_):
         return stream.HostBatch(*map(np.stack, zip(*(next(stream_) for _ in range(steps)), strict=True)))
@@ -146,7 +146,7 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 def test_workers_change_nothing(folder):
-    assert_equal(batches(folder.train, 7, workers=2, start=1), batches(folder.train, 7, workers=0, start=1))
+    assert_equal(batches(folder.train, 7, num_workers=2, start=1), batches(folder.train, 7, num_workers=0, start=1))
 
 
 @pytest.mark.parametrize("crop", ["random_scale", "random_resized_crop"])
@@ -185,7 +185,7 @@ def test_nineteen_damaged_ones_in_a_row_and_no_more():
     assert set(found.damaged.ravel()) == {-1, *range(5, 24)}
     with pytest.raises(InputError) as error:
         batches(spoiled(*range(5, 25), count=40), 10)
-    assert str(error.value) == "20 photographs from photograph 5 on are damaged: is the data set whole?"
+    assert str(error.value) == "20 images from photograph 5 on are damaged: is the data set whole?"
 
 
 @pytest.mark.slow
@@ -196,9 +196,9 @@ def test_errors_of_workers_are_the_users(folder, tmp_path, reason):
             path.write_bytes(DAMAGED)
         else:
             path.unlink()
-    message = {"damaged": "20 photographs from train/", "gone": "cannot be read: No such file or directory"}
+    message = {"damaged": "20 images from train/", "gone": "cannot be read: No such file or directory"}
     with pytest.raises(InputError, match=message[reason]) as error:
-        batches(folder.train, 1, workers=1)
+        batches(folder.train, 1, num_workers=1)
     assert "\n" not in str(error.value)
 
 
@@ -212,7 +212,7 @@ def test_damaged_photographs_are_named_once():
     for indices in ([-1, -1], [3, -1, 5], [5, 3, 3], [], [-1, 11]):
         damaged(np.array(indices, np.int64))
     assert damaged.found == {3, 5, 11}
-    assert said == [f"photograph {i} is damaged: the next photograph takes its place" for i in (3, 5, 11)]
+    assert said == [f"photograph {i} is damaged: the next image takes its place" for i in (3, 5, 11)]
 
 
 @pytest.mark.parametrize(("most", "allowed"), [(0, 0), (0.05, 1), (0.1, 2), (0.149, 2), (1, COUNT)])
@@ -225,19 +225,19 @@ def test_too_many_damaged_photographs(most, allowed):
         with pytest.raises(InputError) as error:
             damaged(np.array([-1, allowed]))
         assert str(error.value) == (
-            f"{allowed + 1} of {COUNT} photographs are damaged, photograph {allowed} the last so far, "
+            f"{allowed + 1} of {COUNT} images are damaged, photograph {allowed} the last so far, "
             f"and config.stream.max_corrupt_fraction={most} allows no more: mend or remove them"
         )
 
 
 READER = """
 import sys
-from resnet_jax.data.photographs import open_photographs
+from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping, train_batches
 
 if __name__ == "__main__":
-    photographs = open_photographs("folder", sys.argv[1]).train
-    batches = train_batches(photographs, Cropping("random_resized_crop", (8, 8), 8), seed=0, batch_size=4, start=0, workers=2)
+    images, cropping = open_images("folder", sys.argv[1]).train, Cropping("random_resized_crop", (8, 8), 8)
+    batches = train_batches(images, cropping, seed=0, batch_size=4, start=0, num_workers=2)
     next(batches)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -304,10 +304,10 @@ def test_ctrl_c_is_the_main_process_s_alone(reader):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed(folder):
-    batches = stream.train_batches(folder.train, CROPPING, seed=0, batch_size=4, start=0, workers=1)
+    batches = stream.train_batches(folder.train, CROPPING, seed=0, batch_size=4, start=0, num_workers=1)
     next(batches)
     (worker,) = [child for child in multiprocessing.active_children() if "Tracker" not in type(child).__name__]
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(PeerLostError, match=r"was killed.*config\.stream\.workers is 1"):
+    with pytest.raises(PeerLostError, match=r"was killed.*config\.stream\.num_workers is 1"):
         list(itertools.islice(batches, 20))
     batches.close()

@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from resnet_jax.data.decode import decode, image_size, read_window
+from resnet_jax.data.decode import decode, read_window, size_of
 from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping
 from resnet_jax.data.tiles import TiledJpeg, cut_tiles, encode_tiles, find_tiles
@@ -46,7 +46,7 @@ def pillows(data):
 
 
 def reduced(data, factor):
-    height, width = image_size(data)
+    height, width = size_of(data)
     return simplejpeg.decode_jpeg(data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor))
 
 
@@ -146,7 +146,7 @@ def test_a_jpeg_keeps_its_quantisation_and_sampling(sampling, progressive):
 
 def test_decoding_as_a_whole():
     tiled = encode_tiles(pixels(75, 133), 90, None)
-    assert image_size(tiled) == (75, 133)
+    assert size_of(tiled) == (75, 133)
     np.testing.assert_array_equal(decode(tiled), pillows(tiled.data))
     np.testing.assert_array_equal(decode(tiled, 4), reduced(tiled.data, 4))
 

@@ -99,7 +99,7 @@ def test_a_jpeg_is_decoded_no_larger_and_no_smaller_than_its_window_needs(height
 def test_training_windows_of_photographs_are_close_to_antialiased_ones(photograph_files, monkeypatch):
     spy, differences, factors = Spy(monkeypatch), [], []
     for data in photograph_files:
-        height, width = decode.image_size(data)
+        height, width = decode.size_of(data)
         box = windows.center_window(height, width, 64, (48, 48))
         window = decode.read_window(data, lambda *_: box, 48).astype(int)  # noqa: B023 (called at once)
         factors.append(height / spy.decoded[0])

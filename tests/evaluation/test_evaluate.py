@@ -64,7 +64,7 @@ def test_what_cannot_be_evaluated(workdir, tmp_path):
         evaluate_runs([tmp_path])
     with pytest.raises(InputError, match="no run was given"):
         evaluate_runs([])
-    with pytest.raises(InputError, match="dense is for photographs, but these images are scored as they are"):
+    with pytest.raises(InputError, match="dense is for image files, but these arrays are scored as they are"):
         evaluate_runs([workdir], protocol="dense")
     with pytest.raises(InputError, match="is the workdir of a run"):
         evaluate_runs([workdir], output=workdir)
@@ -232,11 +232,11 @@ def test_equally_probable_classes():
     scores = np.log(np.array((0.1, 0.2, 0.2, 0.1, 0.1, 0.1, 0.2), np.float32))
     for index, label in enumerate((1, 2, 3, 4)):
         found.note(Scored(index, "", label, scores))
-    assert found.places.tolist() == [0, 1, 4, 5]
+    assert found.ranks.tolist() == [0, 1, 4, 5]
     assert found.predicted.tolist() == [1, 1, 1, 1]
     assert found.summary()["error"] == pytest.approx(3 / 4)
     assert found.summary()["top5_error"] == pytest.approx(1 / 4)
-    assert str(found).startswith("Outcomes(images=4, damaged=0, error=0.75, top5_error=0.25, loss=")
+    assert str(found) == "Outcomes(error 75.00%, top-5 error 25.00%, loss 1.9560: 4 images, 0 damaged)"
     few = Outcomes(1, 5)
     few.note(Scored(0, "", 0, scores[:5]))
     assert "top5_error" not in few.summary()

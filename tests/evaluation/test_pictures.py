@@ -103,7 +103,7 @@ def test_training_says_that_a_cache_keeps_less_than_it_wants(caches, kept, field
         assert said == []
     else:
         (line,) = said
-        assert line.startswith(f"the cache keeps at most 40 pixels of a photograph's shorter side, but {wanted}")
+        assert line.startswith(f"the cache keeps at most 40 pixels of an image's shorter side, but {wanted}")
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_evaluation_of_accents_and_of_a_small_cache(photos, caches, tmp_path):
         [run], dataset="cache", data_dir=str(caches / "40"), protocol="dense", scales=(32, 64), log=said.append
     )
     (line,) = said
-    assert "at most 40 pixels of a photograph's shorter side, but the greatest of the scales up to 64" in line
+    assert "at most 40 pixels of an image's shorter side, but the greatest of the scales up to 64" in line
     assert "prepare cache --resize_size=64" in line
     other = save_run(tmp_path / "other", ("e", "zebra"), pictures, [0, 1, 0, 1], **save)
     with pytest.raises(InputError, match="class 0 is 'e' in"):
@@ -148,7 +148,7 @@ def test_files_with_damage_of_any_kind_are_replaced_in_training(photos, tmp_path
     damaged.write_bytes(data)
     opened = open_images("folder", str(root))
     batches = train_batches(
-        opened.train, Cropping("random_resized_crop", (32, 32), 32), seed=0, batch_size=4, start=0, workers=0
+        opened.train, Cropping("random_resized_crop", (32, 32), 32), seed=0, batch_size=4, start=0, num_workers=0
     )
     batch = next(batches)
     batches.close()

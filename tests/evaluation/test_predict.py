@@ -32,10 +32,10 @@ def test_probabilities_are_the_softmax_of_the_logits(trained, logits, digits):
     assert np.array_equal(found.argmax(-1), expected.argmax(-1))
     # Arrays are predicted as they are, and as what they are in files.
     results = predict(trained, digits.images, top=1)
-    assert [result["file"] for result in results] == [str(i) for i in range(len(digits))]
-    best = [result["classes"][0] for result in results]
-    assert [int(entry["name"]) for entry in best] == expected.argmax(-1).tolist()
-    np.testing.assert_allclose([entry["probability"] for entry in best], expected.max(-1), atol=1e-5)
+    assert [result.file for result in results] == [str(i) for i in range(len(digits))]
+    best = [result.classes[0] for result in results]
+    assert [int(name) for name, _ in best] == expected.argmax(-1).tolist()
+    np.testing.assert_allclose([probability for _, probability in best], expected.max(-1), atol=1e-5)
     colour = digits.images.repeat(3, -1)
     assert predict(trained, colour, top=1) == results
 
@@ -45,12 +45,12 @@ def test_files_of_test_images(trained, digits, tmp_path):
     for path, image in zip(paths, digits.images, strict=False):
         Image.fromarray(image[..., 0]).save(path)
     results = predict(trained, paths)
-    assert [result["file"] for result in results] == [str(path) for path in paths]
+    assert [result.file for result in results] == [str(path) for path in paths]
     for result, row in zip(results, probabilities(trained, digits.images[:12]), strict=True):
         order = np.argsort(-row)[:5]
-        assert [entry["name"] for entry in result["classes"]] == [str(i) for i in order]
-        np.testing.assert_allclose([entry["probability"] for entry in result["classes"]], row[order], rtol=1e-5)
-    assert len(predict(trained, paths[:1], top=2)[0]["classes"]) == 2
+        assert list(result.probabilities) == [str(i) for i in order]
+        np.testing.assert_allclose(list(result.probabilities.values()), row[order], rtol=1e-5)
+    assert len(predict(trained, paths[:1], top=2)[0].classes) == 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
@@ -68,8 +68,8 @@ def test_any_image_becomes_the_networks(trained, tmp_path, mode, size):
     seen = np.asarray(colour.convert("L"))[top : top + 8, left : left + 8, np.newaxis]
     (found,) = predict(trained, [tmp_path / "image.png"], top=10)
     expected = probabilities(trained, seen[np.newaxis])[0]
-    given = [expected[int(entry["name"])] for entry in found["classes"]]
-    np.testing.assert_allclose([entry["probability"] for entry in found["classes"]], given, atol=0.02)
+    given = [expected[int(name)] for name in found.probabilities]
+    np.testing.assert_allclose(list(found.probabilities.values()), given, atol=0.02)
 
 
 @pytest.mark.test_data
@@ -81,12 +81,12 @@ def test_files_are_seen_as_in_evaluation(photograph_runs, photograph_data, tmp_p
     with (tmp_path / "scores" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     results = predict(trained, [tmp_path], top=1)
-    assert [Path(result["file"]).name for result in results] == [f"{index:03}.jpg" for index in indices]
+    assert [Path(result.file).name for result in results] == [f"{index:03}.jpg" for index in indices]
     for index, result in zip(indices, results, strict=True):
-        ((best,)) = result["classes"]
-        assert best["name"] == rows[index]["predicted"]
-        assert best["probability"] == pytest.approx(float(rows[index]["probability"]), abs=1e-4)
-    assert len({result["classes"][0]["name"] for result in results}) > 1
+        ((name, probability),) = result.classes
+        assert name == rows[index]["predicted"]
+        assert probability == pytest.approx(float(rows[index]["probability"]), abs=1e-4)
+    assert len({result.classes[0][0] for result in results}) > 1
 
 
 @pytest.fixture
@@ -113,14 +113,14 @@ def album(digits, tmp_path):
 def test_folders_and_patterns(trained, album, given, found, left_out):
     said = []
     results = predict(trained, [album / each for each in given], log=said.append)
-    assert [result["file"] for result in results] == [str(album / name) for name in found]
+    assert [result.file for result in results] == [str(album / name) for name in found]
     passed = [f"{album}: passed over: 1 .txt: notes.txt"] if given == [""] else []
     assert said[: len(passed)] == passed
     for line, name in zip(said[len(passed) :], left_out, strict=True):
         assert line.startswith(f"{album / name} cannot be read as an image: ")
     for result in results:
-        (alone,) = predict(trained, [Path(result["file"])])
-        assert [entry["name"] for entry in result["classes"]] == [entry["name"] for entry in alone["classes"]]
+        (alone,) = predict(trained, [Path(result.file)])
+        assert list(result.probabilities) == list(alone.probabilities)
 
 
 def test_a_folder_is_walked_as_for_training(trained, album):
@@ -138,13 +138,13 @@ def test_a_folder_is_walked_as_for_training(trained, album):
     said = []
     results = predict(trained, [album], top=1, log=said.append)
     names = ["a.PNG", "b.png", "linked/e.png", "more/c.jpg", "more/deep/d.bmp"]
-    assert [result["file"] for result in results] == [str(album / name) for name in names]
+    assert [result.file for result in results] == [str(album / name) for name in names]
     (line,) = said
     for part in ("1 .txt", "1 hidden", "1 entered already", "nothing: more/deep/nothing.jpg", "regular file: pipe.jpg"):
         assert part in line
     said.clear()
     results = predict(trained, [album / "**" / "?.*"], top=1, log=said.append)
-    assert [result["file"] for result in results] == [str(album / name) for name in names]
+    assert [result.file for result in results] == [str(album / name) for name in names]
     assert said == []
     predict(trained, [album / "**" / "*.jpg"], top=1, log=said.append)
     assert said == [
@@ -163,8 +163,8 @@ def test_photographs_are_turned_upright(trained, digits, tmp_path):
     results = predict(trained, [tmp_path])
     assert len(results) == 12
     for turned, upright in zip(results[::2], results[1::2], strict=True):
-        assert Path(turned["file"]).name.split() == [Path(upright["file"]).name[0], "turned.png"]
-        assert turned["classes"] == upright["classes"]
+        assert Path(turned.file).name.split() == [Path(upright.file).name[0], "turned.png"]
+        assert turned.classes == upright.classes
 
 
 def test_nothing_to_predict(trained, album):

@@ -96,7 +96,7 @@ def test_of_photographs(digits, test_data):
     classifier = digits.classifier.replace(model=model, variables=variables, preprocessing=preprocessing)
 
     windows = stream.train_batches(
-        train, stream.Cropping("random_scale", (37, 69), 32), seed=0, batch_size=8, start=0, workers=0
+        train, stream.Cropping("random_scale", (37, 69), 32), seed=0, batch_size=8, start=0, num_workers=0
     )
     images = []
     for step in range(BATCHES):
@@ -136,5 +136,5 @@ def test_the_variance_of_group_means_is_part_of_the_variance(bn_group_size, grad
 
 def test_no_batches(digits):
     for batches in (0, -1):
-        with pytest.raises(InputError, match="at least 1 batch, but there is none"):
+        with pytest.raises(InputError, match=r"averaged over .* batches, but it must be at least 1"):
             recalibrate_run(digits, batches)

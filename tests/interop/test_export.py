@@ -155,7 +155,7 @@ def probabilities(classifier, array):
 
 def check_photographs(classifier, paths, named):
     for ours, theirs in zip(predict(classifier, paths), named, strict=True):
-        expected = {entry["name"]: entry["probability"] for entry in ours["classes"]}
+        expected = ours.probabilities
         # `predict` resizes the centre alone, which rounds pixels differently.
         assert theirs == pytest.approx(expected, rel=0.01)
         assert max(expected.values()) > 1.1 * min(expected.values())

@@ -24,7 +24,7 @@ MESSAGES = {
         "use the same files for config.dataset.data_dir on every host$"
     ),
     "damaged": (
-        r"^2 of 100 photographs are damaged, train/\S+ the last so far, and "
+        r"^2 of 100 images are damaged, train/\S+ the last so far, and "
         "config.stream.max_corrupt_fraction=0.015 allows no more: mend or remove them$"
     ),
 }
@@ -35,7 +35,7 @@ def test_two_processes_compare_mean_images_and_add_up_damaged_photographs(tmp_pa
     photographs = members.make_photographs(tmp_path / "photographs")
     damaged = shutil.copytree(photographs, tmp_path / "damaged")
     # The first one is in a row of process 0, and the other one in a row of process 1; neither comes twice in a run.
-    batches = np.array([stream.batch_indices(100, 0, 16, step) for step in range(4)])
+    batches = np.array([stream.batch_indices(0, step, 16, 100) for step in range(4)])
     members.spoil(damaged, batches[0, 3], batches[1, 12])
     script = (members.__file__, "unlike", str(tmp_path), str(photographs))
     with Members(tmp_path / "logs", 2, 1, script) as group:
@@ -46,7 +46,7 @@ def test_two_processes_compare_mean_images_and_add_up_damaged_photographs(tmp_pa
     for name, pattern in MESSAGES.items():
         assert re.match(pattern, said[0][name]), said[0][name]
     # The first process alone speaks, of both.
-    assert [output.count("is damaged: the next photograph takes its place") for output in group.outputs()] == [2, 0]
+    assert [output.count("is damaged: the next image takes its place") for output in group.outputs()] == [2, 0]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_what_another_process_met_counts_here(photographs, monkeypatch):
     inputs._report(report, [7])
     assert report.found == {4, 7}
     assert len(said) == 2
-    with pytest.raises(InputError, match=r"^3 of 100 photographs are damaged"):
+    with pytest.raises(InputError, match=r"^3 of 100 images are damaged"):
         inputs._report(report, [7])
 
 

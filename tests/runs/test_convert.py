@@ -78,7 +78,7 @@ def test_predictions_of_files(converted, tmp_path):
     Image.fromarray(golden["image"][0]).save(tmp_path / "image.png")
     (found,) = predict(load(directory), [tmp_path / "image.png"])
     names = load(directory).class_names
-    assert found["classes"][0]["name"] == names[int(golden["logits"][0].argmax())]
+    assert found.classes[0][0] == names[int(golden["logits"][0].argmax())]
 
 
 @pytest.mark.torch
@@ -183,9 +183,8 @@ def test_photographs_are_shown_as_the_weights_want_it(tmp_path):
     logits = np.asarray(classifier.model.apply(classifier.variables, images[None], train=False), np.float64)[0]
     expected = np.exp(logits) / np.exp(logits).sum()
     (found,) = predict(classifier, [tmp_path / "photograph.png"], top=10)
-    named = {each["name"]: each["probability"] for each in found["classes"]}
     # `predict` resizes the centre alone, which rounds pixels differently.
-    np.testing.assert_allclose([named[name] for name in classifier.class_names], expected, rtol=0.02)
+    np.testing.assert_allclose([found.probabilities[name] for name in classifier.class_names], expected, rtol=0.02)
     assert expected.max() > 2 * expected.min()
     facts = describe(classifier)
     assert (facts["image_shape"], facts["resize_size"], facts["interpolation"]) == ([24, 24, 3], 40, "bilinear")

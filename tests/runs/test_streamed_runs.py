@@ -153,7 +153,7 @@ def test_damaged_photographs_are_named_and_left_out(spoiled, tmp_path, capsys):
     result = loop.train(config_of(spoiled, {"stream.max_corrupt_fraction": 0.1}), tmp_path / "run").result
     said = [line for line in capsys.readouterr().out.splitlines() if " is damaged: " in line]
     assert sorted(said) == [
-        "train/class1/04.png is damaged: the next photograph takes its place",
+        "train/class1/04.png is damaged: the next image takes its place",
         "val/class2/05.jpg is damaged: it is left out",
     ]
     assert result["validation_images"] == 10
@@ -162,16 +162,16 @@ def test_damaged_photographs_are_named_and_left_out(spoiled, tmp_path, capsys):
 
 def test_too_many_damaged_photographs_end_the_run_with_one_line(spoiled, tmp_path):
     with pytest.raises(
-        InputError, match=r"^1 of 21 photographs are damaged, train/class1/04.png.*max_corrupt_fraction=0.01"
+        InputError, match=r"^1 of 21 images are damaged, train/class1/04.png.*max_corrupt_fraction=0.01"
     ):
         loop.train(config_of(spoiled, {"stream.max_corrupt_fraction": 0.01}), tmp_path / "run")
     for path in (spoiled / "train").glob("*/*"):
         path.write_bytes(DAMAGED)
-    with pytest.raises(InputError, match=r"20 photographs from train/.* on are damaged") as error:
+    with pytest.raises(InputError, match=r"20 images from train/.* on are damaged") as error:
         loop.train(config_of(spoiled), tmp_path / "run2")
     assert "\n" not in str(error.value)
     config = config_of(spoiled, {"stream.normalization": "mean_image", "stream.mean_images": 5})
-    with pytest.raises(InputError, match="all of 5 photographs are damaged"):
+    with pytest.raises(InputError, match="all of 5 images are damaged"):
         loop.train(config, tmp_path / "run3")
     assert not (tmp_path / "run3").exists()
 

@@ -67,11 +67,16 @@ def predict(*images: str, workdir: Path, format: Format = "table") -> None:
     from resnet_jax.runs import terminal
     from resnet_jax.runs.loading import load
 
-    results = predict(load(workdir), images)
+    found = predict(load(workdir), images)
     rows: list[Sequence[str]] = []
-    for result in results:
-        named = [(entry["name"], f"{entry['probability']:.1%}") for entry in result["classes"]]
-        rows += [(result["file"], *named[0]), *(("", *each) for each in named[1:]), ()]
+    for file, classes in found:
+        for i, (name, probability) in enumerate(classes):
+            rows.append(("" if i else file, name, f"{probability:.1%}"))
+        rows.append(())
+    results = [
+        {"file": file, "classes": [{"name": name, "probability": probability} for name, probability in classes]}
+        for file, classes in found
+    ]
     show(format, results, lambda: terminal.table(("file", "class", "probability"), rows, text_columns=2))
 
 

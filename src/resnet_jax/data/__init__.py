@@ -1,10 +1,27 @@
-"""Images: from disk (host) to normalised, augmented batches (device).
+"""Where a batch comes from: from images on the disk (host) to normalised, augmented batches (device).
 
-`batch` says what a batch is and which examples the batch of a step holds. Small data sets are whole arrays: `small` on
-the host, `resident` on the devices. Large ones are read image by image: `images` opens them, from `folders`, `tfds` or
-a `cache`; `encoded` is an image that is not decoded yet, `decode` makes pixels of it, and `windows` says which part is
-cut out; `stream` draws random windows to train on, `sequential` shows each image once, in order. `preprocessing` and
-`augment` are applied on the devices, inside the compiled step.
+Small data sets are arrays, all of them on the devices:
+
+  small          digits and CIFAR as arrays (`load`); `Split.batches` are those that a run trains on.
+  resident       batch k of a training split, and batch i of an evaluation, inside the compiled step.
+
+Large ones are read image by image, as they are asked for:
+
+  images         opens them by name or as a folder (`image_folder`); `ImageSplit.batches` are those of a run.
+  tfds           ImageNet, and CIFAR, as TFDS prepared them.
+  folders        which files of a folder are images, and what a folder of classes holds.
+  cache          images kept as pixels or as JPEG in tiles, for machines whose cores are too slow.
+  encoded        what these three give: an image that is not decoded yet, by its index.
+  windows        which part of an image is shown: geometry alone.
+  decode         that part's pixels from a file's bytes, as `image_files` (formats, orientation) and `tiles` read them.
+  stream         batch k: shuffled indices, random windows, in threads or in processes (`shared_memory`).
+  sequential     each image once and in order: for evaluation, and for the mean image.
+
+Both end alike:
+
+  batch          what a batch is, and which examples batch k of a data set on the devices holds.
+  preprocessing  what a network's input has had done to it: mean, scale, channel order, resizing.
+  augment        random crops, mirror images and colours, on the devices, inside the compiled step.
 """
 
 from typing import TYPE_CHECKING

@@ -48,22 +48,22 @@ _EIGENVECTORS = np.array(
 
 
 def pca_lighting(
-    key: PRNGKeyArray, images: Num[Array | np.ndarray, "batch height width 3"], scale: float
+    key: PRNGKeyArray, images: Num[Array | np.ndarray, "batch height width 3"], std: float
 ) -> Float[Array, "batch height width 3"]:
     """AlexNet's colour augmentation (paper section 3.4): one colour, drawn for each image, is added to all its pixels.
 
     The colour is the sum of the principal components of ImageNet's colours, each times its eigenvalue and a draw from
-    N(0, scale²). The eigenvalues are variances, so the formula is not scale-free: it is applied to RGB in [0, 1].
+    N(0, std²). The eigenvalues are variances, so the formula is not scale-free: it is applied to RGB in [0, 1].
 
     Args:
       key: of this batch.
       images: RGB (batch, height, width, 3), 0 to 255.
-      scale: 0.1 in AlexNet: 5.5 grey levels along the first component.
+      std: 0.1 in AlexNet: 5.5 grey levels along the first component.
 
     Returns:
       float32, not clipped.
     """
-    draws = scale * jax.random.normal(key, (images.shape[0], 3))
+    draws = std * jax.random.normal(key, (images.shape[0], 3))
     shift = jnp.einsum("cp,bp->bc", _EIGENVECTORS, draws * _EIGENVALUES[None], precision="highest")
     return jnp.asarray(images, jnp.float32) + 255 * shift[:, None, None]
 
@@ -72,7 +72,7 @@ def augment_images(
     key: PRNGKeyArray,
     images: UInt8[Array | np.ndarray, "batch height width 3"],
     preprocessing: Preprocessing,
-    noise: float,
+    pca_lighting_std: float,
     mirrored: bool,
 ) -> Float[Array, "batch height width 3"]:
     """What is left of the paper's ImageNet augmentation (section 3.4) when the windows are cut: colour noise,
@@ -84,10 +84,10 @@ def augment_images(
       key: of this batch; the draws do not depend on how the batch is sharded.
       images: (batch, height, width, 3) uint8, RGB.
       preprocessing: of the run.
-      noise: see `pca_lighting`; 0 for none.
+      pca_lighting_std: see `pca_lighting`; 0 for none.
       mirrored: whether half of the images are mirrored.
     """
     noise_key, mirror_key = jax.random.split(key)
-    noisy = pca_lighting(noise_key, images, noise) if noise else images
+    noisy = pca_lighting(noise_key, images, pca_lighting_std) if pca_lighting_std else images
     ready = preprocessing(noisy)
     return mirror(mirror_key, ready) if mirrored else ready

@@ -16,8 +16,8 @@ class Batch(NamedTuple):
     Attributes:
       images: (batch, height, width, channels): uint8 as they come from the host, float32 once they are pre-processed.
       labels: (batch,) int32.
-      weights: (batch,) float32: 1, or 0 for a place that holds no example (the last batch of an evaluation); None where
-        every place holds one.
+      weights: (batch,) float32: 1, or 0 for a row that holds no example (the last batch of an evaluation); None where
+        every row holds one.
     """
 
     images: Num[Array | np.ndarray, "batch height width channels"]
@@ -34,17 +34,17 @@ def batch_indices(
     """Which of `count` examples a step's batch holds: (batch_size,) int32.
 
     Raises:
-      ValueError: there are so many examples, and so many in a batch, that their places do not fit into 32 bits.
+      ValueError: there are so many examples, and so many in a batch, that their positions do not fit into 32 bits.
     """
-    # The first place is that of step * batch_size in an endless sequence, which 32 bits do not hold for long: batches
-    # and steps are taken apart into whole epochs and a rest first.
+    # The first position in an endless sequence is step * batch_size, which 32 bits do not hold for long: batches and
+    # steps are divided into whole epochs and a rest first.
     epochs, rest = divmod(batch_size, count)
     if (count - 1) * rest + batch_size >= 2**32:
-        raise ValueError(f"batches of {batch_size} out of {count} examples have places beyond 2**32")
+        raise ValueError(f"batches of {batch_size} out of {count} examples have positions beyond 2**32")
     step, size = jnp.asarray(step).astype(jnp.uint32), jnp.uint32(count)
     first_epoch = step * jnp.uint32(epochs) + step // size * jnp.uint32(rest)
-    places = step % size * jnp.uint32(rest) + jnp.arange(batch_size, dtype=jnp.uint32)
-    return shuffled(places % size, first_epoch + places // size, count, seed)
+    positions = step % size * jnp.uint32(rest) + jnp.arange(batch_size, dtype=jnp.uint32)
+    return shuffled(positions % size, first_epoch + positions // size, count, seed)
 
 
 # Rounds of the shuffle. log2(50,000) is 16; three times that mixes well beyond what a chi-squared test can tell
@@ -61,7 +61,7 @@ def shuffled(
     """Where each position of an epoch's random order points: for every epoch a permutation of 0 … count - 1.
 
     A swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): every round pairs each index with another one and a
-    coin decides whether the two change places. Unlike a sorted permutation it costs nothing for the examples that are
+    coin decides whether the two are swapped. Unlike a sorted permutation it costs nothing for the examples that are
     not asked for: a batch of 128 out of 50,000 takes microseconds, also on CPU, and no state.
 
     Args:

@@ -1,9 +1,9 @@
-"""A cache of photographs, for machines whose cores cannot feed the accelerator: a folder of
+"""A cache of images, for machines whose cores cannot feed the accelerator: a folder of
 
 cache.json                  what it was made from and how; "complete" is true when all of it is there
-train-00000.photographs     5,000 photographs, one behind the other, as `_ROW` says
+train-00000.photographs     5,000 images, one behind the other, as `_ROW` says
 train-00000.npy             their rows: this file is there when the other one is complete
-train.npy                   the rows of the whole split, without damaged photographs
+train.npy                   the rows of the whole split, without damaged images
 validation-…                likewise
 """
 
@@ -33,46 +33,33 @@ from resnet_jax.files import expanded, whole_file, write_whole
 
 FORMS = ("raw", "jpeg")
 
-# Photographs in a file: what a kill loses at most.
+# Images in a file: what a kill loses at most.
 _SHARD = 5_000
 
-# Photographs that the size of a cache is estimated from: to about 2 %.
+# Images that the size of a cache is estimated from: to about 2 %.
 _SAMPLE = 300
 
 # What libjpeg writes at most, in a row or a column.
 _LONGEST_JPEG = 65_500
 
-# A photograph: the file that holds it (-1: it is damaged), where it begins there, and how many bytes it has. Where
+# An image's row: the file that holds it (-1: it is damaged), where it begins there, and how many bytes it has. Where
 # `tiles` is 0 these are pixels; otherwise they are so many int32, the tiles, and then the JPEG. Its name follows.
-_ROW = [
-    ("shard", np.int32),
-    ("begin", np.int64),
-    ("bytes", np.int64),
-    ("tiles", np.int32),
-    ("height", np.int32),
-    ("width", np.int32),
-    ("label", np.int32),
-]
+_FIELDS = ("shard", "begin", "bytes", "tiles", "height", "width", "label")
+_ROW = [(name, np.int64 if name in ("begin", "bytes") else np.int32) for name in _FIELDS]
 
-
-# What is kept of a photograph: bytes, and (tiles, height, width) of its row.
+# What is kept of an image: bytes, and (tiles, height, width) of its row.
 _Kept = tuple[bytes, tuple[int, int, int]]
 _Encode = Callable[[ImageData], _Kept]
 
 
-def _shard_file(folder: str | Path, split: str, shard: int) -> Path:
-    return Path(folder, f"{split}-{shard:05d}.photographs")
+def _shard_file(folder: str | Path, split: str, shard: int, suffix: str = ".photographs") -> Path:
+    return Path(folder, f"{split}-{shard:05d}{suffix}")
 
 
 @dataclass(frozen=True)
 class CachedImages:
-    """A split of a cache.
-
-    Attributes:
-      root: the folder.
-      split: "train" or "validation".
-      count: of its photographs.
-      version: of the folder; another cache that is written there has another one.
+    """A split of a cache: its folder, "train" or "validation", its images, and the folder's version, which is another
+    one for another cache that is written there.
     """
 
     root: str
@@ -111,16 +98,12 @@ def _mapped(path: Path, version: int) -> mmap.mmap:
 
 
 def open_cache(root: Path) -> ImageDataset:
-    """A cache that `write_cache` wrote.
-
-    Raises:
-      InputError: it is none, or not complete.
-    """
+    """A cache that `write_cache` wrote; an InputError where it is none, or not complete."""
     try:
         about = json.loads((root / "cache.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{root} is no cache of photographs (no readable cache.json): write one with resnet-jax prepare cache"
+            f"{root} is no cache of images (no readable cache.json): write one with resnet-jax prepare cache"
         ) from error
     settings = about["settings"]
     if not about["complete"]:
@@ -154,20 +137,20 @@ def write_cache(
 ) -> None:
     """Writes both splits of a data set as a cache, on all cores; the same call goes on where an earlier one was killed.
 
-    A photograph whose shorter side is longer than `resize_size` is resized to it, antialiased and bicubic; no
-    photograph grows. Those of a folder are turned as their EXIF orientation says, unless they are ImageNet's (see
-    `open_images`); the orientation itself is not kept. Damaged photographs are left out, and named.
+    An image whose shorter side is longer than `resize_size` is resized to it, antialiased and bicubic; none grows.
+    Those of a folder are turned as their EXIF orientation says, unless they are ImageNet's (see `open_images`); the
+    orientation itself is not kept. Damaged images are left out, and named.
 
     Args:
-      source: the photographs.
+      source: the data set.
       folder: of the cache: new, empty, or that of an earlier call with the same arguments.
       form: "raw": pixels, uint8 RGB. ImageNet at 256 takes about 340 GB, and reading it is hardly more than resizing.
         "jpeg": JPEGs in tiles (see `data.tiles`), 1 % larger than ImageNet's own files.
       resize_size: in pixels; None is 256 for "raw", and the size that they have for "jpeg". The paper draws scales up
         to 480: what is kept smaller than that is enlarged for them.
-      quality: of "jpeg", for photographs that are resized or turned, or were no JPEG. Others keep their quantisation;
+      quality: of "jpeg", for images that are resized or turned, or were no JPEG. Others keep their quantisation;
         ImageNet's then change by 0.06 grey levels on average (measured).
-      log: is given a line about the space needed, and about each damaged photograph.
+      log: is given a line about the space needed, and about each damaged image.
       progress: shows how far each split is.
 
     Raises:
@@ -181,8 +164,7 @@ def write_cache(
         raise InputError(f"--quality is {quality}, but it must be from 1 to 100")
     resize_size = resize_size or (256 if form == "raw" else None)
     folder = expanded(folder, "--output")
-    settings: dict[str, Any] = {"dataset": source.name, "source_crc": source.crc, "form": form}
-    settings["shorter_side"] = resize_size
+    settings = {"dataset": source.name, "source_crc": source.crc, "form": form, "shorter_side": resize_size}
     if isinstance(source.train, FolderImages) and source.train.upright:
         settings["orientation"] = "upright"
     if form == "jpeg":
@@ -193,8 +175,8 @@ def write_cache(
     encode = functools.partial(_encode, form=form, resize_size=resize_size, quality=quality)
     splits = {split: getattr(source, split) for split in SPLITS}
     _check_space(folder, splits, encode, log)
-    for split, photographs in splits.items():
-        _write_split(folder, split, photographs, encode, log, progress)
+    for split, images in splits.items():
+        _write_split(folder, split, images, encode, log, progress)
     _finish(folder, splits, {"settings": settings, "class_names": source.class_names}, log)
 
 
@@ -223,11 +205,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def _encode(data: ImageData, form: str, resize_size: int | None, quality: int) -> _Kept:
-    """What the cache keeps of a photograph.
-
-    Raises:
-      UnreadableImageError: see `decode`; or a JPEG cannot be so long.
-    """
+    """What the cache keeps of an image."""
     image = decode(data)
     height, width, _ = image.shape
     original = None if isinstance(data, np.ndarray) else data.data if isinstance(data, TiledJpeg) else data
@@ -244,8 +222,20 @@ def _encode(data: ImageData, form: str, resize_size: int | None, quality: int) -
     return tiles.tobytes() + file, (len(tiles), 0, 0)
 
 
+def _shards(images: ImageSource) -> dict[int, range]:
+    """The files of a split, with the indices of their images."""
+    every = range(len(images))
+    return {shard: every[first : first + _SHARD] for shard, first in enumerate(every[::_SHARD])}
+
+
+def _missing(folder: Path, split: str, images: ImageSource) -> dict[int, range]:
+    """Those of `_shards` that are not written yet."""
+    shards = _shards(images).items()
+    return {shard: rows for shard, rows in shards if not _shard_file(folder, split, shard, ".npy").exists()}
+
+
 def _check_space(folder: Path, splits: Mapping[str, ImageSource], encode: _Encode, log: Callable[[str], None]) -> None:
-    """Says how much space the photographs need that are not written yet, and refuses when there is less."""
+    """Logs how much space the images need that are not written yet, and refuses when there is less."""
     train = splits["train"]
 
     def size(index: int) -> int:
@@ -258,64 +248,52 @@ def _check_space(folder: Path, splits: Mapping[str, ImageSource], encode: _Encod
     chosen = np.linspace(0, len(train) - 1, min(_SAMPLE, len(train)), dtype=np.int64)
     needed = missing * float(np.mean(list(in_threads(size, chosen.tolist()))))
     free = shutil.disk_usage(folder).free
-    about = f"{missing} photographs take about {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free"
+    about = f"{missing} images take about {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free"
     if needed > free:
         raise InputError(f"{about}: use another --output, a smaller --resize_size or --form=jpeg")
     log(about)
 
 
-def _rows_file(folder: Path, split: str, shard: int) -> Path:
-    return _shard_file(folder, split, shard).with_suffix(".npy")
-
-
-def _missing(folder: Path, split: str, photographs: ImageSource) -> dict[int, range]:
-    """The files that are not written yet, with the indices of their photographs."""
-    every = range(len(photographs))
-    shards = range(-(-len(photographs) // _SHARD))
-    missing = [shard for shard in shards if not _rows_file(folder, split, shard).exists()]
-    return {shard: every[shard * _SHARD : (shard + 1) * _SHARD] for shard in missing}
-
-
 def _write_split(
-    folder: Path, split: str, photographs: ImageSource, encode: _Encode, log: Callable[[str], None], progress: Progress
+    folder: Path, split: str, images: ImageSource, encode: _Encode, log: Callable[[str], None], progress: Progress
 ) -> None:
     def read(index: int) -> tuple[EncodedImage, _Kept | None]:
-        photograph = photographs[index]
+        image = images[index]
         try:
-            return photograph, encode(photograph.data)
+            return image, encode(image.data)
         except UnreadableImageError as error:
-            log(f"{photograph.name} is damaged ({error}): it is left out")
-            return photograph, None
+            log(f"{image.name} is damaged ({error}): it is left out")
+            return image, None
 
-    missing = _missing(folder, split, photographs)
+    missing = _missing(folder, split, images)
     indices = list(itertools.chain.from_iterable(missing.values()))
     read_ahead = iter(progress(in_threads(read, indices), len(indices), split))
-    for shard, places in missing.items():
+    for shard, wanted in missing.items():
         rows = []
         with whole_file(_shard_file(folder, split, shard)) as file:
-            for photograph, kept in itertools.islice(read_ahead, len(places)):
+            for image, kept in itertools.islice(read_ahead, len(wanted)):
                 row = (-1, 0, 0, 0, 0, 0)
                 if kept is not None:
                     data, form = kept
                     row = (shard, file.tell(), len(data), *form)
                     file.write(data)
-                rows.append((*row, photograph.label, os.fsencode(photograph.name)))
+                rows.append((*row, image.label, os.fsencode(image.name)))
         longest = max(len(row[-1]) for row in rows)
-        with whole_file(_rows_file(folder, split, shard)) as file:
+        with whole_file(_shard_file(folder, split, shard, ".npy")) as file:
             np.save(file, np.array(rows, [*_ROW, ("name", f"S{longest}")]))
 
 
 def _finish(folder: Path, splits: Mapping[str, ImageSource], about: dict[str, Any], log: Callable[[str], None]) -> None:
     """Joins the rows of all files, and marks the cache as complete."""
     files, counts, damaged = {}, {}, []
-    for split, photographs in splits.items():
-        shards = range(-(-len(photographs) // _SHARD))
-        table = np.concatenate([np.load(_rows_file(folder, split, shard)) for shard in shards])
+    for split, images in splits.items():
+        shards = _shards(images)
+        table = np.concatenate([np.load(_shard_file(folder, split, shard, ".npy")) for shard in shards])
         whole = table["shard"] >= 0
         damaged += [os.fsdecode(name) for name in table["name"][~whole]]
         counts[split] = int(whole.sum())
         if not counts[split]:
-            raise InputError(f"all of {len(table)} photographs of the {split} split are damaged")
+            raise InputError(f"all of {len(table)} images of the {split} split are damaged")
         with whole_file(folder / f"{split}.npy") as file:
             np.save(file, table[whole])
         for path in (folder / f"{split}.npy", *(_shard_file(folder, split, shard) for shard in shards)):
@@ -324,23 +302,18 @@ def _finish(folder: Path, splits: Mapping[str, ImageSource], about: dict[str, An
     about |= {"damaged_count": len(damaged), "damaged": damaged}
     write_whole(folder / "cache.json", json.dumps(about, indent=2))
     log(
-        f"{sum(counts.values())} photographs in {folder}, {about['bytes'] / 1e9:,.2f} GB; "
+        f"{sum(counts.values())} images in {folder}, {about['bytes'] / 1e9:,.2f} GB; "
         f"{len(damaged)} damaged ones are left out"
     )
 
 
 def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], log: Callable[[str], None]) -> None:
-    """Says so where a cache keeps photographs smaller than they are going to be shown.
-
-    Args:
-      kept: see `ImageDataset.resize_size`.
-      wanted: the shorter sides in pixels that whole photographs are to have, by what wants them.
-      log: is given the line.
+    """Logs a line where a cache `kept` smaller images (see `ImageDataset.resize_size`) than are `wanted`: the shorter
+    sides in pixels that whole images are to have, by what wants them.
     """
-    if kept is None or max(wanted.values()) <= kept:
-        return
-    listing = " and ".join(f"{what} up to {side:.0f}" for what, side in wanted.items() if side > kept)
-    log(
-        f"the cache keeps at most {kept} pixels of a photograph's shorter side, but {listing} are wanted, and will be "
-        f"blurred (prepare cache --resize_size={max(wanted.values()):.0f} keeps as many)"
-    )
+    if kept is not None and max(wanted.values()) > kept:
+        listing = " and ".join(f"{what} up to {size:.0f}" for what, size in wanted.items() if size > kept)
+        log(
+            f"the cache keeps at most {kept} pixels of an image's shorter side, but {listing} are wanted, and will be "
+            f"blurred (prepare cache --resize_size={max(wanted.values()):.0f} keeps as many)"
+        )

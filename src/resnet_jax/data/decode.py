@@ -39,8 +39,8 @@ def use_one_thread() -> None:
 def decode(data: ImageData, factor: int = 1) -> np.ndarray:
     """The pixels of an image file, (height, width, 3) uint8 RGB.
 
-    The EXIF orientation is applied to a user's own photograph, an `UprightFile`, and ignored in other bytes, as it is
-    in ImageNet's.
+    The EXIF orientation is applied to a user's own file, an `UprightFile`, and ignored in other bytes, as it is in
+    ImageNet's.
 
     JPEG goes through simplejpeg (2.3 times as fast as Pillow). Pillow reads what that does not: PNG, CMYK, JPEGs with
     recoverable errors.
@@ -55,9 +55,9 @@ def decode(data: ImageData, factor: int = 1) -> np.ndarray:
     """
     if isinstance(data, np.ndarray):
         return data
-    if isinstance(data, UprightFile):
-        return upright(_decode_stored(data, factor), orientation(data))
-    return _decode_stored(data.data if isinstance(data, TiledJpeg) else data, factor)
+    file = data.data if isinstance(data, TiledJpeg) else data
+    pixels = _decode_stored(file, factor)
+    return upright(pixels, orientation(file)) if isinstance(file, UprightFile) else pixels
 
 
 def _decode_stored(data: bytes, factor: int) -> np.ndarray:
@@ -99,17 +99,13 @@ def _decode_slowly(data: bytes) -> np.ndarray:
         return np.asarray(shown.convert("RGB"))
 
 
-def image_size(data: ImageData) -> tuple[int, int]:
-    """(height, width) of an image, from its header alone, turned as `decode` turns it.
-
-    Raises:
-      UnreadableImageError: see `decode`.
-    """
+def size_of(data: ImageData) -> tuple[int, int]:
+    """(height, width) of an image, from its header alone, turned as `decode` turns it; errors as of that."""
     if isinstance(data, np.ndarray):
         return data.shape[0], data.shape[1]
-    if isinstance(data, UprightFile):
-        return upright_size(*_stored_size(data), orientation(data))
-    return _stored_size(data.data if isinstance(data, TiledJpeg) else data)
+    file = data.data if isinstance(data, TiledJpeg) else data
+    height, width = _stored_size(file)
+    return upright_size(height, width, orientation(file)) if isinstance(file, UprightFile) else (height, width)
 
 
 def _stored_size(data: bytes) -> tuple[int, int]:
@@ -131,57 +127,50 @@ def _check_size(height: int, width: int, most: int) -> None:
 
 
 def resample(image: np.ndarray, box: Box, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """Resizes a part of an image, in one antialiased resampling that reads no pixel which the part does not need.
+    """A part of an image, (height, width, 3) uint8, at another `size`: (*size, 3), "bilinear" or "bicubic".
 
-    It equals resizing the whole image and cutting the window out, but for the rounding of a pixel.
-
-    Args:
-      image: (height, width, 3) uint8.
-      box: the part.
-      size: (height, width) of the result.
-      interpolation: "bilinear" or "bicubic".
+    It is one antialiased resampling that reads no pixel which the part does not need. It equals resizing the whole
+    image and cutting the window out, but for the rounding of a pixel.
     """
     height, width = size
     resized = Image.fromarray(image).resize((width, height), INTERPOLATIONS[interpolation], box=box)
     return np.asarray(resized)
 
 
-def read_window(data: ImageData, choose: Callable[[int, int], Box], side: int) -> np.ndarray:
-    """A training window of an image, (side, side, 3) uint8: decoded no larger than it needs, and resized once, fast.
+def read_window(data: ImageData, choose: Callable[[int, int], Box], image_size: int) -> np.ndarray:
+    """A training window of an image, (image_size, image_size, 3) uint8: decoded no larger than it needs, and resized
+    once, fast.
 
     Edges are rounded to whole pixels, and pixels are interpolated linearly, without antialiasing, as input pipelines of
     TensorFlow do: where a window shrinks to a half or less, the decoder or an average over areas has shrunk it before.
-    On ImageNet's photographs at 224 pixels that is 0.3 to 1.4 grey levels from Pillow's antialiased resizing, which
-    takes half as long again as all of this; at 48 pixels it is 4 (measured).
+    On ImageNet's images at 224 pixels that is 0.3 to 1.4 grey levels from Pillow's antialiased resizing, which takes
+    half as long again as all of this; at 48 pixels it is 4 (measured).
 
     Args:
-      data: see `decode`.
+      data: see `decode`, whose errors are raised.
       choose: (height, width) of the whole image, upright -> the part to show.
-      side: of the window.
-
-    Raises:
-      UnreadableImageError: see `decode`.
+      image_size: the side of the window, in pixels.
     """
     # The small window is turned, and not the whole image.
     turn = 1
     if isinstance(data, UprightFile):
         turn, data = orientation(data), bytes(data)
-    height, width = upright_size(*image_size(data), turn)
+    height, width = upright_size(*size_of(data), turn)
     left, top, right, bottom = (round(edge) for edge in choose(height, width))
     left, top = min(left, width - 1), min(top, height - 1)
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    shrinks = min(right - left, bottom - top) / side
+    shrinks = min(right - left, bottom - top) / image_size
     left, top, right, bottom = stored_window(left, top, right, bottom, height, width, turn)
     height, width = upright_size(height, width, turn)
     factor = _reduction(height, width, next((factor for factor in (8, 4, 2) if shrinks >= factor), 1))
     if isinstance(data, TiledJpeg):
         data, across, down = cut_tiles(data, left, top, right, bottom, factor)
         left, top, right, bottom = left - across, top - down, right - across, bottom - down
-        height, width = image_size(data)
+        height, width = size_of(data)
     image = decode(data, factor)
     if image.shape[:2] != (height, width):
         left, top, right, bottom = left // factor, top // factor, -(-right // factor), -(-bottom // factor)
         shrinks /= factor
     averages = cv2.INTER_AREA if shrinks >= 2 else cv2.INTER_LINEAR
-    window = cv2.resize(image[top:bottom, left:right], (side, side), interpolation=averages)
+    window = cv2.resize(image[top:bottom, left:right], (image_size, image_size), interpolation=averages)
     return upright(window, turn)

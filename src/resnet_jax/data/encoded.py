@@ -1,4 +1,4 @@
-"""Photographs that are not decoded yet: what data sets too large for memory hold."""
+"""Images that are not decoded yet: what data sets too large for memory hold."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,11 @@ class EncodedImage(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """Photographs by their index; workers get a copy of it, so it can be pickled."""
+    """Undecoded images by their index; workers get a copy of it, so it can be pickled."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> EncodedImage: ...
+    def __getitem__(self, index: int, /) -> EncodedImage: ...
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class ImageDataset:
 
     Attributes:
       name: "imagenet2012", "folder" or "cache".
-      train, validation: the photographs.
+      train, validation: their images.
       class_names: in the order of the labels.
       crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files; another data set
         gives another one. Nobody reads a million files to notice that one was replaced under its name.
-      resize_size: of a cache, what photographs were resized to where they were larger, in pixels; or None.
+      resize_size: of a cache, what the shorter sides of larger images became, in pixels; or None.
     """
 
     name: str
@@ -55,11 +55,7 @@ class ImageDataset:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-      InputError: it is gone, or cannot be read.
-    """
+    """The bytes of a file; an InputError where it is gone, or cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

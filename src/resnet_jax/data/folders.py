@@ -1,4 +1,4 @@
-"""Folders of images: which files are images, in one walk for training, for `predict` and for caches, and a folder of
+"""Folders of images: which files are images, in one walk for training, for `predict` and for caches; and a folder of
 classes as a data set.
 """
 
@@ -18,20 +18,14 @@ from resnet_jax.data.encoded import EncodedImage, ImageDataset, read_file
 from resnet_jax.data.image_files import HEIF_SUFFIXES, UprightFile, suffixes
 from resnet_jax.errors import InputError
 
-# What a message says of a folder or a split.
-NO_IMAGES = "holds no images (.jpg, .png and whatever else Pillow reads)"
-
 # Why a folder is passed over.
 _AGAIN = "entered already"
 _CLOSED = "without permission to read it"
 
 
 class Found(NamedTuple):
-    """What a walk found.
-
-    Attributes:
-      images: paths below the folder, sorted by their parts.
-      passed: of each file or folder that was passed over (reason, path below the folder).
+    """The images below a folder, sorted by the parts of their paths; and (reason, path) of each file or folder that
+    was passed over.
     """
 
     images: list[str]
@@ -39,18 +33,18 @@ class Found(NamedTuple):
 
 
 def image_files(folder: str | Path) -> Found:
-    """The image files in a folder and in the folders below it.
+    """The image files in a folder and in the folders below it, by their paths below it.
 
     A name with a suffix of an image is one, whatever its case, and without one it is none. What is hidden, a name that
     begins with a dot, is not entered. Links are followed. No folder is entered twice, so that links in a circle end.
 
     Raises:
-      InputError: a folder that cannot be read.
+      InputError: the folder cannot be read.
     """
     images, passed = [], []
     for _, files, problems in _walk(str(folder)):
         passed += problems
-        for path in files:
+        for path in files or ():
             if problem := _problem(os.path.join(folder, path)):
                 passed.append((problem, path))
             else:
@@ -60,13 +54,15 @@ def image_files(folder: str | Path) -> Found:
 
 def folders(folder: str | Path) -> Iterator[str]:
     """The folder and all that are below it, as `image_files` enters them."""
-    for below, _, problems in _walk(str(folder)):
-        if not {(_AGAIN, below), (_CLOSED, below)} & set(problems):
+    for below, files, _ in _walk(str(folder)):
+        if files is not None:
             yield os.path.join(folder, below) if below else str(folder)
 
 
-def _walk(folder: str) -> Iterator[tuple[str, list[str], list[tuple[str, str]]]]:
-    """(path, files, what is passed over) of the folder and of all below it; paths are below the folder."""
+def _walk(folder: str) -> Iterator[tuple[str, list[str] | None, list[tuple[str, str]]]]:
+    """(path, files, what is passed over) of the folder and of all below it; paths are below the folder, and of one that
+    is not entered the files are None.
+    """
     # A link to a folder that holds this one would bring in all that lies beside it.
     # Names alone can lie: `link/..` need not be where the link is.
     above = {path for made in (os.path.abspath, os.path.realpath) for path in Path(made(folder)).parents}
@@ -78,15 +74,17 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str], list[tuple[str, str]]]]
         path = os.path.join(folder, below) if below else folder
         try:
             identity = _identity(path)
-            again = identity in entered
-            entries = [] if again else listed(path)
+            if identity in entered:
+                yield below, None, [(_AGAIN, below)]
+                continue
+            entries = listed(path)
         except (OSError, InputError):
             if not below:
                 raise
-            yield below, [], [(_CLOSED, below)]
+            yield below, None, [(_CLOSED, below)]
             continue
         entered.add(identity)
-        files, inside, problems = [], [], [(_AGAIN, below)] if again else []
+        files, inside, problems = [], [], []
         for entry in entries:
             name = os.path.join(below, entry.name)
             if entry.name.startswith("."):
@@ -105,11 +103,7 @@ def _identity(path: str | Path) -> tuple[int, int]:
 
 
 def listed(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted by name.
-
-    Raises:
-      InputError: it cannot be read.
-    """
+    """What lies in a folder, sorted by name; an InputError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -143,6 +137,12 @@ def reasons(passed: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{count} {why}{', such as' if count > 1 else ':'} {first[why]}" for why, count in counts)
 
 
+def without_images(folder: str | Path, passed: Sequence[tuple[str, str]]) -> InputError:
+    """The error of a folder that holds nothing but what was passed over."""
+    why = f"; passed over: {reasons(passed)}" if passed else ""
+    return InputError(f"the folder {folder} holds no images (.jpg, .png and whatever else Pillow reads){why}")
+
+
 @dataclass(frozen=True)
 class FolderImages:
     """Image files under one folder.
@@ -171,12 +171,7 @@ class FolderImages:
 
 
 def open_folder(root: Path, log: Callable[[str], None]) -> ImageDataset:
-    """A folder as a data set, see `photographs.open_photographs`; `log` is given a line about each split in which files
-    are passed over.
-
-    Raises:
-      InputError: a split or a class has no images, or the classes of the splits do not fit together.
-    """
+    """A folder as a data set, see `images.open_images`."""
     if not root.is_dir():
         raise InputError(f"the folder dataset.data_dir={root} does not exist")
     classes, tested = _classes(root / "train"), _classes(root / "val")
@@ -237,7 +232,7 @@ def _split(
             found += [os.fsencode(os.path.join(split, folder, image)) for image in images]
             ignored += [(reason, os.path.join(folder, path)) for reason, path in without]
         if not found and split == "train":
-            raise InputError(f"{root / split / names[0]} {NO_IMAGES}{_but(ignored)}")
+            raise without_images(root / split / names[0], ignored)
         files += found
         labels += [label] * len(found)
         passed += ignored
@@ -247,11 +242,7 @@ def _split(
         elif not is_folder(entry):
             passed.append(("beside the folders of the classes", entry.name))
     if not files:
-        raise InputError(f"{root / split} {NO_IMAGES}{_but(passed)}")
+        raise without_images(root / split, passed)
     if passed:
         log(f"{root / split}: passed over: {reasons(passed)}")
     return FolderImages(str(root), np.array(files), np.array(labels, np.int32), upright)
-
-
-def _but(passed: Sequence[tuple[str, str]]) -> str:
-    return f"; passed over: {reasons(passed)}" if passed else ""

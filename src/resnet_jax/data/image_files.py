@@ -1,5 +1,5 @@
-"""Image files as Pillow opens them: which formats are photographs, what of a file its pixels depend on, and how its
-camera was held. This file alone knows Pillow's readers.
+"""Image files as Pillow opens them: which formats are images, what of a file its pixels depend on, and how its camera
+was held. This file alone knows Pillow's readers.
 """
 
 import contextlib
@@ -15,14 +15,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# Formats of Pillow's that hold no photographs: documents and drawings (EPS is a program, which Ghostscript would run),
+# Formats of Pillow's that are not read: documents and drawings (EPS is a program, which Ghostscript would run),
 # videos, icons, measured data, and records without pixels.
-_NO_PHOTOGRAPHS = frozenset(
-    {"BUFR", "CUR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "ICNS", "ICO"}
-    | {"IPTC", "MCIDAS", "MPEG", "PALM", "PDF", "SPIDER", "WMF", "XVTHUMB"}
-)
+_NOT_READ = {"BUFR", "CUR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MCIDAS", "MPEG", "PALM"}
+_NOT_READ |= {"PDF", "SPIDER", "WMF", "XVTHUMB"}
 
-# Those of Pillow's plugin that reads them, which is a package of its own.
+# Pillow's plugin for them is a package of its own.
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 _ORIENTATION = 274
@@ -34,11 +32,7 @@ class UnreadableImageError(Exception):
 
 @contextlib.contextmanager
 def one_error() -> Iterator[None]:
-    """Makes whatever a decoder raises for damaged bytes, and hardly any error is raised by none, one error.
-
-    Raises:
-      UnreadableImageError: an error of any kind but MemoryError.
-    """
+    """Makes whatever a decoder raises for damaged bytes an UnreadableImageError: any error but MemoryError."""
     try:
         yield
     except (UnreadableImageError, MemoryError):
@@ -48,7 +42,7 @@ def one_error() -> Iterator[None]:
 
 
 class UprightFile(bytes):
-    """The bytes of a user's own photograph: it is turned as its EXIF orientation says, wherever it is decoded.
+    """The bytes of a user's own image: it is turned as its EXIF orientation says, wherever it is decoded.
 
     In other bytes, which are ImageNet's, the orientation is ignored.
     """
@@ -56,18 +50,10 @@ class UprightFile(bytes):
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """The suffixes of image files that can be read here, in lower case.
-
-    They are what the installed Pillow knows, without the formats that hold no photographs; and those of HEIF where
-    pillow-heif is installed.
-    """
-    found = Image.registered_extensions()
-    read = (suffix for suffix, name in found.items() if (name in Image.OPEN or name == "MPO") and _is_read(name))
-    return frozenset((*read, *(HEIF_SUFFIXES if _heif() else ())))
-
-
-def _is_read(name: str) -> bool:
-    return name not in _NO_PHOTOGRAPHS
+    """The suffixes of image files that can be read, in lower case; those of HEIF where pillow-heif is installed."""
+    found = Image.registered_extensions().items()
+    read = {suffix for suffix, name in found if (name in Image.OPEN or name == "MPO") and name not in _NOT_READ}
+    return frozenset(read | set(HEIF_SUFFIXES if _heif() else ()))
 
 
 @functools.cache
@@ -102,7 +88,9 @@ def _open(data: bytes) -> Image.Image:
     if heif is not None and start[4:8] == b"ftyp" and start[8:12] not in (b"avif", b"avis"):
         with contextlib.suppress(SyntaxError):
             return heif(io.BytesIO(data), "")
-    for name in filter(_is_read, Image.ID):
+    for name in Image.ID:
+        if name in _NOT_READ:
+            continue
         reader, accepts = Image.OPEN[name]
         # So many errors mean that the file is in another format.
         with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):

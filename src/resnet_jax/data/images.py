@@ -1,5 +1,5 @@
-"""Data sets too large for memory: ImageNet as TFDS prepared it, folders of images, and caches of either. Random access
-to image files, undecoded, without TensorFlow.
+"""Data sets too large for memory, opened by their names: ImageNet as TFDS prepared it, folders of images, and caches of
+either.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from resnet_jax.data.encoded import EncodedImage, ImageDataset, ImageSource
 from resnet_jax.data.folders import open_folder
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.sequential import central_batches
-from resnet_jax.data.stream import Cropping, DamageReport, train_batches
+from resnet_jax.data.stream import CROPS, Cropping, DamageReport, train_batches
 from resnet_jax.data.tfds import open_imagenet
 from resnet_jax.errors import InputError, warn
 from resnet_jax.files import expanded
@@ -30,7 +30,7 @@ def open_images(name: str, data_dir: str | os.PathLike[str] | None, log: Callabl
 
     A folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or images in any format that Pillow reads, also in folders
     below those (see `folders.image_files`). Names of classes that differ only in how Unicode composes their accents are
-    one class. Photographs are turned as their EXIF orientation says, unless all classes are named as ImageNet's are,
+    one class. Images are turned as their EXIF orientation says, unless all classes are named as ImageNet's are,
     n01440764: of these, as of "imagenet2012", it is ignored, as it is by everybody who trains on them.
 
     Args:
@@ -52,17 +52,10 @@ def open_images(name: str, data_dir: str | os.PathLike[str] | None, log: Callabl
     return open_folder(folder, log) if name == "folder" else open_cache(folder)
 
 
-# How windows are drawn: the common one, and the paper's (section 3.4).
-CROPS = ("random_resized_crop", "random_scale")
-
-
 @dataclass(frozen=True)
 class ImageSplit:
-    """A split of photographs, undecoded by their index, and decoded in batches.
-
-    Attributes:
-      source: the photographs.
-      image_size, resize_size, num_workers, max_corrupt_fraction, log: see `image_folder`.
+    """A split of images, undecoded by their index in `source`, and decoded in batches; the options are those of
+    `image_folder`.
     """
 
     source: ImageSource
@@ -83,9 +76,9 @@ class ImageSplit:
     ) -> Iterator[Batch]:
         """Batches to train on: random windows, uint8 RGB (batch, image_size, image_size, 3), and labels.
 
-        Batch k is a function of the seed and k. Every epoch shows each photograph once, in an order of its own; a batch
-        may straddle two epochs. For a damaged photograph the next whole one is shown. Mirroring and colours are left to
-        the device, see `augment.augment_photographs`.
+        Batch k is a function of the seed and k. Every epoch shows each image once, in an order of its own; a batch may
+        straddle two epochs. For a damaged image the next whole one is shown. Mirroring and colours are left to the
+        device, see `augment.augment_images`.
 
         Args:
           batch_size: images in a batch.
@@ -96,16 +89,16 @@ class ImageSplit:
             shorter side is drawn from 256/224 to 480/224 of the window's.
 
         Raises:
-          InputError: no such crop, or, while it is iterated, too many damaged photographs.
+          InputError: no such crop, or, while it is iterated, too many damaged images.
         """
         if crop not in CROPS:
             raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
         scales = (self.image_size * 256 // 224, self.image_size * 480 // 224)
         cropping = Cropping(crop, scales, self.image_size)
-        report = DamageReport(self.source, self.max_corrupt_fraction, self.log)
         found = train_batches(
-            self.source, cropping, seed=seed, batch_size=batch_size, start=start, workers=self.num_workers
+            self.source, cropping, seed=seed, batch_size=batch_size, start=start, num_workers=self.num_workers
         )
+        report = DamageReport(self.source, self.max_corrupt_fraction, self.log)
 
         def reported() -> Iterator[Batch]:
             with contextlib.closing(found):
@@ -116,9 +109,9 @@ class ImageSplit:
         return reported()
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The central windows of all photographs, each once and in order, uint8 (batch, image_size, image_size, 3).
+        """The central windows of all images, each once and in order, uint8 (batch, image_size, image_size, 3).
 
-        Every batch has `batch_size` places. Those past the last photograph, and those of damaged ones, have weight 0.
+        Every batch has `batch_size` rows. Those past the last image, and those of damaged ones, have weight 0.
         """
         report = DamageReport(self.source, self.max_corrupt_fraction, self.log, "it is left out")
         view = Preprocessing(jnp.zeros((1, 1, 3)), resize_size=self.resize_size)
@@ -126,7 +119,7 @@ class ImageSplit:
 
 
 class ImageFolder(NamedTuple):
-    """A folder of photographs: two splits, and the names of the classes in the order of the labels."""
+    """A folder of images: two splits, and the names of the classes in the order of the labels."""
 
     train: ImageSplit
     validation: ImageSplit
@@ -146,14 +139,14 @@ def image_folder(
     Args:
       folder: images in any format that Pillow reads, see `open_images`.
       image_size: the side of the images that a network is shown, in pixels.
-      resize_size: the shorter side of a photograph before its centre is cut out; None is 256/224 of `image_size`.
+      resize_size: the shorter side of an image before its centre is cut out; None is 256/224 of `image_size`.
       num_workers: processes that decode; 0 decodes in threads. With processes, a script needs the usual
         `if __name__ == "__main__":`.
-      max_corrupt_fraction: of a split's photographs that may be damaged.
-      log: is given lines about files that are passed over, and about damaged photographs.
+      max_corrupt_fraction: of a split's images that may be damaged.
+      log: is given lines about files that are passed over, and about damaged images.
 
     Raises:
-      InputError: the folder is absent, its classes do not fit together, or a centre is larger than its photograph.
+      InputError: the folder is absent, its classes do not fit together, or a centre is larger than its image.
 
     Example:
       >>> photos = image_folder("photos", image_size=224)  # doctest: +SKIP

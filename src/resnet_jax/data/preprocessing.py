@@ -21,8 +21,8 @@ class Preprocessing:
       mean: subtracted from the 0 to 255 pixels; (height, width, channels) or (1, 1, channels), float32.
       std: divides what is left; (1, 1, channels), float32. Ones in the paper, whose release does not scale its input.
       channel_order: "rgb" or "bgr" (the paper's release); images are RGB, `mean` and `std` are in the network's order.
-      resize_size: what a photograph is resized to, in pixels, before its centre is cut out (256 in the paper); None is
-        the side of the network's images.
+      resize_size: what an image's shorter side becomes, in pixels, before its centre is cut out (256 in the paper);
+        None is the longer side of the network's images.
       interpolation: of that resizing, "bilinear" or "bicubic".
     """
 
@@ -63,7 +63,7 @@ class Preprocessing:
         return (jnp.asarray(ordered, jnp.float32) - mean[None]) / self.std[None]
 
     def resized_to(self, image_shape: Sequence[int]) -> int:
-        """What the shorter side of a photograph becomes, in pixels, for a network of images (height, width, …)."""
+        """What the shorter side of an image becomes, in pixels, for a network of images (height, width, …)."""
         return self.resize_size or max(image_shape[:2])
 
 

@@ -18,9 +18,7 @@ from resnet_jax.distributed.mesh import put_everywhere
 
 @flax.struct.dataclass
 class DeviceSplit:
-    """A split that was put on the devices once: uint8 images (count, height, width, channels), int32 labels
-    (count,).
-    """
+    """A split on the devices: images (count, height, width, channels) uint8, and their labels, (count,) int32."""
 
     images: jax.Array
     labels: jax.Array
@@ -49,8 +47,7 @@ def train_batch(
     step: Integer[Array, ""],
     batch_size: int,
 ) -> Batch:
-    """The batch of a training step: step k takes the positions k * batch_size … of an endless sequence of shuffled
-    epochs.
+    """The batch of step k: the positions k * batch_size … of an endless sequence of shuffled epochs.
 
     Every epoch shows each example once; a batch may straddle two epochs.
     """
@@ -62,7 +59,7 @@ def train_batch(
 
 
 def eval_batch(split: DeviceSplit, preprocessing: Preprocessing, index: Integer[Array, ""], batch_size: int) -> Batch:
-    """The `index`-th batch of a split in order; places past its end repeat the last example with weight 0."""
+    """The `index`-th batch of a split in order; rows past its end repeat the last example with weight 0."""
     positions = index * batch_size + jnp.arange(batch_size)
     rows = jnp.minimum(positions, len(split) - 1)
     weights = (positions < len(split)).astype(jnp.float32)

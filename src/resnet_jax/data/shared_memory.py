@@ -24,34 +24,33 @@ def free_bytes() -> int | None:
     return status.f_bavail * status.f_frsize
 
 
-def check_room(batch_bytes: int, workers: int) -> None:
-    """Refuses workers whose batches have no room: the kernel would kill one of them, at every start again.
-
-    Args:
-      batch_bytes: of this host's part of a batch.
-      workers: processes that decode; 0 needs no room.
+def check_room(batch_bytes: int, num_workers: int) -> None:
+    """Refuses workers whose batches, each of so many bytes on this host, have no room: the kernel would kill one of
+    them, at every start again.
 
     Raises:
       InputError: says how many workers have room.
     """
-    needed, free = batch_bytes * (_OF_A_WORKER * workers + _OF_THEIR_READER), free_bytes()
-    if not workers or free is None or needed <= free:
+    needed, free = batch_bytes * (_OF_A_WORKER * num_workers + _OF_THEIR_READER), free_bytes()
+    if not num_workers or free is None or needed <= free:
         return
     fit = max(free // batch_bytes - _OF_THEIR_READER, 0) // _OF_A_WORKER
     fewer = f"config.stream.num_workers={fit}, for which there is room, or " if fit else ""
     raise InputError(
-        f"{FOLDER} has {free / 2**20:,.0f} MiB free, but {workers} workers keep up to {needed / 2**20:,.0f} MiB of "
+        f"{FOLDER} has {free / 2**20:,.0f} MiB free, but {num_workers} workers keep up to {needed / 2**20:,.0f} MiB of "
         f"batches there: {_ADVICE.format(f'{-(-needed // 2**20)}m')}, or use {fewer}config.stream.num_workers=0, which "
         "decodes in threads"
     )
 
 
 def ran_out(death: str) -> str | None:
-    """What to say of a worker's death, as Grain tells of it, where the kernel killed it for want of shared memory."""
+    """A worker's death, as Grain tells of it, in a line for the user, where the kernel killed it for want of shared
+    memory.
+    """
     code = re.search(r"exit code (-?\d+)", death)
     if code is None or int(code[1]) != -signal.SIGBUS:
         return None
     return (
-        f"a worker that decoded photographs found no room in {FOLDER}, or a file of a cache ended under it: "
+        f"a worker that decoded images found no room in {FOLDER}, or a file of a cache ended under it: "
         f"{_ADVICE.format('1g')}, or use fewer config.stream.num_workers, or 0, which decodes in threads"
     )

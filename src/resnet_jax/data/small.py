@@ -37,10 +37,10 @@ class Split:
         """The batches of the steps from `start` on, uint8: those that a run of this seed trains on, without end where
         `steps` is None. Augmentation is left to the device, see `augment.pad_crop_mirror`.
         """
-        rows = jax.jit(batch_indices, static_argnums=(2, 3))
+        indices = jax.jit(batch_indices, static_argnums=(2, 3))
         for step in itertools.count(start) if steps is None else range(start, start + steps):
-            shown = self.take(np.asarray(rows(seed, step, batch_size, len(self))))
-            yield Batch(shown.images, shown.labels)
+            rows = np.asarray(indices(seed, step, batch_size, len(self)))
+            yield Batch(self.images[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,14 @@ class Dataset:
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_images: int = 0) -> Dataset:
-    """Reads a data set into memory, once while its files stay as they are: a sweep reads its data once.
+    """Reads a data set into memory, once while its files stay as they are: a sweep reads its data once. The arrays are
+    shared, and cannot be written to.
 
     Args:
       name: "digits", "cifar10" or "cifar100".
       data_dir: where TFDS keeps its prepared data sets (`~/tensorflow_datasets` by default); unused by digits.
       validation_images: how many training images to keep back; 5000 is the paper's 45k/5k split (section 4.2). Which
         ones is fixed, whatever the seed of a run.
-
-    Returns:
-      arrays that cannot be written to, since others may have got the same ones.
 
     Raises:
       InputError: unknown name, data that is absent or of another data set, or too many validation images.
@@ -81,8 +79,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
 
 @functools.lru_cache(maxsize=1)
 def _load(name: str, data_dir: str | None, validation_images: int, seen: tuple[Any, ...]) -> Dataset:
-    """Reads a data set; `seen` is what tells its files from those that were read before."""
-    del seen
+    del seen  # what tells its files from those that were read before
     dataset = _digits() if name == "digits" else _cifar(name, data_dir)
     if validation_images:
         if not 0 < validation_images < len(dataset.train):
@@ -117,7 +114,7 @@ def _digits() -> Dataset:
     return Dataset(whole.take(train), None, whole.take(test), tuple(str(digit) for digit in range(10)))
 
 
-def _cifar(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
+def _cifar(name: str, data_dir: str | None) -> Dataset:
     records = open_records(name, data_dir, ("train", "test"))
     return Dataset(_read_split(records, "train"), None, _read_split(records, "test"), records.class_names)
 

@@ -1,6 +1,6 @@
-"""Batches of photographs as pure functions of (seed, step): Grain on the host, augmented further on the device.
+"""Training batches of undecoded images, each a pure function of (seed, step): Grain on the host.
 
-The order of the operations is the whole point. Shuffling, repeating and drawing come before the cut for hosts, and
+The order of the operations is the whole point. Shuffling, repeating and drawing come before the hosts' parts, and
 batching comes before workers, so that neither hosts nor workers change what a batch holds; and as element k of the
 batched data set is step k, going on from a step needs nothing but the step.
 """
@@ -28,39 +28,42 @@ from resnet_jax.data.tiles import ImageData
 from resnet_jax.data.windows import Box, area_window, scale_window
 from resnet_jax.errors import InputError, PeerLostError
 
+# How windows are drawn: the common way, and the paper's (section 3.4); see `data.windows`.
+CROPS = ("random_resized_crop", "random_scale")
+
 
 @dataclass(frozen=True)
 class Cropping:
     """How a training window is drawn.
 
     Attributes:
-      crop: "random_scale" (the paper, section 3.4) or "random_resized_crop", see `data.windows`.
+      crop: one of `CROPS`.
       scales: least and greatest shorter side, for "random_scale".
-      side: of the window, in pixels.
+      image_size: the side of the window, in pixels.
     """
 
     crop: str
     scales: tuple[int, int]
-    side: int
+    image_size: int
 
     def __call__(self, data: ImageData, random: np.random.Generator) -> np.ndarray:
-        """An image file's bytes -> a window of it, (side, side, 3) uint8."""
+        """An image file's bytes -> a window of it, (image_size, image_size, 3) uint8."""
 
         def choose(height: int, width: int) -> Box:
             if self.crop == "random_scale":
-                return scale_window(height, width, random, self.scales, self.side)
+                return scale_window(height, width, random, self.scales, self.image_size)
             return area_window(height, width, random)
 
-        return read_window(data, choose, self.side)
+        return read_window(data, choose, self.image_size)
 
 
 class HostBatch(NamedTuple):
     """This host's part of a batch, in NumPy arrays.
 
     Attributes:
-      images: (count, side, side, 3) uint8.
+      images: (count, image_size, image_size, 3) uint8.
       labels: (count,) int32.
-      damaged: (count,) int64: the index of the damaged photograph that another one stands for, or -1.
+      damaged: (count,) int64: the index of the damaged image that another one stands for, or -1.
     """
 
     images: np.ndarray
@@ -68,74 +71,72 @@ class HostBatch(NamedTuple):
     damaged: np.ndarray
 
 
-# A data set with so many damaged photographs in a row is no data set.
+# A data set with so many damaged images in a row is no data set.
 _MOST_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
-class _Cut(grain.transforms.RandomMap):
-    """Reads the photograph of an index and cuts its window; a damaged one is replaced by the next that is whole."""
+class _Crop(grain.transforms.RandomMap):
+    """Reads the image of an index and cuts its window; a damaged one is replaced by the next that is whole."""
 
-    photographs: ImageSource
+    source: ImageSource
     cropping: Cropping
 
     def random_map(self, element: int, rng: np.random.Generator) -> HostBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
-        index, damaged = int(element), -1
-        for _ in range(_MOST_IN_A_ROW):
-            photograph = self.photographs[index]
+        first, damaged = int(element), -1
+        for turn in range(_MOST_IN_A_ROW):
+            data, label, _ = self.source[(first + turn) % len(self.source)]
             try:
-                image = self.cropping(photograph.data, rng)
+                window = self.cropping(data, rng)
             except UnreadableImageError:
-                damaged = int(element)
-                index = (index + 1) % len(self.photographs)
+                damaged = first
                 continue
-            return HostBatch(image, np.int32(photograph.label), np.int64(damaged))  # pyright: ignore[reportArgumentType]
-        name = self.photographs[int(element)].name
-        raise InputError(f"{_MOST_IN_A_ROW} photographs from {name} on are damaged: is the data set whole?")
+            return HostBatch(window, np.int32(label), np.int64(damaged))  # pyright: ignore[reportArgumentType]
+        name = self.source[first].name
+        raise InputError(f"{_MOST_IN_A_ROW} images from {name} on are damaged: is the data set whole?")
 
 
 def train_batches(
-    photographs: ImageSource,
+    source: ImageSource,
     cropping: Cropping,
     *,
     seed: int,
     batch_size: int,
     start: int,
-    workers: int,
+    num_workers: int,
     host: tuple[int, int] = (0, 1),
 ) -> "TrainBatches":
-    """The batches of the steps from `start` on, without end.
+    """The batches of the steps from `start` on, without end; they depend on neither `num_workers` nor the hosts.
 
-    Every epoch shows each photograph once, in an order of its own; a batch may straddle two epochs. Batches depend on
-    neither `workers` nor the number of hosts.
+    Every epoch shows each image once, in an order of its own; a batch may straddle two epochs.
 
     Args:
-      photographs, cropping: what to show, and how.
+      source, cropping: what to show, and how.
       seed: of the run.
       batch_size: over all hosts, which hold consecutive rows.
       start: the step of the first batch.
-      workers: processes that decode; 0 decodes in threads of this one, as many as it has cores.
+      num_workers: processes that decode; 0 decodes in threads of this one, as many as it has cores.
       host: this host's index, and how many there are.
 
     Raises:
       InputError: what the workers keep in shared memory has no room there.
     """
     index, count = host
-    # Of each photograph its window, its label and the index of a damaged one.
-    check_room(batch_size // count * (3 * cropping.side**2 + 12), workers)
-    elements: Any = _order(len(photographs), seed).random_map(_Cut(photographs, cropping))
+    # Of each image its window, its label and the index of a damaged one.
+    check_room(batch_size // count * (3 * cropping.image_size**2 + 12), num_workers)
+    elements: Any = _order(seed, len(source)).random_map(_Crop(source, cropping))
     if count > 1:
         elements = _HostRows(elements, batch_size, index, count)
-    return TrainBatches(elements.batch(batch_size // count), start, workers)
+    return TrainBatches(elements.batch(batch_size // count), start, num_workers)
 
 
-def batch_indices(count: int, seed: int, batch_size: int, step: int) -> np.ndarray:
-    """Which of `count` photographs the batch of a step shows: (batch_size,); damaged ones are among them."""
-    order = _order(count, seed)
+def batch_indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
+    """Which of `count` images the batch of a step shows: (batch_size,); damaged ones are among them."""
+    order = _order(seed, count)
     return np.array([order[position] for position in range(step * batch_size, (step + 1) * batch_size)])
 
 
-def _order(count: int, seed: int) -> Any:
+def _order(seed: int, count: int) -> Any:
     # As good as without end. The length of Grain's own endless data set is no whole number any more once it is divided
     # into batches: Grain divides as floats, which are exact up to here.
     return grain.MapDataset.range(count).seed(seed).shuffle().repeat(2**53 // count)
@@ -144,15 +145,15 @@ def _order(count: int, seed: int) -> Any:
 class TrainBatches(Iterator[HostBatch]):
     """What `train_batches` makes. Its workers start with the first batch, and end with `close` or with this process.
 
-    Asking for a batch raises LostError when a worker was killed, and InputError when it found no room in shared
-    memory, or when too many photographs in a row are damaged.
+    Asking for a batch raises PeerLostError when a worker was killed, and InputError when it found no room in shared
+    memory, or when too many images in a row are damaged.
 
     Attributes:
       step: of the next batch.
     """
 
-    def __init__(self, batches: grain.MapDataset, start: int, workers: int):
-        self.step, self._batches, self._workers, self._iterator = start, batches, workers, None
+    def __init__(self, batches: grain.MapDataset, start: int, num_workers: int):
+        self.step, self._batches, self._workers, self._iterator = start, batches, num_workers, None
 
     def go_to(self, step: int) -> None:
         """Makes the batch of this step the next one. Where it is that already, nothing is read anew."""
@@ -170,7 +171,7 @@ class TrainBatches(Iterator[HostBatch]):
             if why := ran_out(str(error)):
                 raise InputError(why) from error
             raise PeerLostError(
-                "it decoded photographs and was killed, perhaps for want of memory (fewer of them want less: "
+                "it decoded images and was killed, perhaps for want of memory (fewer of them want less: "
                 f"config.stream.num_workers is {self._workers})"
             ) from error
         self.step += 1
@@ -198,14 +199,14 @@ class TrainBatches(Iterator[HostBatch]):
         stream = self._batches[self.step :].to_iter_dataset(options)
         if not self._workers:
             return stream
-        options = grain.multiprocessing.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
-        return stream.mp_prefetch(options, worker_init_fn=_start_worker)
+        processes = grain.multiprocessing.MultiprocessingOptions(self._workers, per_worker_buffer_size=1)
+        return stream.mp_prefetch(processes, worker_init_fn=_start_worker)
 
     def close(self) -> None:
         """Ends the workers."""
         if self._iterator is not None:
             self._iterator.close()
-            self._iterator = None  # Grain's iterators complain when they outlive the interpreter's modules
+            self._iterator = None  # Grain's iterators warn when they outlive the interpreter's modules
 
 
 @contextlib.contextmanager
@@ -256,24 +257,24 @@ def _end_with_parent() -> None:
 
 @dataclass(frozen=True)
 class DamageReport:
-    """Names each damaged photograph once, and stops a run that meets too many.
+    """Names each damaged image once, and stops a run that meets too many.
 
     Attributes:
-      photographs: which they are among.
-      most: the share of all photographs that may be damaged.
+      source: the images that they are among.
+      most: the share of all images that may be damaged.
       log: is given a line about each.
       done: what becomes of a damaged one, for the line.
-      found: indices of the damaged photographs met so far.
+      found: indices of the damaged images met so far.
     """
 
-    photographs: ImageSource
+    source: ImageSource
     most: float
     log: Callable[[str], None]
-    done: str = "the next photograph takes its place"
+    done: str = "the next image takes its place"
     found: set[int] = field(default_factory=set)
 
     def __call__(self, damaged: Iterable[int]) -> None:
-        """Notes the indices of damaged photographs; those below 0 stand for none.
+        """Notes the indices of damaged images; those below 0 stand for none.
 
         Raises:
           InputError: there are more than the share that is allowed.
@@ -282,10 +283,10 @@ class DamageReport:
             if index < 0 or index in self.found:
                 continue
             self.found.add(index)
-            name, count = self.photographs[index].name, len(self.photographs)
+            name, count = self.source[index].name, len(self.source)
             self.log(f"{name} is damaged: {self.done}")
             if len(self.found) > self.most * count:
                 raise InputError(
-                    f"{len(self.found)} of {count} photographs are damaged, {name} the last so far, and "
+                    f"{len(self.found)} of {count} images are damaged, {name} the last so far, and "
                     f"config.stream.max_corrupt_fraction={self.most:g} allows no more: mend or remove them"
                 )

@@ -17,13 +17,8 @@ NAMES = ("cifar10", "cifar100", "imagenet2012")
 
 
 class Records(NamedTuple):
-    """The undecoded records of a data set's splits.
-
-    Attributes:
-      folder: where they lie.
-      splits: by name; a record holds "image" (bytes), "label" (int) and, where the data set has names, "file_name".
-      class_names: in the order of the labels.
-      version: of the prepared data.
+    """The undecoded records of a data set's splits, by their names: each record holds "image" (bytes), "label" (int)
+    and, where the data set has names, "file_name".
     """
 
     folder: Path
@@ -72,11 +67,7 @@ class TfdsImages:
 
 
 def open_imagenet(data_dir: str | os.PathLike[str] | None) -> ImageDataset:
-    """ImageNet, undecoded.
-
-    Raises:
-      InputError: see `open_records`.
-    """
+    """ImageNet, undecoded; errors as of `open_records`."""
     records = open_records("imagenet2012", data_dir, SPLITS)
     train, validation = (TfdsImages(records.splits[split]) for split in SPLITS)
     identity = f"imagenet2012 {records.version} {len(train)} {len(validation)}"
@@ -97,10 +88,8 @@ def _root(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder of the newest prepared version of a TFDS data set, in array_record files.
-
-    Raises:
-      InputError: there is none; the message says which command prepares it.
+    """The folder of the newest prepared version of a TFDS data set, in array_record files; an InputError that names the
+    command which prepares it where there is none.
     """
     root = _root(data_dir)
     prepare = f"prepare it with: resnet-jax prepare --dataset={name} --data_dir={root}"

@@ -24,7 +24,7 @@ class Classifier(flax.struct.PyTreeNode):
     Attributes:
       model: a Linen module that is called with (images, train), such as a `models.ResNet`.
       variables: {"params": …, "batch_stats": …}.
-      preprocessing: from uint8 pixels to what the model is given; it also says how a photograph is resized.
+      preprocessing: from uint8 pixels to what the model is given; it also says how an image is resized.
       class_names: in the order of the logits.
       image_shape: (height, width, channels) that the network was trained on.
 
@@ -35,6 +35,8 @@ class Classifier(flax.struct.PyTreeNode):
       >>> classifier = Classifier(model, variables, rj.data.Preprocessing.of_channels(), ("cat", "dog"), shape)
       >>> classifier(np.zeros((4, 32, 32, 3), np.uint8)).shape
       (4, 2)
+      >>> classifier
+      Classifier(ResNet, 74,770 parameters, images 32 x 32 x 3, 2 classes: cat, dog)
     """
 
     model: nn.Module = flax.struct.field(pytree_node=False)
@@ -48,6 +50,13 @@ class Classifier(flax.struct.PyTreeNode):
         float32.
         """
         return _logits(self.model, self.variables, self.preprocessing, images)
+
+    def __repr__(self) -> str:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+        size, names = " x ".join(map(str, self.image_shape)), self.class_names
+        listed = ", ".join((*names[:3], *(["…"] if len(names) > 3 else [])))
+        network = type(self.model).__name__
+        return f"Classifier({network}, {parameters:,} parameters, images {size}, {len(names)} classes: {listed})"
 
 
 @partial(jax.jit, static_argnames="model")

@@ -23,7 +23,7 @@ class Outcomes:
       names: of the images.
       labels, predicted: classes, (images,) int32.
       probabilities: of the predicted classes, (images,) float32.
-      places: how many classes were more probable than the label, (images,) int32.
+      ranks: how many classes were more probable than the label, (images,) int32.
       losses: negative logarithms of the label's probability, (images,) float64.
       done: which images were scored, (images,) bool; the others are damaged.
     """
@@ -31,7 +31,7 @@ class Outcomes:
     def __init__(self, images: int, classes: int):
         self.classes = classes
         self.names = [""] * images
-        self.labels, self.predicted, self.places = (np.zeros(images, np.int32) for _ in range(3))
+        self.labels, self.predicted, self.ranks = (np.zeros(images, np.int32) for _ in range(3))
         self.probabilities = np.zeros(images, np.float32)
         self.losses = np.zeros(images)
         self.done = np.zeros(images, bool)
@@ -54,18 +54,18 @@ class Outcomes:
         self.done[index] = True
         self.predicted[index] = scores.argmax()
         self.probabilities[index] = np.exp(scores.max())
-        self.places[index] = (scores > scores[label]).sum() + (scores[:label] == scores[label]).sum()
+        self.ranks[index] = (scores > scores[label]).sum() + (scores[:label] == scores[label]).sum()
         self.losses[index] = -scores[label]
 
     @property
     def error(self) -> float:
         """The share of images whose most probable class is another one than theirs."""
-        return float((self.places[self.done] > 0).mean())
+        return float((self.ranks[self.done] > 0).mean())
 
     @property
     def top5_error(self) -> float:
         """The share of images whose class is not among the five most probable ones."""
-        return float((self.places[self.done] >= 5).mean())
+        return float((self.ranks[self.done] >= 5).mean())
 
     @property
     def loss(self) -> float:
@@ -79,7 +79,10 @@ class Outcomes:
         return {"images": done, "damaged": len(self.done) - done, "error": self.error, **top5, "loss": self.loss}
 
     def __repr__(self) -> str:
-        return f"Outcomes({', '.join(f'{name}={value}' for name, value in self.summary().items())})"
+        found = self.summary()
+        top5 = f", top-5 error {self.top5_error:.2%}" if "top5_error" in found else ""
+        counts = f"{found['images']} images, {found['damaged']} damaged"
+        return f"Outcomes(error {self.error:.2%}{top5}, loss {self.loss:.4f}: {counts})"
 
     def confusion(self) -> np.ndarray:
         """How often each class (row) was taken for each class (column): (classes, classes) int64."""
@@ -104,8 +107,8 @@ def evaluate(
 
     Args:
       classifiers: one, or several with the same classes.
-      split: uint8 images as large as the network's, which are shown as they are; or photographs.
-      protocol: of photographs "center", "ten_crop" or "dense", see `protocols`; of other images "center" (section 4.2).
+      split: uint8 arrays as large as the network's images, which are shown as they are; or image files of any size.
+      protocol: of files "center", "ten_crop" or "dense", see `protocols`; of arrays "center" (section 4.2).
       scales, averaging: of the protocol "dense".
       batch_size: images at a time; the result does not depend on it, but for rounding.
       log: is given a line about each damaged image, which is left out.
@@ -131,8 +134,7 @@ def evaluate(
     if isinstance(split, Split):
         if protocol != "center":
             raise InputError(
-                f"the protocol {protocol} is for photographs, but these images are scored as they are: use the "
-                "protocol center"
+                f"the protocol {protocol} is for image files, but these arrays are scored as they are: use center"
             )
         if split.images.dtype != np.uint8:
             raise InputError(f"the images are {split.images.dtype}, but they must be uint8, from 0 to 255")
@@ -167,10 +169,6 @@ def check_classes(name: str, names: Sequence[str], other: str, others: Sequence[
     """Refuses two networks, or a network and data, that mean different classes by the same number.
 
     The placeholders "class 0", "class 1", … that converted weights have fit any names.
-
-    Args:
-      name, names: of the one, and of its classes.
-      other, others: of the other.
     """
     if len(names) != len(others):
         raise InputError(

@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from resnet_jax.data.encoded import EncodedImage, read_file
-from resnet_jax.data.folders import NO_IMAGES, folders, image_files, reasons
+from resnet_jax.data.folders import folders, image_files, reasons, without_images
 from resnet_jax.data.image_files import UprightFile
 from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
@@ -23,23 +23,46 @@ from resnet_jax.files import expanded
 _BATCH = 64
 
 
+class Prediction(NamedTuple):
+    """The most probable classes of an image.
+
+    Attributes:
+      file: its path, or of an array its index.
+      classes: (name, probability) of each class, the most probable one first.
+
+    Example:
+      >>> Prediction("pets/1.jpg", [("tabby", 0.6213), ("tiger cat", 0.2)])
+      Prediction(pets/1.jpg: tabby 62.1%, tiger cat 20.0%)
+    """
+
+    file: str
+    classes: list[tuple[str, float]]
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Of each class in `classes`, by its name."""
+        return dict(self.classes)
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.file}: {', '.join(f'{name} {share:.1%}' for name, share in self.classes)})"
+
+
 def predict(
     classifier: Classifier,
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | np.ndarray | jax.Array,
     top: int = 5,
     log: Callable[[str], None] = warn,
-) -> list[dict[str, Any]]:
-    """The most probable classes of each image: {"file", "classes": [{"name", "probability"}, …]} in falling order.
+) -> list[Prediction]:
+    """The most probable classes of each image.
 
     The network sees of each image what the protocol "center" of `evaluate` shows it. Arrays that are as large as its
     own images are shown as they are; all probabilities of such are `jax.nn.softmax(classifier(images))`.
 
     Args:
       classifier: the network.
-      images: uint8 (batch, height, width, channels), whose "file" is then "0", "1", …; or one path or several: files;
-        folders, for the images anywhere below them, see `folders.image_files`; or patterns such as `photos/*.jpg`,
-        where `**` is any number of folders. Any format that Pillow reads. Photographs are turned as their EXIF
-        orientation says.
+      images: uint8 (batch, height, width, channels); or one path or several: files; folders, for the images anywhere
+        below them, see `folders.image_files`; or patterns such as `photos/*.jpg`, where `**` is any number of folders.
+        Any format that Pillow reads. Files are turned as their EXIF orientation says.
       top: classes of each image.
       log: is given a line about what was passed over in each folder, and one about each file of a folder or pattern
         that is no image, which is left out.
@@ -48,30 +71,30 @@ def predict(
       InputError: a path that is absent, a folder or pattern without images, a file that was given by its own name and
         is no image, or no image at all among the others; or an array of another shape or dtype.
     """
-    paths: Any = [images] if isinstance(images, str | os.PathLike) else images
     if isinstance(images, np.ndarray | jax.Array):
-        photographs: Any = _arrays(classifier, np.asarray(images))
+        source = _arrays(classifier, np.asarray(images))
         protocol = Protocol("original" if images.shape[1:] == classifier.image_shape else "center")
-    elif not all(isinstance(path, str | os.PathLike) for path in (paths if isinstance(paths, Sequence) else [None])):
-        raise InputError("the images are neither paths nor one array, uint8 (batch, height, width, channels)")
     else:
-        photographs = _Files([file for path in paths for file in _expand(expanded(path, "an image"), log)])
+        paths = [images] if isinstance(images, str | os.PathLike) else images
+        if not isinstance(paths, Sequence) or not all(isinstance(path, str | os.PathLike) for path in paths):
+            raise InputError("the images are neither paths nor one array, uint8 (batch, height, width, channels)")
+        source = _Files([file for path in paths for file in _expand(expanded(path, "an image"), log)])
         protocol = Protocol("center")
-    results: dict[int, dict[str, Any]] = {}
-    for scored in score_images([classifier], photographs, protocol, _BATCH):
+    found: dict[int, Prediction] = {}
+    for scored in score_images([classifier], source, protocol, _BATCH):
         if scored.scores is None:
             problem = f"{scored.name} cannot be read as an image: {scored.damage}"
-            if photographs.files[scored.index][1]:
+            if isinstance(source, _Files) and source.files[scored.index][1]:
                 raise InputError(problem)
             log(f"{problem}; it is left out")
             continue
         order = np.argsort(-scored.scores, kind="stable")[:top].tolist()
-        classes = [{"name": classifier.class_names[i], "probability": float(np.exp(scored.scores[i]))} for i in order]
-        results[scored.index] = {"file": scored.name, "classes": classes}
-    if not results and len(photographs):
-        where = ", ".join(map(str, paths))
-        raise InputError(f"none of the {len(photographs)} files in {where} can be read as an image")
-    return [results[index] for index in sorted(results)]
+        classes = [(classifier.class_names[i], float(np.exp(scored.scores[i]))) for i in order]
+        found[scored.index] = Prediction(scored.name, classes)
+    if not found and len(source):
+        where = images if isinstance(images, str | os.PathLike) else ", ".join(map(str, images))
+        raise InputError(f"none of the {len(source)} files in {where} can be read as an image")
+    return [found[index] for index in sorted(found)]
 
 
 def _arrays(classifier: Classifier, images: np.ndarray) -> list[EncodedImage]:
@@ -89,7 +112,7 @@ def _expand(path: Path, log: Callable[[str], None]) -> list[tuple[Path, bool]]:
     if path.is_dir():
         images, passed = image_files(path)
         if not images:
-            raise InputError(f"the folder {path} {NO_IMAGES}{f'; passed over: {reasons(passed)}' if passed else ''}")
+            raise without_images(path, passed)
         if passed:
             log(f"{path}: passed over: {reasons(passed)}")
         return [(path / image, False) for image in images]

@@ -134,18 +134,19 @@ def scores(
 
     The views are (height, width, channels), and those of "ten_crop" five of them, (5, height, width, channels).
     """
+    views = jnp.asarray(images)
     if protocol.name == "dense":
-        return _dense_scores(classifier, images, protocol.averaging)
+        return _dense_scores(classifier, views, protocol.averaging)
     if protocol.name == "ten_crop":
-        logits: Any = classifier.model.apply(classifier.variables, _mirrored(classifier, images), train=False)
-        return _log_mean(jax.nn.log_softmax(logits).reshape(len(images), -1, logits.shape[-1]), axes=(1,))
-    return jax.nn.log_softmax(classifier(images))
+        logits: Any = classifier.model.apply(classifier.variables, _mirrored(classifier, views), train=False)
+        return _log_mean(jax.nn.log_softmax(logits).reshape(len(views), -1, logits.shape[-1]), axes=(1,))
+    return jax.nn.log_softmax(classifier(views))
 
 
 def _log_mean(log_probabilities: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The logarithm of the mean of probabilities along some axes."""
-    parts = math.prod(log_probabilities.shape[axis] for axis in axes)
-    return jax.nn.logsumexp(log_probabilities, axes) - math.log(parts)
+    count = math.prod(log_probabilities.shape[axis] for axis in axes)
+    return jax.nn.logsumexp(log_probabilities, axes) - math.log(count)
 
 
 def _dense_scores(classifier: Classifier, images: jax.Array, averaging: str) -> jax.Array:
@@ -182,5 +183,5 @@ def _mirrored(classifier: Classifier, images: jax.Array) -> jax.Array:
     Mirrored after the mean image is subtracted, as in training.
     """
     flat = classifier.preprocessing(images.reshape(-1, *images.shape[2:]))
-    # Stacked on an axis of its own: along the batch, which is cut over the devices, it would move images between them.
+    # Stacked on an axis of its own: along the batch, which is sharded over the devices, it would move images.
     return jnp.stack([flat, flat[:, :, ::-1]], 1).reshape(-1, *flat.shape[1:])

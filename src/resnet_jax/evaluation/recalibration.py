@@ -25,17 +25,15 @@ def recalibrate(
     The authors' released networks have such statistics. Running ones come from the last few dozen batches, and from
     parameters that have changed since.
 
-    What reaches a batch norm depends on the statistics that those before it used. They are those of each statistic
-    group, as in training; so a group that differs from the others is normalised by its own statistics, and how much the
-    groups' means differ is part of the variance.
+    What reaches a batch norm depends on the statistics that those before it used. They are those of each batch-norm
+    group, as in training: it is normalised by its own statistics, and how much the groups' means differ is part of the
+    variance.
 
     Args:
-      classifier: its parameters stay, and its running statistics are not used. Its model's `bn_group_size` is that of
-        the statistic groups.
+      classifier: its parameters stay, and its running statistics are not used.
       batches: images (batch, height, width, channels) of equally large batches, augmented. uint8 ones are pre-processed
         here, float ones are what the model is given.
-      grad_accum_steps: parts of a batch that follow one another in training; where the model's `bn_group_size` is None
-        each of them is a statistic group.
+      grad_accum_steps: microbatches of a batch; where the model's `bn_group_size` is None each is a batch-norm group.
 
     Returns:
       The classifier with other `variables["batch_stats"]`, float32 NumPy arrays.
@@ -57,7 +55,10 @@ def recalibrate(
     @jax.jit
     def moments(images: jax.Array) -> dict[tuple[str, ...], tuple[jax.Array, jax.Array]]:
         images = classifier.preprocessing(images) if images.dtype == np.uint8 else images
-        groups = _in_groups(images, model.bn_group_size, grad_accum_steps)
+        if model.bn_group_size is None:  # the microbatches of `training.step`
+            groups = images.reshape(-1, grad_accum_steps, *images.shape[1:]).swapaxes(0, 1)
+        else:
+            groups = images.reshape(-1, model.bn_group_size, *images.shape[1:])
         stats, found = jax.vmap(of_group)(groups), {}
         for path, (height, width) in batch_norm_maps(model, images.shape[1:]).items():
             values = groups.shape[1] * height * width
@@ -81,11 +82,3 @@ def recalibrate(
         statistics[*path, "mean"], statistics[*path, "var"] = np.float32(mean), np.float32(unbiased)
     batch_stats: Any = traverse_util.unflatten_dict(statistics)
     return classifier.replace(variables={**variables, "batch_stats": batch_stats})
-
-
-def _in_groups(images: jax.Array, bn_group_size: int | None, grad_accum_steps: int) -> jax.Array:
-    """A batch as (groups, images of a group, …), grouped as a training step groups it."""
-    if bn_group_size is not None:
-        return images.reshape(-1, bn_group_size, *images.shape[1:])
-    # As `training.step` deals the images out to its parts.
-    return images.reshape(-1, grad_accum_steps, *images.shape[1:]).swapaxes(0, 1)

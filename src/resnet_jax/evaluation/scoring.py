@@ -69,7 +69,7 @@ def score_images(
     mesh = mesh or make_mesh()
     groups = _group(jax.device_put(list(classifiers), replicated(mesh)))
     pixels = math.prod(classifiers[0].image_shape[:2])
-    parts = len(classifiers) * (len(protocol.scales) if protocol.name == "dense" else 1)
+    scores_of_each = len(classifiers) * (len(protocol.scales) if protocol.name == "dense" else 1)
 
     def full(shape: tuple[int, ...]) -> int:
         views = max(batch_size * pixels // (protocols.passes(protocol) * math.prod(shape[:-1])), 1)
@@ -86,19 +86,11 @@ def score_images(
 
     waiting = _Waiting(full, mesh.size)
     unfinished: dict[int, tuple[Scored, list[np.ndarray]]] = {}
-
-    def batches() -> Iterator[_Batch | Scored]:
-        for image, shown in in_threads(read, range(len(images))):
-            if not shown:
-                yield image
-                continue
-            unfinished[image.index] = image, []
-            for group, views in enumerate(shown):
-                for view in views:
-                    yield from waiting.add(group, image.index, view)
-        yield from waiting.rest()
-
     running: deque[tuple[list[int], list[jax.Array]]] = deque()
+
+    def start(batch: _Batch) -> None:
+        views = jax.device_put(batch.views, batch_sharded(mesh))
+        running.append((batch.indices, [protocols.scores(protocol, each, views) for each in groups[batch.group]]))
 
     def finish(left: int) -> Iterator[Scored]:
         while len(running) > left:
@@ -112,16 +104,23 @@ def score_images(
                             "overflow"
                         )
                     rows.append(row)
-                    if len(rows) == parts:
+                    if len(rows) == scores_of_each:
                         del unfinished[index]
-                        yield replace(image, scores=np.logaddexp.reduce(rows) - np.float32(np.log(parts)))
+                        mean = np.logaddexp.reduce(rows) - np.float32(np.log(scores_of_each))
+                        yield replace(image, scores=mean)
 
-    for batch in batches():
-        if isinstance(batch, Scored):
-            yield batch
+    for image, shown in in_threads(read, range(len(images))):
+        if not shown:
+            yield image
             continue
-        views = jax.device_put(batch.views, batch_sharded(mesh))
-        running.append((batch.indices, [protocols.scores(protocol, each, views) for each in groups[batch.group]]))
+        unfinished[image.index] = image, []
+        for group, views in enumerate(shown):
+            for view in views:
+                for batch in waiting.add(group, image.index, view):
+                    start(batch)
+                    yield from finish(_RUNNING)
+    for batch in waiting.rest():
+        start(batch)
         yield from finish(_RUNNING)
     yield from finish(0)
 
@@ -144,10 +143,9 @@ class _Batch(NamedTuple):
 
 
 class _Waiting:
-    """Views that wait for others of their shape."""
+    """Views that wait for others of their shape; `full` is the number of rows of a whole batch of a shape."""
 
     def __init__(self, full: Callable[[tuple[int, ...]], int], devices: int):
-        """`full` is the number of rows of a whole batch of views of a shape, a multiple of the devices."""
         self._full, self._devices = full, devices
         self._views: dict[tuple[int, tuple[int, ...]], list[tuple[int, np.ndarray]]] = {}
         self._bytes = 0

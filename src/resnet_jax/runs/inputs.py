@@ -200,7 +200,7 @@ class StreamedInput:
             seed=config.seed,
             batch_size=config.train.batch_size,
             start=0,
-            workers=build.workers(config),
+            num_workers=build.workers(config),
             host=self._host,
         )
 
@@ -285,7 +285,7 @@ class StreamedInput:
 
     def batch_indices(self, step: int) -> np.ndarray:
         config = self._config
-        return stream.batch_indices(self.train_images, config.seed, config.train.batch_size, step)
+        return stream.batch_indices(config.seed, step, config.train.batch_size, self.train_images)
 
     def close(self) -> None:
         self._windows.close()
