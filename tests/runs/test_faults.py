@@ -227,7 +227,7 @@ def test_a_signal_while_the_first_program_is_compiled_is_a_stop(tmp_path):
 def test_images_that_turn_out_to_be_damaged_leave_no_workdir(folder, tmp_path):
     photographs = shutil.copytree(folder, tmp_path / "photographs")
     members.spoil(photographs, *range(100))
-    with pytest.raises(InputError, match="all of 3 photographs are damaged"):
+    with pytest.raises(InputError, match="all of 3 images are damaged"):
         train(
             photograph_config(photographs, {"stream.normalization": "mean_image", "stream.mean_images": 3}),
             tmp_path / "run",
