@@ -149,7 +149,7 @@ def get_config() -> Config:
             },
             "train": {
                 "batch_size": 128,
-                # Microbatches that a batch is divided into, one after another, where the devices cannot hold it at once.
+                # Microbatches that a batch is split into, one after another, where the devices cannot hold it at once.
                 # The result is the same where `model.bn_group_size` is; else a microbatch is a batch-norm group.
                 "grad_accum_steps": 1,
                 "iterations": 64_000,
