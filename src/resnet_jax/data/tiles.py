@@ -10,7 +10,7 @@ import io
 import itertools
 import re
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -101,11 +101,12 @@ def encode_tiles(image: np.ndarray, quality: int, original: bytes | None) -> Til
     """
     shown, options = Image.fromarray(image), {"quality": quality, "subsampling": 0}
     if original is not None:
+        opened: Any  # a JpegImageFile, where it is a JPEG
         with open_image(original) as opened:
             if opened.format == "JPEG" and opened.mode in ("RGB", "L"):
-                layers = tuple(tuple(layer[1:3]) for layer in opened.layer)  # pyright: ignore[reportAttributeAccessIssue]
+                layers = tuple(tuple(layer[1:3]) for layer in opened.layer)
                 # Samplings that Pillow cannot write become finer ones.
-                options = {"qtables": opened.quantization, "subsampling": _SAMPLINGS.get(layers, 0)}  # pyright: ignore[reportAttributeAccessIssue]
+                options = {"qtables": opened.quantization, "subsampling": _SAMPLINGS.get(layers, 0)}
                 shown = shown.convert(opened.mode)
     sampling = options["subsampling"] if shown.mode == "RGB" else 0
     columns = -(-shown.width // (8 if sampling == 0 else 16))

@@ -81,9 +81,9 @@ def unseal(saved: Mapping[str, Any]) -> tuple[CheckpointMetadata, dict[str, Any]
 
 def abstract_preprocessing(fields: Mapping[str, Any], sharding: Sharding) -> Preprocessing:
     """Shapes of the pre-processing of a checkpoint with these fields, for restoring it."""
-    mean, std = (
+    shapes: list[Any] = [
         jax.ShapeDtypeStruct(tuple(fields[f"{name}_shape"]), jnp.float32, sharding=sharding) for name in ("mean", "std")
-    )
+    ]
     # A checkpoint that is older than these fields has their defaults.
     view = {name: fields[saved] for name, saved in _VIEW.items() if saved in fields}
-    return Preprocessing(mean, std, **view)  # pyright: ignore[reportArgumentType]
+    return Preprocessing(*shapes, **view)

@@ -85,12 +85,14 @@ class Events:
         with self._optional():
             # Its SummaryWriter writes from a thread, which would tell of a full disk with a traceback.
             from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+            from tensorboardX.proto import event_pb2
+
+            self._messages: Any = event_pb2  # made at run time, where no type checker sees them
 
             folder.mkdir(exist_ok=True)
             writer = EventsWriter(str(folder.absolute() / "events"))
-            start = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+            start = self._messages.SessionLog(status=self._messages.SessionLog.START)
+            writer.write_event(self._messages.Event(wall_time=time.time(), step=step + 1, session_log=start))
             self._writer = writer
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -98,11 +100,11 @@ class Events:
         if writer is None:
             return
         with self._optional():
-            from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
             from tensorboardX.summary import scalar
 
             for name, value in scalars.items():
-                writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+                event = self._messages.Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+                writer.write_event(event)
             writer.flush()
             self._writer = writer
 
@@ -122,7 +124,8 @@ def import_without_torch() -> None:
     """
     if "torch" in sys.modules:
         return
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    modules: dict[str, Any] = sys.modules
+    modules["torch"] = None
     try:
         with contextlib.suppress(Exception):  # `Events` says what is wrong with it
             importlib.import_module("tensorboardX")
