@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -93,7 +92,8 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
     with nn.intercept_methods(record):
-        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+        # The key is made inside, where it is traced: outside it would need a device.
+        jax.eval_shape(lambda images: model.init(jax.random.key(0), images, train=False), images)
 
     sizes = {f"stage{i}": blocks for i, blocks in enumerate(model.stage_sizes, 1)}
     layers = []
