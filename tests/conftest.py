@@ -24,12 +24,24 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and metadata.version("jax
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
+import jaxtyping
 import pytest
 
 # As `cli.run` does; it is a fifth of the time of files that trace much.
 gc.set_threshold(10_000)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Shapes and dtypes that public functions state are checked where they are called.
+jaxtyping.install_import_hook(
+    [
+        "resnet_jax.models",
+        "resnet_jax.training",
+        *(f"resnet_jax.data.{name}" for name in ("augment", "batch", "preprocessing", "resident")),
+        *(f"resnet_jax.evaluation.{name}" for name in ("protocols", "recalibration")),
+    ],
+    "shapes.check",
+)
 
 # What differs from the config of the digits in `run_of_20`.
 RUN_OF_20 = {

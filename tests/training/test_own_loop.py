@@ -76,7 +76,7 @@ def test_any_optimizer_of_optax_makes_its_own_updates(optimizer, grad_accum_step
     for seed in range(3):
         batch = batch_of(seed)
         loss, gradients = jax.value_and_grad(partial(mean_loss, model))(expected[0], batch)
-        updates, opt_state = optimizer.update(gradients, expected[1], expected[0])
+        updates, opt_state = optimizers.promoting(optimizer.update)(gradients, expected[1], expected[0])
         expected = optax.apply_updates(expected[0], updates), opt_state
         ours, found = step(ours, batch)
         assert float(found["loss"]) == pytest.approx(float(loss), rel=1e-5)
@@ -113,7 +113,7 @@ def test_sgd_takes_a_number_and_its_rate_is_found_wherever_it_stands():
     slowed = optax.chain(plain, optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
     state = slowed.init(params)
     for _ in range(3):
-        _, state = slowed.update(gradient, state, params, value=jnp.asarray(1.0))
+        _, state = optimizers.promoting(slowed.update)(gradient, state, params, value=jnp.asarray(1.0))
     assert optimizers.learning_rate(state) in (0.25, 0.125)
     assert optimizers.learning_rate(optax.sgd(0.1).init(params)) is None
     warm = optimizers.sgd(0.5, warmup=0.1)

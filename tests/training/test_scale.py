@@ -57,7 +57,7 @@ def state_on(mesh, model, dtype=jnp.float64):
 @cache
 def updated(devices, fsdp=1, grad_accum_steps=1, **fields):
     """The state after two steps in float64, and the loss of each."""
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         mesh = make_mesh(devices // fsdp, fsdp)
         model = small_model(dtype=jnp.float64, **fields)
         step = jax.jit(
@@ -179,7 +179,7 @@ def test_lars_is_numpys():
     optimizer = optimizers.sgd(
         optax.constant_schedule(0.5), momentum=0.9, weight_decay=0.01, decay_everything=False, trust_coefficient=0.02
     )
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         given = jax.tree.map(jnp.asarray, tree(params))
         updates, _ = optimizer.update(
             jax.tree.map(jnp.asarray, tree(gradients)), optimizer.init(given), given, value=jnp.asarray(0.5)

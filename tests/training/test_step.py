@@ -111,7 +111,7 @@ def test_the_same_run_on_1_2_and_8_devices(runs):
 
 
 def test_the_same_run_on_1_and_8_devices_in_float64():
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         one, eight = (Run(devices, jnp.float64).losses() for devices in (1, 8))
     assert one.dtype == np.float64
     assert np.ptp(one) > 0.1
@@ -155,7 +155,7 @@ def test_groups_are_per_device_statistics(group, meshes):
     devices = BATCH // group
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(BATCH, 8, 8, 1)), rng.integers(10, size=BATCH)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         plain = Run(devices, jnp.float64)
         params, stats = plain.state.params, plain.state.batch_stats
 

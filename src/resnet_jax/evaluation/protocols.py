@@ -69,7 +69,7 @@ def choose(name: str, scales: Sequence[int] | None = None, averaging: str = "log
 
 
 def views(
-    protocol: Protocol, classifier: Classifier, pixels: UInt8[np.ndarray, "height width 3"]
+    protocol: Protocol, classifier: Classifier, pixels: UInt8[np.ndarray, "height width channels"]
 ) -> list[UInt8[np.ndarray, "..."]]:
     """What a network is shown of an image: whole pixels (height, width, 3) uint8 -> views, grey ones for one channel.
 

@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
@@ -33,7 +34,7 @@ _CHUNKS = 8
 _NO_PADDING = ((0, 0), (0, 0))
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _forward(x: Any, kernel: Any, stride: int, padding: Padding) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
 
 
@@ -193,8 +194,8 @@ def _varying(array: jax.Array, axes: frozenset[str]) -> jax.Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def conv(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    x: Float[Array | np.ndarray, "b h w c"],
+    kernel: Float[Array | np.ndarray, "kernel_height kernel_width channels features"],
     stride: int,
     padding: Padding,
 ) -> Float[Array, "b _ _ features"]:

@@ -71,8 +71,9 @@ class BatchNorm(nn.Module):
                 running_mean.value = self._updated(running_mean.value, mean)
                 running_var.value = self._updated(running_var.value, unbiased)
         else:
-            mean, var = running_mean.value[None], running_var.value[None]
+            mean, var = (each.value[None].astype(statistics_dtype) for each in (running_mean, running_var))
 
+        scale, bias = scale.astype(statistics_dtype), bias.astype(statistics_dtype)
         factor = lax.rsqrt(var + self.epsilon) * scale[None]
         y = (grouped - mean[:, None, None, None]) * factor[:, None, None, None] + bias[None, None, None, None]
         return y.reshape(x.shape).astype(self.dtype)

@@ -1,7 +1,7 @@
 """The paper's networks: a stem, stages of blocks, and a linear classifier on globally averaged features."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     widths: tuple[int, ...]
     bottleneck: bool
-    stem: Literal["imagenet", "cifar"]
+    stem: str
     num_classes: int
     shortcut: str | None
     shortcut_padding: str = "end"

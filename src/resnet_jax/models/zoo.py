@@ -49,7 +49,10 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
         if shortcut is None:
             shortcut = "A" if cifar else "B"
         if shortcut not in ("A", "B", "C"):
-            raise ValueError(f"unknown shortcut {shortcut!r}: it must be A, B or C")
+            raise ValueError(
+                f"unknown shortcut {shortcut!r}: it is A (zero padding), "
+                "B (projection where dimensions grow) or C (all projections)"
+            )
 
     if cifar:
         if depth < 8 or (depth - 2) % 6:

@@ -130,7 +130,7 @@ def sgd(
     if trust_coefficient is not None:
         decay = optax.chain(decay, layerwise_trust(trust_coefficient))
     if plateau is not None:
-        plateau = optax.GradientTransformationExtraArgs(plateau.init, _promoting(plateau.update))
+        plateau = optax.GradientTransformationExtraArgs(plateau.init, promoting(plateau.update))
     schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
     rate = scheduled_learning_rate(schedule, warmup), plateau or optax.identity()
     trace = optax.trace(momentum)
@@ -158,7 +158,7 @@ def layerwise_trust(coefficient: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+def promoting(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same where JAX is told to promote no dtype: Optax multiplies whole numbers with fractions."""
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -174,7 +174,7 @@ def _is_kernel(params):
 
 def piecewise(learning_rate: float, boundaries: tuple[int, ...], factor: float) -> optax.Schedule:
     """`learning_rate`, multiplied by `factor` at each boundary, in iterations."""
-    return _promoting(optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor)))
+    return promoting(optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor)))
 
 
 def ramped(schedule: optax.Schedule, iterations: int, start: float | None = None) -> optax.Schedule:

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec as P
 
@@ -56,9 +57,9 @@ def train_step(
     """
     gradients, batch_stats, metrics = _gradients(state, batch, model, mesh, loss, grad_accum_steps)
     reported = metrics.get("error", metrics["loss"])
-    updates, opt_state = optax.with_extra_args_support(optimizer).update(
-        gradients, state.opt_state, state.params, value=reported.total / reported.count, step=state.step
-    )
+    update = optimizers.promoting(optax.with_extra_args_support(optimizer).update)
+    value = reported.total / reported.count
+    updates, opt_state = update(gradients, state.opt_state, state.params, value=value, step=state.step)
     new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, ema=state.ema)
     if ema_decay is not None:
         if state.ema is None:
@@ -85,7 +86,7 @@ def eval_step(variables: Any, batch: Any, *, model: nn.Module, loss: Loss = cros
 
 def compute_metrics(loss: Loss, outputs: Any, batch: Any) -> tuple[jax.Array, Metrics]:
     """The summed loss and the metrics of a model's outputs, which the loss is given in float32 at least."""
-    outputs = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), outputs)
+    outputs = jax.tree.map(lambda leaf: leaf.astype(np.promote_types(leaf.dtype, jnp.float32)), outputs)
     total, metrics = loss(outputs, batch)
     means = {"loss": (total, examples(batch)), **metrics}
     return total, {name: Mean(*(jnp.asarray(part, float) for part in pair)) for name, pair in means.items()}
