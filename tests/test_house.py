@@ -53,7 +53,7 @@ def room_of(name):
 
 def test_no_import_runs_up():
     for path in FILES:
-        if path == SOURCE / "__init__.py":  # the face of the package, which hands its names on
+        if path == SOURCE / "__init__.py":
             continue
         own = room_of(module_name(path))
         for name in imports(path) - {"resnet_jax"}:
@@ -74,12 +74,9 @@ def test_the_house_is_small_enough_to_see():
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_type_checkers_see_the_names_that_a_room_exports(package):
-    """And they are there, and each means one thing: a file that is called like a name would hide it."""
+def test_the_names_that_a_room_exports_are_there(package):
+    """And each means one thing: a file that is called like a name would hide it."""
     path = Path(package.__file__)
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.If):
-            assert {alias.asname for line in node.body for alias in line.names} == set(package.__all__)
     assert package.__doc__
     for name in package.__all__:
         assert getattr(package, name) is not None

@@ -112,7 +112,7 @@ def test_names_are_found_when_they_are_asked_for():
         assert getattr(rj, name) is not None
     assert rj.__version__
     assert {"__version__", *rj.__all__} <= set(dir(rj))
-    with pytest.raises(AttributeError, match="no attribute 'resnet': it has"):
+    with pytest.raises(AttributeError, match="No resnet_jax attribute resnet"):
         _ = rj.resnet
 
 

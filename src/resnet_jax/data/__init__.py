@@ -24,34 +24,6 @@ Both end alike:
   augment        random crops, mirror images and colours, on the devices, inside the compiled step.
 """
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from resnet_jax import _exports
-
-if TYPE_CHECKING:
-    from resnet_jax.data.augment import (
-        augment_images as augment_images,
-        mirror as mirror,
-        pad_crop_mirror as pad_crop_mirror,
-        pca_lighting as pca_lighting,
-    )
-    from resnet_jax.data.batch import Batch as Batch
-    from resnet_jax.data.images import (
-        ImageFolder as ImageFolder,
-        ImageSplit as ImageSplit,
-        image_folder as image_folder,
-        open_images as open_images,
-    )
-    from resnet_jax.data.preprocessing import Preprocessing as Preprocessing, per_pixel_mean as per_pixel_mean
-    from resnet_jax.data.small import Dataset as Dataset, Split as Split, load as load
-else:
-    __getattr__, __dir__, __all__ = _exports(
-        __name__,
-        {
-            "augment": ["augment_images", "mirror", "pad_crop_mirror", "pca_lighting"],
-            "batch": ["Batch"],
-            "images": ["ImageFolder", "ImageSplit", "image_folder", "open_images"],
-            "preprocessing": ["Preprocessing", "per_pixel_mean"],
-            "small": ["Dataset", "Split", "load"],
-        },
-    )
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

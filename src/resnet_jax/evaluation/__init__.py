@@ -5,22 +5,6 @@ image that the paper averages over, `scoring` computes them, `outcomes` is what 
 `prediction` the classes of single images (`predict`). `recalibration` measures batch-norm statistics anew.
 """
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from resnet_jax import _exports
-
-if TYPE_CHECKING:
-    from resnet_jax.evaluation.classifier import Classifier as Classifier, transfer as transfer
-    from resnet_jax.evaluation.outcomes import Outcomes as Outcomes, evaluate as evaluate
-    from resnet_jax.evaluation.prediction import predict as predict
-    from resnet_jax.evaluation.recalibration import recalibrate as recalibrate
-else:
-    __getattr__, __dir__, __all__ = _exports(
-        __name__,
-        {
-            "classifier": ["Classifier", "transfer"],
-            "outcomes": ["Outcomes", "evaluate"],
-            "prediction": ["predict"],
-            "recalibration": ["recalibrate"],
-        },
-    )
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

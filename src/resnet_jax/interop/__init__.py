@@ -4,20 +4,6 @@
 so with arrays. `exporting` writes a program that runs without this package.
 """
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from resnet_jax import _exports
-
-if TYPE_CHECKING:
-    from resnet_jax.interop.classifiers import load_torch as load_torch, save_torch as save_torch
-    from resnet_jax.interop.exporting import export as export
-    from resnet_jax.interop.torch_weights import from_torch as from_torch, to_torch as to_torch
-else:
-    __getattr__, __dir__, __all__ = _exports(
-        __name__,
-        {
-            "classifiers": ["load_torch", "save_torch"],
-            "exporting": ["export"],
-            "torch_weights": ["from_torch", "to_torch"],
-        },
-    )
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

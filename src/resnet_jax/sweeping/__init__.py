@@ -4,16 +4,6 @@
 `slurm` as an array of jobs. `search` proposes points, and `runs` says how they went.
 """
 
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from resnet_jax import _exports
-
-if TYPE_CHECKING:
-    from resnet_jax.sweeping.plan import sweep as sweep
-else:
-    __getattr__, __dir__, __all__ = _exports(
-        __name__,
-        {
-            "plan": ["sweep"],
-        },
-    )
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .train import VARIANTS as VARIANTS, Variant as Variant, train_benchmark as train_benchmark

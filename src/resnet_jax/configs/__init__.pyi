@@ -1,0 +1,2 @@
+from .base import Config as Config
+from .parsing import load as load

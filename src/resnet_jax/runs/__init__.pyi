@@ -1,0 +1,15 @@
+from .evaluate import evaluate_runs as evaluate_runs
+from .inputs import (
+    Input as Input,
+    Program as Program,
+    ResidentInput as ResidentInput,
+    StreamedInput as StreamedInput,
+    open_input as open_input,
+)
+from .loading import LoadedRun as LoadedRun, load as load, load_run as load_run, load_state as load_state
+from .loop import train as train
+from .metadata import CheckpointMetadata as CheckpointMetadata
+from .metrics_log import read_metrics as read_metrics
+from .recalibrate import recalibrate_run as recalibrate_run
+from .run import Run as Run
+from .tasks import Task as Task, classification as classification
