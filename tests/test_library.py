@@ -51,9 +51,7 @@ def test_a_network_that_is_none_of_ours(photos):
         assert rj.evaluate(classifier, data.validation, protocol).error == 0
     for images in (str(photos / "val" / "*" / "0.png"), [photos / "val" / name / "0.png" for name in data.class_names]):
         predicted = rj.predict(classifier, images, top=1)
-        assert [each["classes"][0]["name"] for each in predicted] == [
-            Path(each["file"]).parent.name for each in predicted
-        ]
+        assert [each.classes[0][0] for each in predicted] == [Path(each.file).parent.name for each in predicted]
     # What only networks of ours can do says so.
     for function, arguments in (
         (rj.evaluate, (data.validation, "dense")),

@@ -63,8 +63,8 @@ def test_weights_are_trained_on_for_other_classes(folder, capsys):
     assert str(found) in capsys.readouterr().out
     assert found.summary()["images"] == 8
     (prediction,) = rj.predict(names["classifier"], Path("new_photos"))
-    assert prediction["file"] == "new_photos/1.png"
-    assert sum(each["probability"] for each in prediction["classes"]) == pytest.approx(1, abs=1e-5)
+    assert prediction.file == "new_photos/1.png"
+    assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_network_learns_by_a_loss_and_an_optimizer_of_ones_own():
