@@ -111,7 +111,7 @@ def test_names_are_found_when_they_are_asked_for():
     for name in rj.__all__:
         assert getattr(rj, name) is not None
     assert rj.__version__
-    assert {"__version__", *rj.__all__} <= set(dir(rj))
+    assert set(rj.__all__) <= set(dir(rj))
     with pytest.raises(AttributeError, match="No resnet_jax attribute resnet"):
         _ = rj.resnet
 
