@@ -167,7 +167,8 @@ def _dense_scores(classifier: Classifier, images: jax.Array, averaging: str) -> 
     maps = maps.astype(np.promote_types(maps.dtype, jnp.float32))
     trained_on = jax.eval_shape(last_maps, jax.ShapeDtypeStruct((1, *classifier.image_shape), jnp.float32)).shape[1:3]
     window = (min(trained_on[0], maps.shape[1]), min(trained_on[1], maps.shape[2]))
-    pooled = nn.avg_pool(maps, window, strides=(1, 1))
+    # As nn.avg_pool, which divides by a whole number of NumPy that strict promotion refuses.
+    pooled = nn.pool(maps, 0.0, jax.lax.add, window, (1, 1), "VALID") / math.prod(window)
     if averaging == "logits":
         # The classifier is linear: the mean of its outputs is its output for the mean.
         pooled = pooled.mean((1, 2), keepdims=True)

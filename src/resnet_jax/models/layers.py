@@ -45,7 +45,7 @@ class BatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[Array | np.ndarray, "b h w c"], train: bool) -> Float[Array, "b h w c"]:
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -57,7 +57,7 @@ class BatchNorm(nn.Module):
         if train and not self.is_initializing():
             devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
             groups, devices = bn_groups(x.shape[0], devices, self.bn_group_size)
-        grouped = x.reshape(groups, -1, *x.shape[1:]).astype(statistics_dtype)
+        grouped = jnp.asarray(x.reshape(groups, -1, *x.shape[1:]), statistics_dtype)
         if train:
             # Both moments in one pass over the activations, and one reduction where a group spans several devices.
             moments = jnp.stack([grouped.mean((1, 2, 3)), jnp.square(grouped).mean((1, 2, 3))])
