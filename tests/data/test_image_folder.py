@@ -99,7 +99,7 @@ def test_what_cannot_be(folder, tmp_path):
         opened(folder, resize_size=15)
     with pytest.raises(InputError, match="does not exist"):
         opened(tmp_path / "nowhere")
-    with pytest.raises(AttributeError, match="No resnet_jax.data attribute nonsense"):
+    with pytest.raises(AttributeError, match=r"No resnet_jax\.data attribute nonsense"):
         data.nonsense  # noqa: B018
 
 
