@@ -84,7 +84,7 @@ BAD = [
     ("evaluate --workdir=run --protocol=none", "--protocol=none"),
     ("evaluate --workdir=run --batch_size=0", "must be at least 1"),
     ("evaluate --workdir=run --scales=big", "--scales=big is wrong"),
-    ("evaluate --workdir=run --protocol=ten_crop", "is for photographs"),
+    ("evaluate --workdir=run --protocol=ten_crop", "is for image files"),
     ("evaluate --workdir=run --recalibrate=0", "it must be at least 1"),
     ("evaluate --workdir=run,data", "data is not the workdir of a run"),
     ("export --workdir=run", "--output is missing"),
