@@ -53,7 +53,7 @@ class Network(nn.Module):
             seen.value += 1
         kernel = self.param("kernel", nn.initializers.normal(0.1), (2,))
         wrong = images[:, 0, 0, :1] > 128
-        return jnp.concatenate([~wrong, wrong], 1) * 4.0 + jnp.tanh(kernel)[None]
+        return jnp.concatenate([~wrong, wrong], 1).astype(jnp.float32) * 4 + jnp.tanh(kernel)[None]
 
 
 def wrong_images(config, curve, iterations):
