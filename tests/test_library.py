@@ -1,5 +1,7 @@
 """A loop of one's own around a network that is none of ours, and what a person is told who gives something wrong."""
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import flax.linen as nn
@@ -92,3 +94,40 @@ def test_recalibration_pre_processes_as_the_steps_do():
     given = [pixels], [np.asarray(classifier.preprocessing(jnp.asarray(pixels)))]
     one, other = (rj.evaluation.recalibrate(classifier, batches).variables["batch_stats"] for batches in given)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
+
+
+def test_groups_that_a_microbatch_cannot_hold_are_refused():
+    model, optimizer = rj.create("cifar_resnet8", num_classes=3, bn_group_size=64), optax.sgd(0.1)
+    state = rj.training.create_state(model, optimizer, 0, SHAPE)
+    step = rj.training.make_train_step(model, optimizer, grad_accum_steps=2)
+    batch = rj.data.Batch(np.zeros((128, *SHAPE), np.float32), np.zeros(128, np.int32))
+    with pytest.raises(ValueError, match="bn_group_size=64 does not fit 8 images"):
+        step(state, batch)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_loss_without_errors_on_arrays_with_a_list_of_names(tmp_path, capsys):
+    """Its loss is what it is reported with, and it goes on and is complete as any run."""
+    config = rj.configs.load("digits", {"model.depth": 8, "train.iterations": 2, "train.log_every": 1, "mesh.data": 1})
+
+    def squared(logits, batch):
+        return ((logits - jax.nn.one_hot(batch.labels, logits.shape[-1])) ** 2).sum(), {}
+
+    def regression(*arguments):
+        task = rj.runs.classification(*arguments)
+        steps = {name: functools.partial(getattr(task, name), loss=squared) for name in ("train_step", "eval_step")}
+        return dataclasses.replace(task, **steps)
+
+    def arrays(config, mesh, log, preprocessing):
+        digits = dataclasses.replace(rj.data.load("digits"), class_names=list("abcdefghij"))
+        return rj.runs.ResidentInput(digits, config, mesh, preprocessing)
+
+    train = functools.partial(rj.train, make_task=regression, open_input=arrays)
+    first = train(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    assert train(config, tmp_path / "run").result["test_loss"] == first.result["test_loss"] > 0
+    said = capsys.readouterr().out
+    assert f"test loss {first.result['test_loss']:.4f} on 360 images after 2 iterations" in said
+    assert "going on from the checkpoint of iteration 2" in said
+    train(config, tmp_path / "run")
+    assert "is complete" in capsys.readouterr().out

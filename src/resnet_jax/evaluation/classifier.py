@@ -1,4 +1,4 @@
-"""A trained network with all that its predictions need; it knows no config, no folder and no mesh."""
+"""A network with all that its predictions need; it knows no config, no folder and no mesh."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -47,10 +47,16 @@ class Checkpoints:
     """The checkpoints under a run's `checkpoints/`; a context manager, which ends when everything is on disk.
 
     Saving is asynchronous and atomic: a run that is killed at any moment leaves whole checkpoints only. A checkpoint
-    has four parts: "variables" and "preprocessing", which make predictions; "training", the step and the optimiser's
-    state; and "card", a text with its checksum, which holds the fingerprints of the others; a fifth, "ema", where
-    variables are averaged. Whoever loads a part checks its fingerprint. Of several processes each writes what its own
-    devices hold; all of them must call every method.
+    has these parts:
+
+      "variables", "preprocessing": the arrays that make predictions;
+      "ema": averaged variables, where the run keeps them;
+      "training": the step, the optimiser's state, and how many of the last steps were skipped;
+      "card": the metadata, a text with its checksum: class names, the images' shape, the checksum of the data, how
+        images are resized, and the fingerprints of the other parts (`metadata.seal`).
+
+    Whoever loads a part checks its fingerprint. Of several processes each writes what its own devices hold; all of them
+    must call every method.
 
     Args:
       workdir: of the run.

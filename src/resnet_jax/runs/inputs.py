@@ -35,7 +35,7 @@ class Program(NamedTuple):
     """A task on an input, compiled: all that the loop sees of both.
 
     Attributes:
-      steps: the compiled program of a dispatch of so many steps.
+      steps: the compiled program of a dispatch of so many steps; of a streamed input each is one step.
       run_steps: (state, steps, stop) -> (state, metrics of each step); donates the state. It asks `stop` wherever it
         could end, and ends there when that is true, perhaps after fewer steps.
       evaluate: (state, split, stop) -> metrics of the whole split; where `stop` says so, of what was seen of it.
@@ -111,7 +111,7 @@ class ResidentInput:
 
     def __init__(self, dataset: small.Dataset, config: Config, mesh: Mesh, preprocessing: Preprocessing | None = None):
         train = dataset.train
-        self.metadata = CheckpointMetadata(dataset.class_names, train.images.shape[1:], small.checksum(train))
+        self.metadata = CheckpointMetadata(tuple(dataset.class_names), train.images.shape[1:], small.checksum(train))
         self.train_images = len(train)
         self.test_split = "test"
         # Where there are images to validate on, the test images are looked at once, after the last iteration.

@@ -199,10 +199,9 @@ def _report(directory: Path, result: dict[str, Any], complete: bool, console: Co
 
             plot_curves({directory.resolve().name: read_metrics(directory)}, curves)
     split = result.get("split", "test")
-    console.print(
-        f"{split} error {result[f'{split}_error']:.2%} on {result[f'{split}_images']} images "
-        f"after {result['step']} iterations"
-    )
+    error, loss = result.get(f"{split}_error"), result[f"{split}_loss"]
+    found = f"loss {loss:.4f}" if error is None else f"error {error:.2%}"
+    console.print(f"{split} {found} on {result[f'{split}_images']} images after {result['step']} iterations")
     console.print(f"checkpoint {directory / 'checkpoints' / str(result['step'])}")
     if curves.exists():
         console.print(f"curves     {curves}")
@@ -312,7 +311,7 @@ def _describe_program(config: Config, model: Any, image_shape: tuple[int, ...], 
 
 
 def _describe(step: int, total: int, line: dict[str, float]) -> str:
-    errors = ", ".join(f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error"))
-    loss = f", loss {line['train_loss']:.4f}" if "train_loss" in line else ""
-    rate = f", learning rate {line['learning_rate']:.3g}" if "learning_rate" in line else ""
-    return f"iteration {step}/{total}: {errors}{loss}{rate}"
+    told = [f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error")]
+    told += [f"loss {line['train_loss']:.4f}"] if "train_loss" in line else []
+    told += [f"learning rate {line['learning_rate']:.3g}"] if "learning_rate" in line else []
+    return f"iteration {step}/{total}: {', '.join(told)}"

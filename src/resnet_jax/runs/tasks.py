@@ -1,22 +1,25 @@
 """What a run learns: to tell classes apart, or what a task of one's own says.
 
 A task is made of a config and of what is known of the data; it does not know where its batches come from. This one is
-the paper's with another loss, which metrics.jsonl then tells as "train_top5_error":
+the paper's with a loss of one's own, which has one metric more; metrics.jsonl tells of it as "train_top5_error":
 
 >>> import dataclasses, functools
 >>> import resnet_jax as rj
 >>> def with_top5(config, metadata, train_images, mesh):
 ...     task = rj.runs.classification(config, metadata, train_images, mesh)
 ...     loss = functools.partial(rj.training.cross_entropy, top_k=(5,))
-...     return dataclasses.replace(task, train_step=functools.partial(task.train_step, loss=loss))
->>> run = rj.train(config, "runs/mine", make_task=with_top5)  # doctest: +SKIP
+...     steps = {name: functools.partial(getattr(task, name), loss=loss) for name in ("train_step", "eval_step")}
+...     return dataclasses.replace(task, **steps)
+>>> run = rj.train(config, "runs/top5", make_task=with_top5)  # doctest: +SKIP
+
+A workdir knows its config and its data, and no task: another task needs another folder.
 
 A new data set wants no task. A folder of photographs is the data set "folder", and arrays are an input as they are:
 
 >>> def mine(config, mesh, log, preprocessing):
 ...     dataset = rj.data.Dataset(train, None, test, ("cat", "dog"))  # splits such as rj.data.Split(images, labels)
 ...     return rj.runs.ResidentInput(dataset, config, mesh, preprocessing)
->>> run = rj.train(config, "runs/mine", open_input=mine)  # doctest: +SKIP
+>>> run = rj.train(config, "runs/arrays", open_input=mine)  # doctest: +SKIP
 
 What comes from elsewhere is an `inputs.Input` of one's own. What every command should know by its name gets that in
 `data.small.load` or `data.images.open_images`.
@@ -46,7 +49,7 @@ class Task:
     Attributes:
       model, optimizer: as the config describes them.
       train_step: (state, batch) -> (state, metrics).
-      eval_step: (variables, batch) -> metrics.
+      eval_step: (variables, batch) -> metrics; an "error" among them is what a run is reported with, else its "loss".
       ema: whether the state keeps averages of the variables, which are evaluated then.
     """
 

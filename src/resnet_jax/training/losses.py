@@ -11,9 +11,11 @@ from jaxtyping import Array, Float
 from resnet_jax.data.batch import Batch
 from resnet_jax.training.metrics import top_k_errors
 
-# (outputs, batch) -> (summed loss, {name: (total, count)}). The outputs are the model's, in float32 at least, of the
-# images of one device. The loss is a sum over these images; a step divides the sum over all devices by the number of
-# images, or by the count that the loss names itself: {"loss": (summed loss, count)}.
+# (outputs, batch) -> (summed loss, {name: (total, count)}). The outputs are the model's, in float32 at least: in a
+# training step of the images of one microbatch of one device, in evaluation of a whole batch. The loss is a sum over
+# these images, of which those of weight 0 count nowhere; a step divides the sum over all of them by their number, or by
+# the count that the loss names itself: {"loss": (summed loss, count)}. "error" is the metric that plateaus, warm-ups
+# and the reports of runs go by, where there is one.
 Loss: TypeAlias = Callable[[Any, Any], tuple[jax.Array, dict[str, tuple[Any, Any]]]]
 
 
@@ -25,7 +27,7 @@ def cross_entropy(
     An example of weight 0 counts nowhere.
 
     Example:
-      >>> import functools, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> loss, metrics = cross_entropy(jnp.zeros((2, 10)), Batch(jnp.zeros((2, 8, 8, 3)), jnp.array([0, 1])))
       >>> print(loss, metrics["error"])
       4.6051702 (Array(1., dtype=float32), Array(2., dtype=float32))

@@ -38,7 +38,8 @@ def train_step(
     Args:
       state: sharded as `state_shardings` says.
       batch: a `Batch`, or a named tuple of one's own; its `images` go into the model, all of it into the loss.
-      model: a Linen module that is called with (images, train); its batch norms' statistics are "batch_stats".
+      model: a Linen module that is called with (images, train); its batch norms' statistics are "batch_stats". They
+        are those of all devices only where it has a field `axis_name`, as ours have; else each device has its own.
       optimizer: any one of Optax. It is given `value`, the batch's "error" (its loss, where the loss has no such
         metric), and `step`, the state's.
       mesh: the devices.
