@@ -74,7 +74,7 @@ def test_every_kind_of_flag(tmp_path, monkeypatch):
         (measure, "--model=a --order=grb", "--order=grb is not one of rgb, bgr"),
         (measure, "--model=a --output=", "--output is ''"),
         (measure, "--model=a --ordr=rgb", "Did you mean: order"),
-        (measure, "--model=a --shorter_side=8", "--shorter_side is called --resize_size now"),
+        (measure, "--model=a --shorter_side=8", "--shorter_side is called --config.stream.resize_size now"),
         (plain, "--size=8 file", "unexpected argument 'file'"),
         (plain, "--config=digits", "Unknown command line flag 'config'"),
     ],

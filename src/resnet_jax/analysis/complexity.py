@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.models import ResNet
+from resnet_jax.models import ResNet, create
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.stacking import block_names
@@ -117,11 +117,11 @@ def _stage(module: str, stem: str) -> str:
     return module
 
 
-def summary(model: ResNet, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
+def summary(model: ResNet | str, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
     """Adds the costs of `layer_costs` up, by stage and in total.
 
     Args:
-      model, channels: see there.
+      model, channels: see there; a name makes the network that `models.create` makes of it.
       image_size: height and width, in pixels; by default 224, or 32 with the CIFAR stem.
 
     Returns:
@@ -129,11 +129,12 @@ def summary(model: ResNet, image_size: int | None = None, channels: int = 3) -> 
       "stages", a list of dicts with "name", "output", "blocks" and the same three costs, and "paper": "parameters" and
       "multiply_adds" as tables 6 and 1 state them, None where they do not.
 
-    >>> from resnet_jax import models
-    >>> costs = summary(models.create("resnet50"))
+    >>> costs = summary("resnet50")
     >>> costs["parameters"], costs["multiply_adds"], costs["paper"]["multiply_adds"]
     (25557032, 3857973248, 3800000000.0)
     """
+    if isinstance(model, str):
+        model = create(model)
     size = image_size if image_size is not None else 32 if model.stem == "cifar" else 224
     layers = layer_costs(model, size, channels)
     stages = []

@@ -106,9 +106,11 @@ def _parse(arguments: Sequence[str], kinds: dict[str, Any]) -> tuple[dict[str, A
         rest = values(["resnet-jax", *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         renamed = (pair for change in CHANGES.values() for pair in change.renamed.items())
-        names = {old.split(".")[1]: new.split(".")[1] for old, new in renamed}
+        names = {old.split(".")[1]: new for old, new in renamed}
         if error.flagname in names:
-            raise InputError(f"--{error.flagname} is called --{names[error.flagname]} now") from error
+            field = names[error.flagname]
+            flag = name if (name := field.split(".")[1]) in kinds else f"config.{field}"
+            raise InputError(f"--{error.flagname} is called --{flag} now") from error
         files = [each for each in arguments if each.startswith("-") and os.path.lexists(each)]
         raise InputError(f"{error}: the file of that name is ./{files[0]}" if files else str(error)) from error
     except flags.Error as error:

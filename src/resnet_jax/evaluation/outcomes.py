@@ -121,9 +121,15 @@ def evaluate(
       InputError: no such protocol, classifiers that do not fit together or to the images, or no image that is whole.
     """
     chosen = protocols.choose(protocol, scales, averaging)
-    members = [classifiers] if isinstance(classifiers, Classifier) else list(classifiers)
+    members: list[Any] = list(classifiers) if isinstance(classifiers, (list, tuple)) else [classifiers]
     if not members:
         raise InputError("there is nothing to evaluate: give at least one classifier")
+    for member in members:
+        if not isinstance(member, Classifier):
+            raise InputError(
+                f"{type(member).__name__} is no classifier: give evaluate what load, load_torch or train(…).classifier "
+                "returns, and then a split"
+            )
     for i, member in enumerate(members):
         check_classes(f"classifier {i}", member.class_names, "classifier 0", members[0].class_names)
         if protocol == "dense" and not isinstance(member.model, ResNet):

@@ -158,11 +158,12 @@ def _unlike_others(model: ResNet, fields: Mapping[str, Any], channels: int) -> l
     }
     same["mean"] = same["std"] = same["mean"] and same["std"]  # which are stated together
     family, depth = family_and_depth(model)
+    mean_image = np.ndim(fields["mean"]) == 3 and np.shape(fields["mean"])[:2] != (1, 1)
     return [
         *([f"--model={family}{depth}"] if model.shortcut is None else []),
         *([f"(shortcut {model.shortcut})"] if model.stem == "imagenet" and model.shortcut in ("A", "C") else []),
-        *(f"--{name}={texts[name]}" for name in same if not same[name]),
-        *(["(the mean is that of each pixel)"] if np.shape(fields["mean"])[:2] != (1, 1) else []),
+        *(f"--{name}={texts[name]}" for name in same if not same[name] and fields[name] is not None),
+        *(["(the mean is that of each pixel)"] if mean_image else []),
     ]
 
 

@@ -190,7 +190,7 @@ def _finish(plan: Plan, runs: Sequence[Run], log: Callable[[str], None]) -> list
     path = plan.directory / "results.json"
     write_whole(path, json.dumps({"rows": rows, "points": [run.as_json() for run in runs]}, indent=2) + "\n")
     if rows:
-        title = "validation, the least error first" if plan.validation else "final iteration, never the best one"
+        title = "Validation" if plan.validation else "Final iteration"
         print(results_table(rows, title))
     failed = [run for run in runs if run.state == "failed"]
     for run in failed:
