@@ -199,8 +199,8 @@ def _report(directory: Path, result: dict[str, Any], complete: bool, console: Co
 
             plot_curves({directory.resolve().name: read_metrics(directory)}, curves)
     split = result.get("split", "test")
-    error, loss = result.get(f"{split}_error"), result[f"{split}_loss"]
-    found = f"loss {loss:.4f}" if error is None else f"error {error:.2%}"
+    error = result.get(f"{split}_error")
+    found = f"loss {result[f'{split}_loss']:.4f}" if error is None else f"error {error:.2%}"
     console.print(f"{split} {found} on {result[f'{split}_images']} images after {result['step']} iterations")
     console.print(f"checkpoint {directory / 'checkpoints' / str(result['step'])}")
     if curves.exists():

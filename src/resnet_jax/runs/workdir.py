@@ -103,7 +103,10 @@ def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
         result = json.loads(path.read_bytes())
     except ValueError as error:  # no JSON, or no text at all
         raise damaged from error
-    if not isinstance(result, dict) or not {"step", f"{result.get('split', 'test')}_loss"} <= result.keys():
+    if not isinstance(result, dict) or "step" not in result:
+        raise damaged
+    split = result.get("split", "test")
+    if not {f"{split}_error", f"{split}_loss"} & result.keys():
         raise damaged
     if result.pop("checksum", None) not in (None, _checksum(result)):  # older results have none
         raise damaged
