@@ -27,6 +27,8 @@ import jax
 import jaxtyping
 import pytest
 
+from needs import unavailable
+
 # As `cli.run` does; it is a fifth of the time of files that trace much.
 gc.set_threshold(10_000)
 jax.config.update("jax_num_cpu_devices", 8)
@@ -42,17 +44,6 @@ jaxtyping.install_import_hook(
     ],
     "shapes.check",
 )
-
-# What differs from the config of the digits in `run_of_20`.
-RUN_OF_20 = {
-    "model.depth": 8,
-    "mesh.data": 1,
-    "train.batch_size": 16,
-    "train.iterations": 20,
-    "train.log_every": 10,
-    "train.eval_every": 20,
-    "train.checkpoint_every": 10,
-}
 
 # Why `make test` leaves a test out: the first of these markers that it has.
 REASONS = {
@@ -104,13 +95,6 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(f"Skipped: {count}, since {reason}.")
 
 
-def unavailable(reason):
-    """Skips a test for want of something that CI must have."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}, and CI must not skip what needs it", pytrace=False)
-    pytest.skip(reason)
-
-
 def pytest_runtest_setup(item):
     if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
         unavailable("PyTorch is not installed")
@@ -131,13 +115,12 @@ def _optimized(request):
 @pytest.fixture(scope="session")
 def run_of_20(tmp_path_factory) -> Path:
     """The folder of a complete run, with checkpoints of iteration 10 and 20, which tests copy before they change it."""
-    from resnet_jax.configs import digits
     from resnet_jax.runs import loop
+    from small_run import OF_20, small_config
 
-    directory, config = tmp_path_factory.mktemp("run_of_20") / "run", digits.get_config()
-    config.update_from_flattened_dict(RUN_OF_20)
+    directory = tmp_path_factory.mktemp("run_of_20") / "run"
     with contextlib.redirect_stdout(io.StringIO()):
-        loop.train(config, directory)
+        loop.train(small_config(OF_20), directory)
     return directory
 
 

@@ -20,6 +20,8 @@ FIELDS = {
     "train.eval_every": 20,
     "train.checkpoint_every": 20,
 }
+# In less than half of that.
+OF_20 = {"train.iterations": 20, "train.eval_every": 20, "train.checkpoint_every": 10}
 TIMINGS = ("seconds", "images_per_second", "training_seconds", "environment")
 
 

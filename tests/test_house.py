@@ -79,7 +79,7 @@ def test_the_names_that_a_room_exports_are_there(package):
     path = Path(package.__file__)
     assert package.__doc__
     for name in package.__all__:
-        assert getattr(package, name) is not None
+        assert hasattr(package, name), name
         assert name in ROOMS or not (path.parent / f"{name}.py").exists(), name
 
 

@@ -109,7 +109,7 @@ def test_train_returns_the_run(tmp_path, monkeypatch):
 
 def test_names_are_found_when_they_are_asked_for():
     for name in rj.__all__:
-        assert getattr(rj, name) is not None
+        assert hasattr(rj, name), name
     assert rj.__version__
     assert set(rj.__all__) <= set(dir(rj))
     with pytest.raises(AttributeError, match="No resnet_jax attribute resnet"):

@@ -28,3 +28,10 @@ def smooth(height, width):
     down, across = np.linspace(0, 255, height)[:, None], np.linspace(0, 255, width)[None]
     ramps = np.broadcast_arrays(down + 0 * across, across + 0 * down, (down + 255 - across) / 2)
     return np.rint(np.stack(ramps, -1)).astype(np.uint8)
+
+
+def exif(orientation, **more):
+    """Options of `encoded` for a photograph that is stored turned."""
+    tags = Image.Exif()
+    tags[274] = orientation
+    return {"exif": tags, **more}

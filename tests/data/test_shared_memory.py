@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from needs import unavailable
 from resnet_jax.data import shared_memory, stream
 from resnet_jax.data.images import open_images
 from resnet_jax.data.shared_memory import check_room, free_bytes, ran_out
@@ -117,7 +118,7 @@ def test_a_small_shared_memory(size, checked, says, photographs, tmp_path):
     """In a file system of this size, which the test mounts where it may."""
     mounted = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size={size}m tmpfs /dev/shm && exec "$@"', "sh"]
     if not shutil.which("unshare") or subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("nothing can be mounted here")
+        unavailable("nothing can be mounted here")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace("FOLDER", repr(str(photographs))).replace("CHECKED", str(checked)))
     run = subprocess.run([*mounted, sys.executable, str(program)], capture_output=True, text=True, check=False)

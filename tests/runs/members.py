@@ -145,6 +145,17 @@ def make_photographs(root):
     return root
 
 
+# A short run on the photographs of `make_photographs`.
+STREAMED = {
+    "train.batch_size": 8,
+    "train.iterations": 24,
+    "train.log_every": 4,
+    "train.eval_every": 24,
+    "train.checkpoint_every": 4,
+    "mesh.data": 1,
+}
+
+
 def photograph_config(photographs, fields):
     config = folder_config.get_config()
     config.update_from_flattened_dict(NETWORK | {"dataset.data_dir": str(photographs)} | fields)

@@ -6,29 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from resnet_jax.configs import digits
 from resnet_jax.data import small
 from resnet_jax.errors import DivergedError, InputError
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.runs.loop import train
-
-
-def config_of(fields=()):
-    config = digits.get_config()
-    config.update_from_flattened_dict(
-        {
-            "model.depth": 8,
-            "mesh.data": 1,
-            "train.batch_size": 16,
-            "train.iterations": 20,
-            "train.log_every": 10,
-            "train.eval_every": 20,
-            "train.checkpoint_every": 10,
-        }
-        | dict(fields)
-    )
-    return config
+from small_run import OF_20, small_config
 
 
 @pytest.fixture
@@ -47,7 +30,7 @@ def test_a_reader_leaves_alone_what_a_live_run_is_writing(run):
     assert evaluate_runs([run])["steps"] == [10]
     assert (live / "part").read_text() == "of a save"
     # The next writer clears what a killed one has left.
-    train(config_of(), run)
+    train(small_config(OF_20), run)
     assert not live.exists()
 
 
@@ -69,7 +52,7 @@ def test_other_images_are_not_the_same_run(run, monkeypatch):
     )
     monkeypatch.setattr(small, "load", lambda *_: changed)
     with pytest.raises(InputError, match="the data of 'digits' are not those that this run began with"):
-        train(config_of(), run)
+        train(small_config(OF_20), run)
 
 
 def test_a_field_that_is_younger_than_the_run_has_its_default(run):
@@ -80,19 +63,19 @@ def test_a_field_that_is_younger_than_the_run_has_its_default(run):
     del fields["model"]["stem_pool_padding"], fields["optimizer"]["patience"]
     path.write_text(json.dumps(fields))
     assert evaluate_runs([run])["steps"] == [10]
-    assert train(config_of(), run).result["step"] == 20
+    assert train(small_config(OF_20), run).result["step"] == 20
 
 
 def test_what_does_not_change_a_run_may_change_between_its_starts(run):
     fields = {"mesh.data": 2, "eval.batch_size": 7, "model.unroll": True, "train.checkpoint_every": 7}
-    assert train(config_of(fields), run).result["step"] == 20
+    assert train(small_config(OF_20 | dict(fields)), run).result["step"] == 20
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     # The last update is the first that has the rate 1e37: no later training loss could tell.
     fields = {"optimizer.boundaries": (19,), "optimizer.factor": 1e38}
     with pytest.raises(DivergedError, match="the checkpoint of iteration 10 is whole"):
-        train(config_of(fields), tmp_path / "run")
+        train(small_config(OF_20 | dict(fields)), tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["10"]
 
@@ -101,7 +84,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
 def test_files_that_were_cut_short(run, content):
     (run / "result.json").write_text(content)
     with pytest.raises(InputError, match=r"result\.json is damaged: remove it"):
-        train(config_of(), run)
+        train(small_config(OF_20), run)
     (run / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"no readable config\.json"):
         evaluate_runs([run])

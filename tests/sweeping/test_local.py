@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from needs import unavailable
 from resnet_jax.errors import STOPPED
 from resnet_jax.sweeping import local
 from resnet_jax.sweeping.runs import Run
@@ -66,7 +67,7 @@ def test_gpus_are_found(machine, monkeypatch):
 def test_gpus_that_jax_cannot_use_are_none(machine):
     plugins = [each.name for each in importlib.metadata.entry_points(group="jax_plugins")]
     if plugins:
-        pytest.skip(f"JAX has the plugins {plugins} here")
+        unavailable(f"JAX has the plugins {plugins} here")
     machine(SMI, plugin=None)
     assert local.visible_devices() == []
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,8 @@ def _train(
             console.print(_describe_program(config, task.model, images.metadata.image_shape, compiled))
         if agreement.exchange(_lacks_score(config, images.eval_split, directory, step))[0]:
             # It was stopped in the middle of that score.
-            scored = _score(program, state, images.eval_split, step, checkpoints, interruption)
-            if scored is None:
+            scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
+            if interruption.requested:
                 raise Preempted(f"the state of iteration {step} is saved")
             if isinstance(metrics_log, MetricsLog):
                 metrics_log.amend(step, _means(scored, images.eval_split))
@@ -157,8 +158,8 @@ def _train(
                 line["learning_rate"] = float(metrics["learning_rate"].total[-1])
             line["seconds"] = time.perf_counter() - started
             if not interruption.requested and (step == total or _passes(fields.eval_every, before, step)):
-                scored = _score(program, state, images.eval_split, step, checkpoints, interruption)
-                if scored is not None:
+                scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
+                if not interruption.requested:
                     line |= _means(scored, images.eval_split)
                     console.print(_describe(step, total, line))
             if isinstance(metrics_log, MetricsLog):
@@ -174,7 +175,6 @@ def _train(
     # A run that ended between its last iteration and its result has not scored anything yet.
     if scored is None or images.test_split != images.eval_split:
         scored = _score(program, state, images.test_split, step, checkpoints)
-    assert scored is not None
     result = {
         "step": step,
         **{key: line[key] for line in lines[-1:] for key in ("train_loss", "train_error") if key in line},
@@ -220,16 +220,14 @@ def _score(
     split: str,
     step: int,
     checkpoints: Checkpoints,
-    interruption: Interruptible | None = None,
-) -> Metrics | None:
-    """The metrics of a split; None where a stop was asked for in the middle of it.
+    stop: Callable[[], bool] = lambda: False,
+) -> Metrics:
+    """The metrics of a split; of what was seen of it where `stop` says so.
 
     Raises:
       DivergedError: the loss is no finite number: that of the last step was the loss of the state before it.
     """
-    found = jax.device_get(program.evaluate(state, split, interruption.reached if interruption else lambda: False))
-    if interruption and interruption.requested:
-        return None
+    found = jax.device_get(program.evaluate(state, split, stop))
     loss = found["loss"].total
     if not math.isfinite(loss):
         raise DivergedError(
