@@ -82,6 +82,9 @@ def test_wrong_inputs_are_named(photos):
         (lambda: rj.predict(classifier, [batch.images[0]]), "neither paths nor one array"),
         (lambda: rj.predict(classifier, Image.fromarray(batch.images[0])), "neither paths nor one array"),
         (lambda: rj.predict(classifier, floats), "are float32"),
+        (lambda: rj.predict(classifier, batch.images, top=0), "top is 0"),
+        (lambda: next(rj.data.load("digits").train.batches(0)), "batch_size is 0"),
+        (lambda: data.train.batches(0), "batch_size is 0"),
         (lambda: rj.transfer(classifier, "cat"), "class_names is 'cat'"),
         (lambda: rj.transfer(classifier, []), "class_names is"),
         (lambda: rj.train("digits", photos / "run"), r"config is .digits.*configs\.load"),
@@ -115,10 +118,9 @@ def test_a_run_of_a_loss_without_errors_on_arrays_with_a_list_of_names(tmp_path,
     def squared(logits, batch):
         return ((logits - jax.nn.one_hot(batch.labels, logits.shape[-1])) ** 2).sum(), {}
 
-    def regression(*arguments):
-        task = rj.runs.classification(*arguments)
-        steps = {name: functools.partial(getattr(task, name), loss=squared) for name in ("train_step", "eval_step")}
-        return dataclasses.replace(task, **steps)
+    def regression(config, metadata, train_images, mesh):
+        model = rj.create("cifar_resnet8", num_classes=len(metadata.class_names))
+        return rj.runs.make_task(config, model, train_images, mesh, squared)
 
     def arrays(config, mesh, log, preprocessing):
         digits = dataclasses.replace(rj.data.load("digits"), class_names=list("abcdefghij"))

@@ -8,7 +8,7 @@ says what its images say, and these are one pixel each, right or wrong by a curv
 import dataclasses
 import os
 import signal
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -23,11 +23,10 @@ from resnet_jax.distributed.mesh import make_mesh, put_everywhere
 from resnet_jax.runs import build
 from resnet_jax.runs.inputs import Program
 from resnet_jax.runs.metadata import CheckpointMetadata
-from resnet_jax.runs.tasks import Task
+from resnet_jax.runs.tasks import make_task
 from resnet_jax.training.compiled import compile_steps
 from resnet_jax.training.metrics import Mean
 from resnet_jax.training.state import abstract_state
-from resnet_jax.training.step import train_step
 from small_run import KilledError
 
 # Training images, and images to score.
@@ -96,16 +95,7 @@ class Stand:
     def task(self, config, metadata, train_images, mesh):
         """What `loop.train` learns."""
         del metadata
-        optimizer, model = build.optimizer(config, train_images), Network()
-        step = partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            mesh=mesh,
-            grad_accum_steps=config.train.grad_accum_steps,
-            skip_nonfinite=config.train.max_skipped_steps > 0,
-        )
-        return Task(model, optimizer, step, None)  # pyright: ignore[reportArgumentType]
+        return make_task(config, Network(), train_images, mesh)
 
     def make_batch(self, wrong, seed, step):
         """Images of one pixel each, of which as many are wrong as the curve says."""

@@ -16,6 +16,7 @@ from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.runs import doctor
 from resnet_jax.runs.doctor import Finding
+from resnet_jax.runs.workdir import claim
 
 DIGITS = ["--config=digits", "--config.model.depth=8"]
 
@@ -53,6 +54,16 @@ def test_a_workdir_that_is_not_there_is_not_made(tmp_path):
     result = doctor.examine(tmp_path / "runs" / "new")
     assert said(result, "workdir").startswith(f"every process can write in {tmp_path}, ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_workdir_of_another_config_is_found(tmp_path):
+    claim(tmp_path, parsing.load("digits"))
+    before = sorted(tmp_path.rglob("*"))
+    assert doctor.examine(tmp_path, parsing.load("digits"))["grade"] == "ok"
+    result = doctor.examine(tmp_path, parsing.load("digits", {"model.depth": 56}))
+    assert result["grade"] == "impossible"
+    assert "differs in model.depth (20 there, 56 asked for)" in said(result, "workdir")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_train_would_refuse_is_found(tmp_path, monkeypatch, capsys):

@@ -31,7 +31,8 @@ def train(
     find each other, and HOST:PORT is the address of process 0. All of them must see the workdir.
 
     Exit statuses: 0 the run is complete; 2 something is wrong, and would be again; 75 a signal stopped the run and its
-    state is saved; 76 another process of the run was lost. After 75 and 76 the same command goes on.
+    state is saved; 76 another process of the run was lost; 130 Ctrl-C before the run had a state. After 75, 76 and 130
+    the same command goes on.
     """
     parsed, directory = load(*config), workdir or config.workdir()
     import jax

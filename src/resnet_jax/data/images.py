@@ -91,6 +91,8 @@ class ImageSplit:
         Raises:
           InputError: no such crop, or, while it is iterated, too many damaged images.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, but it must be at least 1")
         if crop not in CROPS:
             raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
         scales = (self.image_size * 256 // 224, self.image_size * 480 // 224)

@@ -37,6 +37,8 @@ class Split:
         """The batches of the steps from `start` on, uint8: those that a run of this seed trains on, without end where
         `steps` is None. Augmentation is left to the device, see `augment.pad_crop_mirror`.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, but it must be at least 1")
         indices = jax.jit(batch_indices, static_argnums=(2, 3))
         for step in itertools.count(start) if steps is None else range(start, start + steps):
             rows = np.asarray(indices(seed, step, batch_size, len(self)))

@@ -71,6 +71,8 @@ def predict(
       InputError: a path that is absent, a folder or pattern without images, a file that was given by its own name and
         is no image, or no image at all among the others; or an array of another shape or dtype.
     """
+    if top < 1:
+        raise InputError(f"top is {top}, but it must be at least 1 class of each image")
     if isinstance(images, np.ndarray | jax.Array):
         source = _arrays(classifier, np.asarray(images))
         protocol = Protocol("original" if images.shape[1:] == classifier.image_shape else "center")

@@ -12,4 +12,4 @@ from .metadata import CheckpointMetadata as CheckpointMetadata
 from .metrics_log import read_metrics as read_metrics
 from .recalibrate import recalibrate_run as recalibrate_run
 from .run import Run as Run
-from .tasks import Task as Task, classification as classification
+from .tasks import Task as Task, classification as classification, make_task as make_task

@@ -23,6 +23,7 @@ from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
 from resnet_jax.runs import build, config_file
+from resnet_jax.runs.workdir import claim
 
 GRADES = ("ok", "attention", "impossible")
 
@@ -64,7 +65,7 @@ def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None
         checks |= {"config": lambda: _config(config), "data": lambda: _data(config)}
     checks["mesh"] = lambda: _mesh(config)
     if folder is not None:
-        checks["workdir"] = lambda: _workdir(folder)
+        checks["workdir"] = lambda: _workdir(folder, config)
     # Every process makes every check, since some of them wait for each other.
     own = [devices, *(_look(name, check) for name, check in checks.items())]
     said = agreement.exchange([describe_environment(), own])
@@ -147,7 +148,9 @@ def _mesh(config: Config | None) -> tuple[str, str]:
     return " × ".join(f"{name} {size}" for name, size in mesh.shape.items()), ""
 
 
-def _workdir(workdir: Path) -> tuple[str, str]:
+def _workdir(workdir: Path, config: Config | None) -> tuple[str, str]:
+    if config is not None and (workdir / "config.json").exists():
+        claim(workdir, config)  # refuses another run's, and writes nothing
     # Of one that is not there yet the nearest folder above. Path.exists would raise where a folder must not be read.
     folder = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if os.path.exists(path))
     agreement.check_folder(folder)

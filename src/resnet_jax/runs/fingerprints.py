@@ -91,7 +91,8 @@ def _words(array: jax.Array) -> jax.Array:
 
 def _first_places(numbered: list[tuple[int, jax.Array]]) -> jax.Array:
     """What to add to places that are counted through several arrays, so that they begin anew with each one's number."""
-    # Constants: to compile a count for each array of ResNet-110's took four times as long, and jnp.repeat far longer.
+    # Constants: to compile a count for each array of a tree like ResNet-110's took four times as long, and jnp.repeat
+    # far longer.
     start, first = 0, []
     for i, words in numbered:
         first.append(jnp.full(words.size, (i - start * _STRIDE) % 2**32, jnp.uint32))

@@ -28,7 +28,7 @@ from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.runs.tasks import Task
 from resnet_jax.training.compiled import compile_evaluation, compile_steps
 from resnet_jax.training.metrics import Metrics
-from resnet_jax.training.state import TrainState, abstract_state
+from resnet_jax.training.state import TrainState
 
 
 class Program(NamedTuple):
@@ -141,7 +141,7 @@ class ResidentInput:
 
         @functools.cache
         def steps(count: int) -> Any:
-            state = abstract_state(task.model, task.optimizer, self.metadata.image_shape, mesh, ema=task.ema)
+            state = task.abstract_state(self.metadata.image_shape, mesh)
             return train_steps.lower(state, data, self._seed, count).compile()
 
         def run_steps(state: TrainState, count: int, stop: Callable[[], bool]) -> tuple[TrainState, Metrics]:
@@ -152,8 +152,8 @@ class ResidentInput:
 
         def evaluate(state: TrainState, split: str, stop: Callable[[], bool]) -> Metrics:
             del stop  # it is one dispatch
-            images = self._scored[split]
-            return evaluation(state.eval_variables, (images, self.preprocessing), -(-len(images) // size))
+            scored = self._scored[split]
+            return evaluation(state.eval_variables, (scored, self.preprocessing), -(-len(scored) // size))
 
         return Program(steps, run_steps, evaluate)
 
@@ -233,7 +233,7 @@ class StreamedInput:
 
         @functools.cache
         def one_step() -> Any:
-            state = abstract_state(task.model, task.optimizer, self.metadata.image_shape, mesh, ema=task.ema)
+            state = task.abstract_state(self.metadata.image_shape, mesh)
             batch, place = config.train.batch_size, batch_sharded(mesh)
             windows = jax.ShapeDtypeStruct((batch, *self.metadata.image_shape), jnp.uint8, sharding=place)
             labels = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=place)

@@ -15,7 +15,7 @@ from resnet_jax.runs import build, workdir
 from resnet_jax.runs.checkpoints import Checkpoints, Restored
 from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.runs.tasks import TaskMaker, classification
-from resnet_jax.training.state import TrainState, abstract_state, abstract_variables
+from resnet_jax.training.state import TrainState, abstract_variables
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def load_state(
     config, mesh = workdir.read_config(workdir.locate(directory)), make_mesh()
 
     def abstract(metadata: CheckpointMetadata) -> TrainState:
-        task = make_task(config, metadata, 1, mesh)
-        return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh, ema=task.ema)
+        return make_task(config, metadata, 1, mesh).abstract_state(metadata.image_shape, mesh)
 
     return _restore(directory, abstract, log).state
 

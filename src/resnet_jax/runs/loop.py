@@ -29,7 +29,7 @@ from resnet_jax.runs.run import Run
 from resnet_jax.runs.tasks import Task, TaskMaker, classification
 from resnet_jax.runs.terminal import Console
 from resnet_jax.training.metrics import Metrics
-from resnet_jax.training.state import TrainState, abstract_state, create_state
+from resnet_jax.training.state import TrainState, create_state
 
 _ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
 
@@ -96,8 +96,7 @@ def _go_on(
 
     def abstract(metadata: CheckpointMetadata) -> TrainState:
         # An optimiser's state has the same arrays whatever the number of images.
-        task = make_task(config, metadata, 1, mesh)
-        return abstract_state(task.model, task.optimizer, metadata.image_shape, mesh, ema=task.ema)
+        return make_task(config, metadata, 1, mesh).abstract_state(metadata.image_shape, mesh)
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(open_checkpoints()) if begun else None

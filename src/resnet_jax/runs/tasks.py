@@ -3,13 +3,12 @@
 A task is made of a config and of what is known of the data; it does not know where its batches come from. This one is
 the paper's with a loss of one's own, which has one metric more; metrics.jsonl tells of it as "train_top5_error":
 
->>> import dataclasses, functools
+>>> import functools
 >>> import resnet_jax as rj
 >>> def with_top5(config, metadata, train_images, mesh):
-...     task = rj.runs.classification(config, metadata, train_images, mesh)
+...     model = rj.runs.classification(config, metadata, train_images, mesh).model
 ...     loss = functools.partial(rj.training.cross_entropy, top_k=(5,))
-...     steps = {name: functools.partial(getattr(task, name), loss=loss) for name in ("train_step", "eval_step")}
-...     return dataclasses.replace(task, **steps)
+...     return rj.runs.make_task(config, model, train_images, mesh, loss)
 >>> run = rj.train(config, "runs/top5", make_task=with_top5)  # doctest: +SKIP
 
 A workdir knows its config and its data, and no task: another task needs another folder.
@@ -30,15 +29,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+import flax.linen as nn
 import optax
 from jax.sharding import Mesh
 
 from resnet_jax.configs.base import Config
-from resnet_jax.models import ResNet
 from resnet_jax.runs import build
 from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.training.losses import Loss, cross_entropy
 from resnet_jax.training.metrics import Metrics
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import TrainState, abstract_state
 from resnet_jax.training.step import eval_step, train_step
 
 
@@ -53,11 +53,15 @@ class Task:
       ema: whether the state keeps averages of the variables, which are evaluated then.
     """
 
-    model: ResNet
+    model: nn.Module
     optimizer: optax.GradientTransformationExtraArgs
     train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Any], Metrics]
     ema: bool = False
+
+    def abstract_state(self, image_shape: tuple[int, ...], mesh: Mesh) -> TrainState:
+        """Shapes, dtypes and shardings of its state, see `training.state.abstract_state`."""
+        return abstract_state(self.model, self.optimizer, image_shape, mesh, ema=self.ema)
 
 
 # Makes a task of a config, of what is known of the data, of the number of training images, and of the devices.
@@ -72,19 +76,28 @@ def classification(config: Config, metadata: CheckpointMetadata, train_images: i
     """
     model = build.model(config, len(metadata.class_names))
     build.check_learnable(config, model, metadata.image_shape)
-    optimizer = build.optimizer(config, train_images)
-    return Task(
-        model,
-        optimizer,
-        partial(
-            train_step,
-            model=model,
-            optimizer=optimizer,
-            mesh=mesh,
-            grad_accum_steps=config.train.grad_accum_steps,
-            skip_nonfinite=config.train.max_skipped_steps > 0,
-            ema_decay=config.train.ema_decay,
-        ),
-        partial(eval_step, model=model),
-        ema=config.train.ema_decay is not None,
+    return make_task(config, model, train_images, mesh)
+
+
+def make_task(config: Config, model: nn.Module, train_images: int, mesh: Mesh, loss: Loss = cross_entropy) -> Task:
+    """A network that learns by a loss, with the config's optimiser.
+
+    Args:
+      config: its sections "optimizer" and "train".
+      model: a Linen module that is called with (images, train).
+      train_images: sets the length of a plateau's epochs.
+      mesh: the devices.
+      loss: of training and of evaluation, see `training.losses`.
+    """
+    optimizer, fields = build.optimizer(config, train_images), config.train
+    step = partial(
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh,
+        loss=loss,
+        grad_accum_steps=fields.grad_accum_steps,
+        skip_nonfinite=fields.max_skipped_steps > 0,
+        ema_decay=fields.ema_decay,
     )
+    return Task(model, optimizer, step, partial(eval_step, model=model, loss=loss), ema=fields.ema_decay is not None)
