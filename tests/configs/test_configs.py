@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from resnet_jax import configs
-from resnet_jax.configs import parsing
+from resnet_jax.configs import base, parsing
+from resnet_jax.configs.fields import flat
 from resnet_jax.data import small
 from resnet_jax.errors import InputError
 from resnet_jax.runs import build, loop
@@ -46,6 +47,23 @@ def fake_cifar(monkeypatch):
 
 def test_there_are_configs():
     assert set(PACKAGED) == {name.partition(":")[0] for name in RESIDENT + STREAMED}
+
+
+def test_every_field_has_its_comment_above_it():
+    """The comments of the source are the documentation of the fields: `train --help` and the docs show them."""
+    described = configs.described()
+    assert sorted(each.name for each in described) == sorted(flat(base.get_config()))
+    assert not [each.name for each in described if not each.comment]
+    depth = next(each for each in described if each.name == "model.depth")
+    assert depth == ("model.depth", 20, "Layers with weights: those of the shortcuts are not counted.")
+    # Comments of two lines, and of a section of one line.
+    comments = {each.name: each.comment for each in described}
+    assert comments["stream.num_workers"] == (
+        "Processes that decode. None: all cores but one, or none on fewer than four cores."
+    )
+    assert comments["mesh.fsdp"].startswith("The devices, data x fsdp, share a batch. Those along fsdp also")
+    shown = {each.name: each.default for each in configs.described(configs.load("digits"))}
+    assert (shown["train.iterations"], shown["dataset.name"]) == (1_200, "digits")
 
 
 def lowered(config, monkeypatch):

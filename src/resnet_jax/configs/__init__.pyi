@@ -1,2 +1,3 @@
 from .base import Config as Config
+from .fields import Field as Field, described as described
 from .parsing import load as load

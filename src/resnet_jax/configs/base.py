@@ -57,6 +57,7 @@ def get_config() -> Config:
             "model": {
                 # "cifar_resnet" or "cifar_plain", with 6n + 2 layers; "resnet" or "plain" with 18, 34, 50, 101 or 152.
                 "family": "cifar_resnet",
+                # Layers with weights: those of the shortcuts are not counted.
                 "depth": 20,
                 # "A" zero padding, "B" projection where dimensions grow, "C" all projections. A plain net has none.
                 "shortcut": "A",
@@ -69,7 +70,9 @@ def get_config() -> Config:
                 # The last batch norm of each residual branch begins with a scale of 0 instead of 1, so that each block
                 # begins as its shortcut (1706.02677, section 5.1; so named by torchvision and timm).
                 "zero_init_residual": False,
+                # What the running statistics keep of themselves at each step.
                 "batch_norm_momentum": 0.9,
+                # Added to the variance.
                 "batch_norm_epsilon": 1e-5,
                 # Images that share batch-norm statistics (ghost batch norm); None ("none" on the command line) is the
                 # whole batch. The paper's two GPUs had 64 each.
@@ -90,7 +93,7 @@ def get_config() -> Config:
                 "validation_images": 0,
                 # Pixels of zero padding around a small image before the random crop; photographs have `stream` instead.
                 "pad": 4,
-                # Random mirror images.
+                # Mirrors half of the images, drawn at random.
                 "mirror": True,
             },
             # How photographs become the network's images; the defaults are the paper's (section 3.4).
@@ -100,6 +103,7 @@ def get_config() -> Config:
                 # "random_scale": the shorter side is drawn from `scales`, then a window is cut. "random_resized_crop":
                 # 8 to 100 % of the area at an aspect of 3/4 to 4/3, resized.
                 "crop": "random_scale",
+                # The least and the greatest shorter side of "random_scale", in pixels.
                 "scales": (256, 480),
                 # What the shorter side becomes in evaluation, before the centre is cut out.
                 "resize_size": 256,
@@ -109,6 +113,7 @@ def get_config() -> Config:
                 # "mean_image": subtract that of the training set, measured on `mean_images` of its photographs.
                 # "channels": subtract ImageNet's mean of each channel and divide by its standard deviation.
                 "normalization": "mean_image",
+                # Photographs that the mean image is measured on.
                 "mean_images": 10_000,
                 # "rgb", or "bgr" as the paper's release.
                 "channel_order": "rgb",
@@ -120,11 +125,14 @@ def get_config() -> Config:
                 "max_corrupt_fraction": 0.01,
             },
             "optimizer": {
+                # The highest one, before any drop.
                 "learning_rate": 0.1,
+                # The part of the last step that the next one keeps.
                 "momentum": 0.9,
                 # "caffe": the rate is inside the momentum (the paper's release). "torch": outside, which differs while
                 # the rate changes.
                 "momentum_form": "caffe",
+                # Times the parameters, added to their gradients.
                 "weight_decay": 1e-4,
                 # "all" parameters (Caffe's default), or "kernels" of convolutions and the classifier only.
                 "decay": "all",
@@ -133,33 +141,38 @@ def get_config() -> Config:
                 # After which the rate is multiplied by `factor`: iterations (whole numbers), or shares of the training:
                 # these are the paper's 32,000 and 48,000 of 64,000.
                 "boundaries": (0.5, 0.75),
+                # By which the rate is multiplied at a drop.
                 "factor": 0.1,
                 # Plateau: epochs without a fall of the training error before the rate is multiplied by `factor`.
                 "patience": 10,
                 # The rate until the training error is below 80 %. None: 0.01 from 110 layers on (n = 18), else 0, which
                 # is no warm-up.
                 "constant_warmup": placeholder(float),
-                # Iterations over which the rate rises linearly, for large batches, and the rate that it rises from.
-                # None: from 0, of which the first iteration is one step away.
+                # Iterations over which the rate rises linearly, for large batches.
                 "warmup_steps": 0,
+                # The rate that it rises from. None: from 0, of which the first iteration is one step away.
                 "warmup_start": placeholder(float),
                 # LARS (1708.03888), for batches of more than 8,192 images: the step of each kernel is this part of its
                 # norm, times the rate; 0.001 there. None is the paper's plain SGD.
                 "trust_coefficient": placeholder(float),
             },
             "train": {
+                # Images of one iteration, on all devices together.
                 "batch_size": 128,
                 # Microbatches that a batch is split into, one after another, where the devices cannot hold it at once.
                 # The result is the same where `model.bn_group_size` is; else a microbatch is a batch-norm group.
                 "grad_accum_steps": 1,
+                # Of the whole training; one is one step of the optimiser.
                 "iterations": 64_000,
                 # Iterations in one dispatch and between two lines of metrics.jsonl.
                 "log_every": 100,
-                # Iterations between two evaluations, and between two checkpoints; rounded up to whole dispatches.
+                # Iterations between two evaluations; rounded up to whole dispatches.
                 "eval_every": 1_000,
+                # Iterations between two checkpoints; rounded up to whole dispatches.
                 "checkpoint_every": 2_000,
-                # Checkpoints that are kept: the last ones, and for good every one whose iteration this number divides.
+                # How many of the last checkpoints are kept.
                 "keep_last": 3,
+                # Every checkpoint whose iteration this number divides is kept for good; None keeps none of them so.
                 "keep_every": placeholder(int),
                 # Steps in a row that are left out when the loss or a gradient is not finite, before the run stops;
                 # with 0 it stops at the first one.
@@ -167,6 +180,7 @@ def get_config() -> Config:
                 # Of exponential moving averages of the variables, which are evaluated then; None keeps no averages.
                 "ema_decay": placeholder(float),
             },
+            # Images that are evaluated at a time.
             "eval": {"batch_size": 512},
             # The devices, data x fsdp, share a batch. Those along fsdp also share one copy of the parameters and of the
             # optimiser's state. None is as many as there are.

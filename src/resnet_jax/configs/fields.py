@@ -2,8 +2,11 @@
 
 import ast
 import difflib
+import functools
+import inspect
 import numbers
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -80,6 +83,46 @@ def types() -> dict[str, tuple[type, bool]]:
     for name, value in flat(config).items():
         section, last = section_of(config, name)
         found[name] = section.get_type(last), value is None
+    return found
+
+
+class Field(NamedTuple):
+    """A field of a config: its full name, such as "model.depth", its value, and what `base` says of it."""
+
+    name: str
+    default: Any
+    comment: str
+
+
+def described(config: base.Config | None = None) -> list[Field]:
+    """Every field in the order of `base`, with its value there or in a config, and the comment that stands above it.
+
+    >>> field = described()[0]
+    >>> field.name, field.default, field.comment[:31]
+    ('seed', 0, 'Initial parameters, order of th')
+    """
+    values, comments = flat(config or base.get_config()), _comments()
+    return [Field(name, values[name], comment) for name, comment in comments.items() if name in values]
+
+
+@functools.cache
+def _comments() -> dict[str, str]:
+    """The comment above each field, and above each section, in the source of `base`: the only place where they are."""
+    source = textwrap.dedent(inspect.getsource(base.get_config))
+    lines, found = source.splitlines(), {}
+
+    def visit(node: ast.Dict, prefix: str) -> None:
+        for key, value in zip(node.keys, node.values, strict=True):
+            assert isinstance(key, ast.Constant)
+            above = key.lineno - 1
+            while lines[above - 1].lstrip().startswith("#"):
+                above -= 1
+            comment = lines[above : key.lineno - 1]
+            found[f"{prefix}{key.value}"] = " ".join(line.strip(" #") for line in comment)
+            if isinstance(value, ast.Dict):
+                visit(value, f"{prefix}{key.value}.")
+
+    visit(next(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Dict)), "")
     return found
 
 
