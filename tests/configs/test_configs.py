@@ -14,7 +14,7 @@ from resnet_jax.configs import base, parsing
 from resnet_jax.configs.fields import flat
 from resnet_jax.data import small
 from resnet_jax.errors import InputError
-from resnet_jax.runs import build, loop
+from resnet_jax.runs import build, checks, loop
 from small_run import parts
 
 PACKAGED = parsing.PACKAGED
@@ -184,7 +184,7 @@ def test_values_that_no_run_can_have_are_refused_before_anything_is_written(tmp_
 
 def test_the_largest_seed_is_a_seed_of_its_own():
     config = parsing.load("digits", ["seed=4294967295"])
-    build.check(config)
+    checks.check(config)
     keys = [jax.random.key(seed) for seed in (0, 2**31, config.seed)]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
 
@@ -197,7 +197,7 @@ def test_the_commands_of_the_docstring_parse(name):
     for command in commands:
         source, *rest = re.findall(r"--config=(\S+)|--config\.(\S+)", command)
         assert source[0].split(":")[0] == name
-        build.check(parsing.load(source[0], [override for _, override in rest]))
+        checks.check(parsing.load(source[0], [override for _, override in rest]))
         assert "--workdir=runs/" in command
 
 

@@ -11,7 +11,7 @@ from resnet_jax.configs import fields as config_fields, parsing
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet, create
 from resnet_jax.models.layers import batch_norm_maps
-from resnet_jax.runs import build, loop, workdir
+from resnet_jax.runs import build, checks, loop, workdir
 from resnet_jax.training import optimizers
 from small_run import parts
 
@@ -68,17 +68,17 @@ def test_other_recipes_keep_the_papers_form(name):
 def test_statistic_groups_are_those_of_one_of_the_papers_gpus(name, bn_group_size):
     config = parsing.load(name)
     assert config.model.bn_group_size == bn_group_size
-    build.check(config)
+    checks.check(config)
 
 
 def test_a_batch_that_the_groups_do_not_divide():
     with pytest.raises(
         InputError, match=r"bn_group_size=64 does not fit 100 images: use a divisor of 100 such as 50, or"
     ):
-        build.check(parsing.load("cifar10", ["train.batch_size=100"]))
-    build.check(parsing.load("cifar10", ["train.batch_size=100", "model.bn_group_size=50"]))
+        checks.check(parsing.load("cifar10", ["train.batch_size=100"]))
+    checks.check(parsing.load("cifar10", ["train.batch_size=100", "model.bn_group_size=50"]))
     config = parsing.load("cifar10", ["train.batch_size=100", "model.bn_group_size=none"])
-    build.check(config)
+    checks.check(config)
     assert config.model.bn_group_size is None
 
 
@@ -132,14 +132,14 @@ def test_numbers_with_which_nothing_is_learnt(override, message, tmp_path):
 
 def test_a_plain_network_has_no_residual_branch():
     with pytest.raises(InputError, match="zero_init_residual is for residual networks"):
-        build.check(parsing.load("digits:plain", ["model.zero_init_residual=true"]))
+        checks.check(parsing.load("digits:plain", ["model.zero_init_residual=true"]))
     with pytest.raises(ValueError, match="zero_init_residual is for residual networks"):
         create("plain18", zero_init_residual=True)
 
 
 def imagenet_network(config, classes=2):
     config.model.update(family="resnet", depth=18, shortcut="B")
-    build.check(config)
+    checks.check(config)
     return build.model(config, classes)
 
 
@@ -160,10 +160,10 @@ def test_batch_norms_that_see_one_value(overrides, side, message):
     config = parsing.load("digits", overrides.split())
     network = imagenet_network(config)
     if message is None:
-        build.check_learnable(config, network, (side, side, 3))
+        checks.check_learnable(config, network, (side, side, 3))
         return
     with pytest.raises(InputError, match=r"stage4/first/bn1 .*1 x 1") as error:
-        build.check_learnable(config, network, (side, side, 3))
+        checks.check_learnable(config, network, (side, side, 3))
     assert message in str(error.value)
 
 
@@ -187,7 +187,7 @@ def test_both_kinds_of_task_refuse_them(tmp_path, monkeypatch):
 def test_one_class_is_nothing_to_tell_apart():
     config = parsing.load("digits")
     with pytest.raises(InputError, match="digits has 1 class"):
-        build.check_learnable(config, imagenet_network(config, classes=1), (32, 32, 3))
+        checks.check_learnable(config, imagenet_network(config, classes=1), (32, 32, 3))
 
 
 def test_a_single_value_is_normalised_to_zero():

@@ -13,7 +13,7 @@ import yaml
 from resnet_jax.cli import commands
 from resnet_jax.distributed import launch
 from resnet_jax.errors import STOPPED
-from resnet_jax.runs import build, loop
+from resnet_jax.runs import checks, loop
 
 LAUNCH = Path(__file__).parents[2] / "experiments" / "launch"
 SHELL = sorted([*LAUNCH.glob("*.sbatch"), *LAUNCH.glob("*.sh")])
@@ -89,7 +89,7 @@ def train(monkeypatch):
         monkeypatch.setattr(loop, "train", lambda config, workdir: started.update(config=config, workdir=workdir))
         monkeypatch.setattr(launch, "start_processes", lambda *given, **named: started.update(processes=given))
         commands.train(arguments)
-        build.check(started["config"])
+        checks.check(started["config"])
         return started
 
     return read

@@ -13,7 +13,7 @@ from PIL import Image
 from resnet_jax.configs import folder as folder_config, parsing
 from resnet_jax.data.images import open_images
 from resnet_jax.errors import InputError
-from resnet_jax.runs import build, loop
+from resnet_jax.runs import build, checks, loop
 from resnet_jax.runs.loading import load
 from resnet_jax.training.state import create_state
 from small_run import assert_same_run, lines_of, parts, saved_steps, train_until
@@ -260,7 +260,7 @@ def test_the_90_epochs_follow_the_batch_size(batch_size, variant):
     assert config.train.iterations == 90 * 1_281_167 // size
     assert config.optimizer.learning_rate == pytest.approx(0.1 * size / 256)
     assert config.optimizer.warmup_steps == (5 * 1_281_167 // size if variant else 0)
-    build.check(config)
+    checks.check(config)
     fields = json.loads(config.to_json_best_effort())
     assert fields["train"]["iterations"] == 90 * 1_281_167 // size
     # A tenth after 30 and 60 epochs, and after 80 of large batches.

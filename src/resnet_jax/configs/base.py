@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         """A ConfigDict as type checkers see it, which know its sections and not their fields."""
 
         seed: int
+        init: Any
         model: Any
         dataset: Any
         stream: Any
@@ -54,6 +55,20 @@ def get_config() -> Config:
         {
             # Initial parameters, order of the images and augmentation depend on the seed and on nothing else.
             "seed": 0,
+            # What training begins with; without `weights`, with parameters that are drawn.
+            "init": {
+                # The workdir of a run, or a file of PyTorch weights. Fields of `model` and `stream` may be None then,
+                # for what the weights are of (see `fields.OF_WEIGHTS`); pixels are normalised as for them in any case.
+                "weights": placeholder(str),
+                # The classifier of other classes than the weights': "zero", or "normal", drawn as a new network's.
+                # "keep": theirs, for as many classes.
+                "head": "zero",
+                # The last part that is not trained: "stem", "stage1", … or "backbone", which is all but the classifier.
+                # Nothing is trained before it, and no gradient computed.
+                "freeze": placeholder(str),
+                # Batch norms of frozen parts use the statistics of the batch and follow them, instead of the weights'.
+                "live_statistics": False,
+            },
             "model": {
                 # "cifar_resnet" or "cifar_plain", with 6n + 2 layers; "resnet" or "plain" with 18, 34, 50, 101 or 152.
                 "family": "cifar_resnet",
@@ -155,6 +170,8 @@ def get_config() -> Config:
                 # LARS (1708.03888), for batches of more than 8,192 images: the step of each kernel is this part of its
                 # norm, times the rate; 0.001 there. None is the paper's plain SGD.
                 "trust_coefficient": placeholder(float),
+                # By what the rate is multiplied for the stem, for each stage, and for the classifier; () is 1 for all.
+                "rate_factors": (),
             },
             "train": {
                 # Images of one iteration, on all devices together.

@@ -61,7 +61,27 @@ CHANGES = {
         younger={"train.ema_decay": None},
         values={"stream.crop": {"scale": "random_scale", "area": "random_resized_crop"}},
     ),
+    3: Change(
+        renamed={},
+        younger={
+            "init.weights": None,
+            "init.head": "zero",
+            "init.freeze": None,
+            "init.live_statistics": False,
+            "optimizer.rate_factors": (),
+        },
+        values={},
+    ),
 }
+
+# Fields that may be None where a run begins with weights: they are what the weights are of.
+OF_WEIGHTS = (
+    *(f"model.{name}" for name in ("family", "depth", "shortcut", "shortcut_padding", "bottleneck_stride")),
+    *(f"model.{name}" for name in ("stem_pool_padding", "batch_norm_epsilon")),
+    *(f"stream.{name}" for name in ("image_size", "resize_size", "interpolation", "normalization", "channel_order")),
+)
+# Of these "none" is a value, for it may be the name of a folder.
+PATHS = ("dataset.data_dir", "init.weights")
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list of numbers"}
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}

@@ -24,7 +24,7 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str,
     Args:
       source: a packaged config, "digits"; one of its variants, "digits:plain"; or a path to a file with `get_config`.
       overrides: fields by name, {"model.depth": 56}, or as on the command line, ["model.depth=56"]. Values that are
-        text are read as on the command line, where "none" unsets a number that may be None.
+        text are read as on the command line, where "none" unsets what may be None and is no path.
 
     Raises:
       InputError: no such config, variant or field, or a value of another type.
@@ -42,9 +42,10 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str,
         if name not in types:
             raise InputError(f"there is no field config.{name}: {fields.hint(name)}configs/base.py lists all")
         kind, optional = types[name]
-        none = value is None or (isinstance(value, str) and value.lower() == "none" and kind is not str)
+        none = value is None or (isinstance(value, str) and value.lower() == "none" and name not in fields.PATHS)
         try:
-            value = None if optional and none else fields.converted(value, kind)
+            may_be_none = optional or name in fields.OF_WEIGHTS
+            value = None if may_be_none and none else fields.converted(value, kind)
         except ValueError as error:
             wanted = fields.KINDS[kind] + (" or none" if optional else "")
             raise InputError(printable(f"config.{name}={value}, but it must be {wanted}")) from error

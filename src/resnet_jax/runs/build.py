@@ -4,7 +4,6 @@ them.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,47 +13,17 @@ from jax.sharding import Mesh
 
 from resnet_jax import models
 from resnet_jax.configs.base import Config
-from resnet_jax.data import sequential, small, stream
-from resnet_jax.data.decode import INTERPOLATIONS
+from resnet_jax.data import sequential, stream
 from resnet_jax.data.encoded import ImageSource
-from resnet_jax.data.images import NAMES
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.data.windows import LEAST_AREA
 from resnet_jax.distributed.mesh import check_divides, make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
-from resnet_jax.models.layers import batch_norm_maps, bn_groups
+from resnet_jax.models.layers import bn_groups
 from resnet_jax.training import optimizers
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-_CHOICES = {
-    "model.family": models.FAMILIES,
-    "model.shortcut": ("A", "B", "C"),
-    "model.shortcut_padding": ("end", "both"),
-    "model.bottleneck_stride": ("1x1", "3x3"),
-    "model.stem_pool_padding": ("caffe", "torch"),
-    "model.dtype": (*_DTYPES, "auto"),
-    "optimizer.schedule": ("piecewise", "plateau"),
-    "optimizer.decay": ("all", "kernels"),
-    "optimizer.momentum_form": ("caffe", "torch"),
-    "stream.crop": ("random_scale", "random_resized_crop"),
-    "stream.interpolation": tuple(INTERPOLATIONS),
-    "stream.normalization": ("mean_image", "channels"),
-    "stream.channel_order": ("rgb", "bgr"),
-}
-
-
-def _check_choices(config: Config) -> None:
-    for field, choices in _CHOICES.items():
-        if (value := _value(config, field)) not in choices:
-            raise InputError(f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}")
-
-
-def _value(config: Config, field: str) -> Any:
-    section, _, name = field.rpartition(".")
-    return config[section][name] if section else config[name]
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def mesh(config: Config) -> Mesh:
@@ -77,11 +46,11 @@ def model(config: Config, num_classes: int) -> ResNet:
     Raises:
       InputError: an unknown family, depth or choice.
     """
-    _check_choices(config)
     fields = config.model
     dtype = fields.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    frozen = {name: config.init[name] for name in ("freeze", "live_statistics")} if config.init.freeze else {}
     try:
         return models.create(
             f"{fields.family}{fields.depth}",
@@ -93,10 +62,11 @@ def model(config: Config, num_classes: int) -> ResNet:
             momentum=fields.batch_norm_momentum,
             epsilon=fields.batch_norm_epsilon,
             bn_group_size=fields.bn_group_size,
-            dtype=_DTYPES[dtype],
+            dtype=DTYPES[dtype],
             remat=fields.remat,
             unroll=fields.unroll,
             zero_init_residual=fields.zero_init_residual,
+            **frozen,
         )
     except ValueError as error:
         raise InputError(f"config.model: {error}") from error
@@ -130,6 +100,7 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
             accumulation_size=max(train_images // config.train.batch_size, 1),
             min_scale=1e-4,
         )
+    factors = dict(zip(parts(config), fields.rate_factors, strict=True)) if fields.rate_factors else None
     return optimizers.sgd(
         schedule(config),
         momentum=fields.momentum,
@@ -139,7 +110,15 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
         plateau=plateau,
         trust_coefficient=fields.trust_coefficient,
         momentum_form=fields.momentum_form,
+        **({"rate_factors": factors} if factors else {}),
     )
+
+
+def parts(config: Config) -> tuple[str, ...]:
+    """The parts of the network from the first to the last, by which it is frozen and has rates: "stem", "stage1", …,
+    and "fc", the classifier.
+    """
+    return ("stem", *(f"stage{i + 1}" for i in range(3 if config.model.family.startswith("cifar") else 4)), "fc")
 
 
 def cropping(config: Config) -> stream.Cropping:
@@ -186,133 +165,9 @@ def image_preprocessing(config: Config, train: ImageSource, log: Callable[[str],
     )
 
 
-# The least and the greatest value of each number that a run can have.
-_BOUNDS = {
-    (0, 2**32 - 1): "seed",  # JAX's keys would make several seeds outside one and the same
-    (0, 1): "model.batch_norm_momentum optimizer.momentum train.ema_decay stream.max_corrupt_fraction",
-    (1e-9, math.inf): "optimizer.trust_coefficient",
-    (0, math.inf): """model.batch_norm_epsilon dataset.pad optimizer.learning_rate optimizer.weight_decay
-        optimizer.factor optimizer.constant_warmup optimizer.warmup_steps optimizer.warmup_start
-        stream.pca_lighting_std stream.num_workers train.max_skipped_steps""",
-    (1, math.inf): """optimizer.patience stream.image_size stream.resize_size stream.mean_images train.batch_size
-        train.grad_accum_steps train.iterations train.log_every train.eval_every train.checkpoint_every
-        train.keep_every train.keep_last eval.batch_size mesh.data mesh.fsdp""",
-}
-
-
-def check(config: Config) -> None:
-    """Refuses what no run can have, before anything is written or trained.
-
-    Raises:
-      InputError: names the field.
-    """
-    for (least, greatest), fields in _BOUNDS.items():
-        for field in fields.split():
-            value = _value(config, field)
-            if value is not None and not least <= value <= greatest:
-                wanted = f"from {least} to {greatest}" if math.isfinite(greatest) else f"at least {least}"
-                raise InputError(f"config.{field} is {value}, but it must be {wanted}")
-    _check_choices(config)
-    boundaries = config.optimizer.boundaries
-    if not all(each > 0 if type(each) is int else isinstance(each, float) and 0 < each < 1 for each in boundaries):
-        raise InputError(
-            f"config.optimizer.boundaries is {tuple(boundaries)!r}, but it must be iterations, such as (32000, 48000), "
-            "or parts of the training, such as (0.5, 0.75)"
-        )
-    names = (*small.NAMES, *NAMES)
-    if config.dataset.name not in names:
-        raise InputError(f"unknown dataset.name {config.dataset.name!r}: it is one of {', '.join(names)}")
-    if config.dataset.name in NAMES:
-        _check_stream(config)
-    check_bn_groups(config, config.train.batch_size)
-    _check_constants(config)
-    model(config, num_classes=10)
-    try:
-        optimizer(config, train_images=1)
-    except InputError:
-        raise
-    except ValueError as error:  # Optax's own bounds, of a plateau's factor for instance
-        raise InputError(f"config.optimizer: {error}") from error
-
-
 def check_bn_groups(config: Config, images: int, devices: int = 1) -> None:
     """Refuses batch-norm groups that do not fit; see `models.layers.bn_groups`."""
     try:
         bn_groups(images, devices, config.model.bn_group_size)
     except ValueError as error:
         raise InputError(f"config.model.{error}") from error
-
-
-def _check_constants(config: Config) -> None:
-    """Refuses numbers with which nothing is learnt."""
-    fields = config.optimizer
-    for field, value, effect in (
-        ("optimizer.learning_rate", 0, "no parameter changes"),
-        ("optimizer.factor", 0, "the first drop of the rate ends all learning"),
-        ("optimizer.momentum", 1, "no gradient is ever forgotten"),
-        ("train.ema_decay", 1, "the averages that are evaluated stay as they were at the start"),
-        ("model.batch_norm_momentum", 1, "the running statistics that evaluation uses stay as they were at the start"),
-    ):
-        if _value(config, field) == value:
-            wanted = "below" if value else "above"
-            raise InputError(f"config.{field} is {value}, with which {effect}: give it a value {wanted} {value}")
-    decayed = fields.learning_rate * fields.weight_decay
-    if decayed >= 1 and fields.trust_coefficient is None:
-        raise InputError(
-            f"config.optimizer.learning_rate={fields.learning_rate:g} times weight_decay={fields.weight_decay:g} is "
-            f"{decayed:g}: each iteration would take away all of the parameters: lower one of them"
-        )
-
-
-def check_learnable(config: Config, network: ResNet, image_shape: tuple[int, ...]) -> None:
-    """Refuses what would be trained to the end and learn nothing.
-
-    Args:
-      config: of the run, which `check` has passed.
-      network: of the config, for the data set's classes.
-      image_shape: (height, width, channels) of what it is trained on.
-
-    Raises:
-      InputError: there is one class only, or a batch norm sees a single value of each channel, of which it makes zero.
-    """
-    if network.num_classes < 2:
-        raise InputError(
-            f"{config.dataset.name} has {network.num_classes} class, and there is nothing to tell apart: give it at "
-            "least two"
-        )
-    size, steps = config.train.batch_size, config.train.grad_accum_steps
-    if (network.bn_group_size or size // steps) > 1:
-        return
-    single = [path for path, shape in batch_norm_maps(network, image_shape).items() if shape == (1, 1)]
-    if not single:
-        return
-    if network.bn_group_size:
-        why, what = "config.model.bn_group_size is 1", "a larger bn_group_size"
-    else:
-        cut = f"={size} has microbatches of 1 image with grad_accum_steps={steps}" if steps > 1 else " is 1"
-        why, what = f"config.train.batch_size{cut}", "a larger batch_size or a smaller grad_accum_steps"
-    larger = "config.stream.image_size" if config.dataset.name in NAMES else "images"
-    raise InputError(
-        f"the batch norm {'/'.join(single[0])} would see one value of each channel, and make zero of it: {why}, and of "
-        f"images of {image_shape[0]} x {image_shape[1]} pixels its map is 1 x 1. Take {what}, or larger {larger}"
-    )
-
-
-def _check_stream(config: Config) -> None:
-    fields, scales = config.stream, tuple(config.stream.scales)
-    whole = len(scales) == 2 and all(type(scale) is int for scale in scales)
-    if fields.crop == "random_scale" and not (whole and fields.image_size <= scales[0] <= scales[1]):
-        raise InputError(
-            f"config.stream.scales is {scales}, but it must be two shorter sides, the lesser first, and neither below "
-            f"config.stream.image_size={fields.image_size}"
-        )
-    if fields.resize_size < fields.image_size:
-        raise InputError(
-            f"config.stream.resize_size is {fields.resize_size}, but no window of "
-            f"config.stream.image_size={fields.image_size} can be cut from that"
-        )
-    if config.dataset.validation_images:
-        raise InputError(
-            "config.dataset.validation_images is for data sets without validation images of their own: "
-            f"{config.dataset.name!r} has some"
-        )

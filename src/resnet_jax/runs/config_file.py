@@ -2,13 +2,13 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.configs import base
 from resnet_jax.configs.base import Config
-from resnet_jax.configs.fields import CHANGES, KINDS, fits, flat, hint, types
+from resnet_jax.configs.fields import CHANGES, KINDS, OF_WEIGHTS, fits, flat, hint, types
 from resnet_jax.distributed import agreement
 from resnet_jax.errors import InputError
 
@@ -27,7 +27,7 @@ def write_text(config: Config) -> str:
       InputError: the config has a field that `configs.base` lacks, or a value of another type.
     """
     fields = json.loads(config.to_json_best_effort())
-    _check("the config", flat(fields))
+    _check("the config", flat(fields), OF_WEIGHTS)
     fields = {"version": VERSION, **fields}
     return json.dumps({"checksum": checksum(fields), **fields}, indent=2) + "\n"
 
@@ -93,8 +93,8 @@ def checksum(fields: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
-def _check(what: str, fields: Mapping[str, Any]) -> None:
-    """Refuses names and types that no config has; `what` holds the fields."""
+def _check(what: str, fields: Mapping[str, Any], unresolved: Sequence[str] = ()) -> None:
+    """Refuses names and types that no config has; `what` holds the fields, and those `unresolved` may be None."""
     known = types()
     for name, value in fields.items():
         if name not in known:
@@ -103,5 +103,5 @@ def _check(what: str, fields: Mapping[str, Any]) -> None:
                 "remove it, or use the version that knows it"
             )
         kind, optional = known[name]
-        if not (optional if value is None else fits(value, kind)):
+        if not (optional or name in unresolved if value is None else fits(value, kind)):
             raise InputError(f"{what} holds config.{name}={value!r}, but it must be {KINDS[kind]}")

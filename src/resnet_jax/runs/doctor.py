@@ -22,7 +22,7 @@ from resnet_jax.distributed.machine import check_devices, describe_environment, 
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
-from resnet_jax.runs import build, config_file
+from resnet_jax.runs import build, checks, config_file
 from resnet_jax.runs.workdir import claim
 
 GRADES = ("ok", "attention", "impossible")
@@ -60,14 +60,14 @@ def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None
     devices = _look("devices", _devices)
     if devices.grade == "impossible":
         return {"environment": describe_host(), "grade": devices.grade, "findings": [devices._asdict()]}
-    checks: dict[str, Callable[[], tuple[str, str]]] = {"processes": _processes, "versions": _versions}
+    looks: dict[str, Callable[[], tuple[str, str]]] = {"processes": _processes, "versions": _versions}
     if config is not None:
-        checks |= {"config": lambda: _config(config), "data": lambda: _data(config)}
-    checks["mesh"] = lambda: _mesh(config)
+        looks |= {"config": lambda: _config(config), "data": lambda: _data(config)}
+    looks["mesh"] = lambda: _mesh(config)
     if folder is not None:
-        checks["workdir"] = lambda: _workdir(folder, config)
+        looks["workdir"] = lambda: _workdir(folder, config)
     # Every process makes every check, since some of them wait for each other.
-    own = [devices, *(_look(name, check) for name, check in checks.items())]
+    own = [devices, *(_look(name, check) for name, check in looks.items())]
     said = agreement.exchange([describe_environment(), own])
     findings = [_together([Finding(*each) for each in same]) for same in zip(*(each[1] for each in said), strict=True)]
     return {
@@ -127,7 +127,7 @@ def _versions() -> tuple[str, str]:
 
 def _config(config: Config) -> tuple[str, str]:
     config_file.check_same(config)
-    build.check(config)
+    checks.check(config)
     return "every field has a value that it can have", ""
 
 

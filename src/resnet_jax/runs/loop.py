@@ -19,7 +19,7 @@ from resnet_jax.distributed.machine import check_devices, describe_environment
 from resnet_jax.errors import DivergedError, InputError, Preempted, optional
 from resnet_jax.files import write_whole
 from resnet_jax.models import ResNet
-from resnet_jax.runs import build, config_file, terminal, workdir
+from resnet_jax.runs import build, checks, config_file, terminal, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.inputs import Input, InputOpener, Program, open_input
 from resnet_jax.runs.interrupt import Interruptible
@@ -66,7 +66,7 @@ def train(
     directory = workdir.locate(directory)
     check_devices()
     console = terminal.console(quiet=not agreement.is_lead())
-    build.check(config)
+    checks.check(config)
     config_file.write_text(config)  # refuses fields that no config has, before anything is read
     config_file.check_same(config)
     agreement.check_shared(directory)

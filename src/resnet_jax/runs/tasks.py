@@ -34,7 +34,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax.configs.base import Config
-from resnet_jax.runs import build
+from resnet_jax.runs import build, checks
 from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.training.losses import Loss, cross_entropy
 from resnet_jax.training.metrics import Metrics
@@ -72,10 +72,10 @@ def classification(config: Config, metadata: CheckpointMetadata, train_images: i
     """The paper's task.
 
     Raises:
-      InputError: what would be trained to the end and learn nothing, see `build.check_learnable`.
+      InputError: what would be trained to the end and learn nothing, see `checks.check_learnable`.
     """
     model = build.model(config, len(metadata.class_names))
-    build.check_learnable(config, model, metadata.image_shape)
+    checks.check_learnable(config, model, metadata.image_shape)
     return make_task(config, model, train_images, mesh)
 
 

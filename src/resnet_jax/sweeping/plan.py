@@ -15,7 +15,7 @@ from resnet_jax.configs.parsing import load
 from resnet_jax.data.images import NAMES
 from resnet_jax.errors import InputError
 from resnet_jax.files import locked, write_whole
-from resnet_jax.runs import build, terminal, workdir
+from resnet_jax.runs import checks, terminal, workdir
 from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.sweeping.local import LocalProcesses
 from resnet_jax.sweeping.points import Point, corners, grid, parse_axes, point_name
@@ -228,7 +228,7 @@ def _check(config: Config, plan: Plan) -> None:
         # Which dtype that is depends on the accelerator, and to ask would take it from the points.
         config = config.copy_and_resolve_references()
         config.model.dtype = "float32"
-    build.check(config)
+    checks.check(config)
     if plan.validation and not (config.dataset.validation_images or config.dataset.name in NAMES):
         raise InputError(
             "--searcher=optuna would choose by the test images, which are for the end: keep training images back to "
