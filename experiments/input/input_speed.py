@@ -29,11 +29,10 @@ from resnet_jax.data.decode import UnreadableImageError
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.image_files import UprightFile
 from resnet_jax.data.images import open_images
-from resnet_jax.data.sequential import available_cores
-from resnet_jax.data.stream import Cropping, train_batches
+from resnet_jax.data.stream import Cropping, TrainBatches
 from resnet_jax.data.tiles import ImageData, TiledJpeg
 from resnet_jax.data.windows import area_window, resized_size
-from resnet_jax.distributed.machine import describe_environment
+from resnet_jax.distributed.machine import available_cores, describe_environment
 from resnet_jax.errors import InputError
 from resnet_jax.runs.terminal import table
 
@@ -148,7 +147,7 @@ def _stream(
 ) -> Callable[[float], Round]:
     def run(seconds: float) -> Round:
         # Anew for each round: what a stream reads ahead while others are measured would slow these and speed it up.
-        batches = train_batches(source, cropping, seed=0, batch_size=batch_size, start=0, num_workers=workers)
+        batches = TrainBatches(source, cropping, seed=0, batch_size=batch_size, start=0, num_workers=workers)
         with contextlib.closing(batches):
             # Until the last worker has started; what the others had ready by then is not measured either.
             for _ in range(2 * cores):

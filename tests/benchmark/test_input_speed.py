@@ -9,9 +9,9 @@ from input_speed import Loader, Round, input_speed, loader_table, measure, pillo
 from PIL import Image
 
 from resnet_jax.data.images import open_images
-from resnet_jax.data.sequential import available_cores
 from resnet_jax.data.stream import Cropping
 from resnet_jax.data.tiles import encode_tiles
+from resnet_jax.distributed.machine import available_cores
 from resnet_jax.errors import InputError
 
 

@@ -154,7 +154,7 @@ def test_training_on_a_raw_cache_is_training_on_the_files(folder, tmp_path):
     cropping = stream.Cropping("random_resized_crop", (0, 0), 32)
     batches = []
     for photographs, workers in ((open_images("folder", str(whole)).train, 0), (cached.train, 2)):
-        found = stream.train_batches(photographs, cropping, seed=0, batch_size=6, start=3, num_workers=workers)
+        found = stream.TrainBatches(photographs, cropping, seed=0, batch_size=6, start=3, num_workers=workers)
         with contextlib.closing(found):
             batches.append([next(found) for _ in range(3)])
     for files, ours in zip(*batches, strict=True):

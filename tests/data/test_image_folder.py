@@ -52,7 +52,7 @@ def test_batches_to_train_on_are_those_of_a_run(folder, crop, cropping):
     photos, _ = opened(folder)
     found = list(photos.train.batches(8, steps=3, seed=5, start=2, crop=crop))
     assert len(found) == 3
-    run = stream.train_batches(photos.train.source, cropping, seed=5, batch_size=8, start=2, num_workers=0)
+    run = stream.TrainBatches(photos.train.source, cropping, seed=5, batch_size=8, start=2, num_workers=0)
     with contextlib.closing(run):
         for ours in found:
             theirs = next(run)

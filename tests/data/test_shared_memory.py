@@ -77,8 +77,8 @@ def test_training_asks_before_it_begins(photographs, monkeypatch):
     train = open_images("folder", str(photographs)).train
     fields = {"seed": 0, "batch_size": 4, "start": 0}
     with pytest.raises(InputError, match="/dev/shm has 0 MiB free, but 1 workers"):
-        stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), num_workers=1, **fields)
-    stream.train_batches(train, stream.Cropping("random_scale", (32, 40), 32), num_workers=0, **fields)
+        stream.TrainBatches(train, stream.Cropping("random_scale", (32, 40), 32), num_workers=1, **fields)
+    stream.TrainBatches(train, stream.Cropping("random_scale", (32, 40), 32), num_workers=0, **fields)
 
 
 PROGRAM = """
@@ -94,7 +94,7 @@ if __name__ == "__main__":
     cropping = stream.Cropping("random_scale", (256, 300), 224)
     train = open_images("folder", FOLDER).train
     try:
-        batches = stream.train_batches(train, cropping, seed=0, batch_size=64, start=0, num_workers=1)
+        batches = stream.TrainBatches(train, cropping, seed=0, batch_size=64, start=0, num_workers=1)
         for _ in range(10):
             next(batches)
             time.sleep(1)  # the worker reads ahead meanwhile

@@ -16,7 +16,7 @@ CROPPING = stream.Cropping("random_scale", (HEIGHT, HEIGHT), 32)
 
 def labels_of(photographs, batch_size, start, steps=3, host=(0, 1)):
     """The labels that the stream's batches hold, which are ten times the indices: (steps, batch_size)."""
-    batches = stream.train_batches(
+    batches = stream.TrainBatches(
         photographs, CROPPING, seed=0, batch_size=batch_size, start=start, num_workers=0, host=host
     )
     with contextlib.closing(batches):
@@ -62,7 +62,7 @@ def test_far_into_a_run_of_large_batches():
 def test_another_step_is_gone_to_whatever_was_read_before():
     expected = labels_of(whole(), 4, 0, 12)
     with contextlib.closing(
-        stream.train_batches(whole(), CROPPING, seed=0, batch_size=4, start=3, num_workers=0)
+        stream.TrainBatches(whole(), CROPPING, seed=0, batch_size=4, start=3, num_workers=0)
     ) as batches:
         for steps in ([3, 4], [5], [2, 3], [11], [11]):
             batches.go_to(steps[0])

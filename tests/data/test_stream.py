@@ -31,7 +31,7 @@ CROPPING = Cropping("random_scale", (HEIGHT, HEIGHT), SIDE)
 
 def batches(photographs, steps, cropping=CROPPING, *, seed=0, batch_size=8, start=0, num_workers=0, host=(0, 1)):
     """Some batches as one: arrays whose first axis are the steps."""
-    stream_ = stream.train_batches(
+    stream_ = stream.TrainBatches(
         photographs, cropping, seed=seed, batch_size=batch_size, start=start, num_workers=num_workers, host=host
     )
     with contextlib.closing(stream_):
@@ -233,11 +233,11 @@ def test_too_many_damaged_photographs(most, allowed):
 READER = """
 import sys
 from resnet_jax.data.images import open_images
-from resnet_jax.data.stream import Cropping, train_batches
+from resnet_jax.data.stream import Cropping, TrainBatches
 
 if __name__ == "__main__":
     images, cropping = open_images("folder", sys.argv[1]).train, Cropping("random_resized_crop", (8, 8), 8)
-    batches = train_batches(images, cropping, seed=0, batch_size=4, start=0, num_workers=2)
+    batches = TrainBatches(images, cropping, seed=0, batch_size=4, start=0, num_workers=2)
     next(batches)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -304,7 +304,7 @@ def test_ctrl_c_is_the_main_process_s_alone(reader):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed(folder):
-    batches = stream.train_batches(folder.train, CROPPING, seed=0, batch_size=4, start=0, num_workers=1)
+    batches = stream.TrainBatches(folder.train, CROPPING, seed=0, batch_size=4, start=0, num_workers=1)
     next(batches)
     (worker,) = [child for child in multiprocessing.active_children() if "Tracker" not in type(child).__name__]
     os.kill(worker.pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ from resnet_jax.configs import folder as folder_config
 from resnet_jax.data.cache import write_cache
 from resnet_jax.data.decode import decode
 from resnet_jax.data.images import open_images
-from resnet_jax.data.stream import Cropping, train_batches
+from resnet_jax.data.stream import Cropping, TrainBatches
 from resnet_jax.data.tiles import TiledJpeg
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
@@ -147,7 +147,7 @@ def test_files_with_damage_of_any_kind_are_replaced_in_training(photos, tmp_path
     data[at : at + 40] = bytes(40)
     damaged.write_bytes(data)
     opened = open_images("folder", str(root))
-    batches = train_batches(
+    batches = TrainBatches(
         opened.train, Cropping("random_resized_crop", (32, 32), 32), seed=0, batch_size=4, start=0, num_workers=0
     )
     batch = next(batches)

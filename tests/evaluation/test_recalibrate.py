@@ -95,7 +95,7 @@ def test_of_photographs(digits, test_data):
     variables = random_variables(model, 32, 0)
     classifier = digits.classifier.replace(model=model, variables=variables, preprocessing=preprocessing)
 
-    windows = stream.train_batches(
+    windows = stream.TrainBatches(
         train, stream.Cropping("random_scale", (37, 69), 32), seed=0, batch_size=8, start=0, num_workers=0
     )
     images = []

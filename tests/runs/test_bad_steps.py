@@ -161,7 +161,7 @@ def test_photographs_of_a_bad_step_are_named_and_left_out(folder, tmp_path, monk
     whole = images_module.open_images("folder", str(folder))
     # Every photograph has a label of its own, so that a batch tells which ones it holds.
     labelled = dataclasses.replace(whole.train, labels=np.arange(len(whole.train)))
-    batches = stream.train_batches(labelled, build.cropping(config), seed=0, batch_size=8, start=0, num_workers=0)
+    batches = stream.TrainBatches(labelled, build.cropping(config), seed=0, batch_size=8, start=0, num_workers=0)
     shown = [next(batches).labels for _ in range(10)]
     batches.close()
     wrong = int(shown[9][3])

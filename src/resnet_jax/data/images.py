@@ -17,7 +17,7 @@ from resnet_jax.data.encoded import EncodedImage, ImageDataset, ImageSource
 from resnet_jax.data.folders import open_folder
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.sequential import central_batches
-from resnet_jax.data.stream import CROPS, Cropping, DamageReport, train_batches
+from resnet_jax.data.stream import CROPS, Cropping, DamageReport, TrainBatches
 from resnet_jax.data.tfds import open_imagenet
 from resnet_jax.errors import InputError, warn
 from resnet_jax.files import expanded
@@ -97,7 +97,7 @@ class ImageSplit:
             raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
         scales = (self.image_size * 256 // 224, self.image_size * 480 // 224)
         cropping = Cropping(crop, scales, self.image_size)
-        found = train_batches(
+        found = TrainBatches(
             self.source, cropping, seed=seed, batch_size=batch_size, start=start, num_workers=self.num_workers
         )
         report = DamageReport(self.source, self.max_corrupt_fraction, self.log)

@@ -1,7 +1,6 @@
 """One pass over undecoded images, each of them once and in order: for evaluation, and for the mean image."""
 
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,14 +14,10 @@ from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.data.windows import Box, center_window
+from resnet_jax.distributed.machine import available_cores
 from resnet_jax.errors import InputError
 
 T = TypeVar("T")
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:

@@ -1,11 +1,11 @@
 """Training batches of undecoded images, each a pure function of (seed, step): Grain on the host.
 
-The order of the operations is the whole point. Shuffling, repeating and drawing come before the hosts' parts, and
-batching comes before workers, so that neither hosts nor workers change what a batch holds; and as element k of the
-batched data set is step k, going on from a step needs nothing but the step.
+Shuffling, repeating and drawing come before the hosts' parts, and batching before workers, so that neither hosts nor
+workers change what a batch holds; and as element k of the batched data set is step k, a run goes on from any step.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -22,10 +22,10 @@ from absl import flags
 from resnet_jax.data.decode import UnreadableImageError, read_window, use_one_thread
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.image_files import quiet_pillow
-from resnet_jax.data.sequential import available_cores
 from resnet_jax.data.shared_memory import check_room, ran_out
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.data.windows import Box, area_window, scale_window
+from resnet_jax.distributed.machine import available_cores
 from resnet_jax.errors import InputError, PeerLostError
 
 # How windows are drawn: the common way, and the paper's (section 3.4); see `data.windows`.
@@ -34,12 +34,8 @@ CROPS = ("random_resized_crop", "random_scale")
 
 @dataclass(frozen=True)
 class Cropping:
-    """How a training window is drawn.
-
-    Attributes:
-      crop: one of `CROPS`.
-      scales: least and greatest shorter side, for "random_scale".
-      image_size: the side of the window, in pixels.
+    """How a training window is drawn: `image_size` pixels wide and high, by one of `CROPS`; `scales` are the least and
+    the greatest shorter side for "random_scale".
     """
 
     crop: str
@@ -47,7 +43,7 @@ class Cropping:
     image_size: int
 
     def __call__(self, data: ImageData, random: np.random.Generator) -> np.ndarray:
-        """An image file's bytes -> a window of it, (image_size, image_size, 3) uint8."""
+        """An image -> a window of it, (image_size, image_size, 3) uint8."""
 
         def choose(height: int, width: int) -> Box:
             if self.crop == "random_scale":
@@ -71,8 +67,7 @@ class HostBatch(NamedTuple):
     damaged: np.ndarray
 
 
-# A data set with so many damaged images in a row is no data set.
-_MOST_IN_A_ROW = 20
+_MOST_DAMAGED_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ class _Crop(grain.transforms.RandomMap):
 
     def random_map(self, element: int, rng: np.random.Generator) -> HostBatch:  # pyright: ignore[reportIncompatibleMethodOverride]
         first, damaged = int(element), -1
-        for turn in range(_MOST_IN_A_ROW):
+        for turn in range(_MOST_DAMAGED_IN_A_ROW):
             data, label, _ = self.source[(first + turn) % len(self.source)]
             try:
                 window = self.cropping(data, rng)
@@ -93,41 +88,7 @@ class _Crop(grain.transforms.RandomMap):
                 continue
             return HostBatch(window, np.int32(label), np.int64(damaged))  # pyright: ignore[reportArgumentType]
         name = self.source[first].name
-        raise InputError(f"{_MOST_IN_A_ROW} images from {name} on are damaged: is the data set whole?")
-
-
-def train_batches(
-    source: ImageSource,
-    cropping: Cropping,
-    *,
-    seed: int,
-    batch_size: int,
-    start: int,
-    num_workers: int,
-    host: tuple[int, int] = (0, 1),
-) -> "TrainBatches":
-    """The batches of the steps from `start` on, without end; they depend on neither `num_workers` nor the hosts.
-
-    Every epoch shows each image once, in an order of its own; a batch may straddle two epochs.
-
-    Args:
-      source, cropping: what to show, and how.
-      seed: of the run.
-      batch_size: over all hosts, which hold consecutive rows.
-      start: the step of the first batch.
-      num_workers: processes that decode; 0 decodes in threads of this one, as many as it has cores.
-      host: this host's index, and how many there are.
-
-    Raises:
-      InputError: what the workers keep in shared memory has no room there.
-    """
-    index, count = host
-    # Of each image its window, its label and the index of a damaged one.
-    check_room(batch_size // count * (3 * cropping.image_size**2 + 12), num_workers)
-    elements: Any = _order(seed, len(source)).random_map(_Crop(source, cropping))
-    if count > 1:
-        elements = _HostRows(elements, batch_size, index, count)
-    return TrainBatches(elements.batch(batch_size // count), start, num_workers)
+        raise InputError(f"{_MOST_DAMAGED_IN_A_ROW} images from {name} on are damaged: is the data set whole?")
 
 
 def batch_indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
@@ -137,23 +98,51 @@ def batch_indices(seed: int, step: int, batch_size: int, count: int) -> np.ndarr
 
 
 def _order(seed: int, count: int) -> Any:
-    # As good as without end. The length of Grain's own endless data set is no whole number any more once it is divided
-    # into batches: Grain divides as floats, which are exact up to here.
+    # As good as without end: Grain divides lengths into batches as floats, which are exact up to here.
     return grain.MapDataset.range(count).seed(seed).shuffle().repeat(2**53 // count)
 
 
 class TrainBatches(Iterator[HostBatch]):
-    """What `train_batches` makes. Its workers start with the first batch, and end with `close` or with this process.
+    """The batches of the steps from `start` on, without end; they depend on neither `num_workers` nor the hosts.
 
-    Asking for a batch raises PeerLostError when a worker was killed, and InputError when it found no room in shared
-    memory, or when too many images in a row are damaged.
+    Every epoch shows each image once, in an order of its own; a batch may straddle two epochs. Workers start with the
+    first batch, and end with `close` or with this process.
 
-    Attributes:
-      step: of the next batch.
+    Args:
+      source, cropping: what to show, and how.
+      seed: of the run.
+      batch_size: over all hosts, which hold consecutive rows.
+      start: the step of the first batch; `step` is that of the next one.
+      num_workers: processes that decode; 0 decodes in threads of this one, as many as it has cores.
+      host: this host's index, and how many there are.
+
+    Raises:
+      InputError: what the workers keep in shared memory has no room there. Asking for a batch: they found none, or too
+        many images in a row are damaged.
+      PeerLostError: asking for a batch, when a worker was killed.
     """
 
-    def __init__(self, batches: grain.MapDataset, start: int, num_workers: int):
-        self.step, self._batches, self._workers, self._iterator = start, batches, num_workers, None
+    def __init__(
+        self,
+        source: ImageSource,
+        cropping: Cropping,
+        *,
+        seed: int,
+        batch_size: int,
+        start: int,
+        num_workers: int,
+        host: tuple[int, int] = (0, 1),
+    ):
+        index, count = host
+        rows = batch_size // count
+        # Of each image its window, its label and the index of a damaged one.
+        check_room(rows * (3 * cropping.image_size**2 + 12), num_workers)
+        elements: Any = _order(seed, len(source)).random_map(_Crop(source, cropping))
+        if count > 1:
+            mine = functools.partial(_element, elements, batch_size, rows, index * rows)
+            elements = grain.MapDataset.range(len(elements) // batch_size * rows).map(mine)
+        self._batches: Any = elements.batch(rows)
+        self.step, self._workers, self._iterator = start, num_workers, None
 
     def go_to(self, step: int) -> None:
         """Makes the batch of this step the next one. Where it is that already, nothing is read anew."""
@@ -179,9 +168,8 @@ class TrainBatches(Iterator[HostBatch]):
         return HostBatch(*map(np.array, batch)) if self._workers else batch
 
     def _begin(self) -> HostBatch:
-        # Processes inherit which signals are blocked: Ctrl-C reaches this one alone, when the batch is there. Starting
-        # the tracker of shared memory would unblock it.
-        if self._workers:
+        # Processes inherit which signals are blocked: Ctrl-C reaches this one alone, when the batch is there.
+        if self._workers:  # starting it later would unblock the signal
             resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -223,23 +211,13 @@ def _starting_workers() -> Iterator[None]:
             multiprocessing.set_start_method(None, force=True)
 
 
-class _HostRows(grain.MapDataset):
+def _element(elements: Any, batch_size: int, rows: int, first: int, index: int) -> Any:
     """Of each batch the rows that are one host's: side by side, hosts have the batch that a single one would have."""
-
-    def __init__(self, elements: grain.MapDataset, batch_size: int, index: int, count: int):
-        super().__init__(elements)
-        self._batch_size, self._rows, self._first = batch_size, batch_size // count, index * (batch_size // count)
-
-    def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._rows
-
-    def __getitem__(self, index: Any) -> Any:
-        batch, row = divmod(index, self._rows)
-        return self._parent[batch * self._batch_size + self._first + row]
+    batch, row = divmod(index, rows)
+    return elements[batch * batch_size + first + row]
 
 
-def _start_worker(worker: int, workers: int) -> None:
-    del worker, workers
+def _start_worker(*_: int) -> None:
     # Whatever a worker imports, the accelerators are the main process's.
     os.environ["JAX_PLATFORMS"] = "cpu"
     quiet_pillow()
@@ -249,21 +227,18 @@ def _start_worker(worker: int, workers: int) -> None:
 
 def _end_with_parent() -> None:
     """A worker whose training was killed would wait for it forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
 @dataclass(frozen=True)
 class DamageReport:
-    """Names each damaged image once, and stops a run that meets too many.
+    """Names each damaged image of `source` once, and stops a run that meets too many.
 
     Attributes:
-      source: the images that they are among.
       most: the share of all images that may be damaged.
-      log: is given a line about each.
-      done: what becomes of a damaged one, for the line.
+      log: is given a line about each, and what is `done` about it.
       found: indices of the damaged images met so far.
     """
 
@@ -274,11 +249,7 @@ class DamageReport:
     found: set[int] = field(default_factory=set)
 
     def __call__(self, damaged: Iterable[int]) -> None:
-        """Notes the indices of damaged images; those below 0 stand for none.
-
-        Raises:
-          InputError: there are more than the share that is allowed.
-        """
+        """Notes the indices of damaged images, where -1 is none; an InputError when there are too many."""
         for index in map(int, damaged):
             if index < 0 or index in self.found:
                 continue

@@ -18,9 +18,8 @@ from resnet_jax.errors import InputError, PeerLostError
 
 # A file of another host can appear late where a network file system caches folders.
 SEEN_WITHIN = 10.0
-# Orbax's own limit is five minutes: so long the others may wait for a process that has given a checkpoint up, and only
-# then ask.
-_ANSWER_WITHIN = 600.0
+# Orbax waits for five minutes: so much later may a process ask whose peer has given a checkpoint up.
+_ANSWER_WITHIN_MS = 600_000
 _numbers = itertools.count()
 
 
@@ -30,7 +29,7 @@ def is_lead() -> bool:
 
 
 def exchange(own: Any) -> list[Any]:
-    """Gives every process the JSON-able values of all of them, in their order; all of them call it, equally often.
+    """The JSON-able values of all processes, in their order; all of them call it, equally often.
 
     Raises:
       InputError: the processes are not connected.
@@ -44,12 +43,12 @@ def exchange(own: Any) -> list[Any]:
         raise InputError(f"there are {count} processes, which are not connected: give --distributed, see --help")
     client.key_value_set(f"resnet_jax/exchange/{number}/{jax.process_index()}", own)
     answers = []
-    for process in range(count):
-        try:
-            answer = client.blocking_key_value_get(f"resnet_jax/exchange/{number}/{process}", int(_ANSWER_WITHIN * 1e3))
-        except jax.errors.JaxRuntimeError as error:
-            raise PeerLostError(f"process {process} does not answer: see what it wrote") from error
-        answers.append(json.loads(answer))
+    try:
+        for process in range(count):
+            key = f"resnet_jax/exchange/{number}/{process}"
+            answers.append(json.loads(client.blocking_key_value_get(key, _ANSWER_WITHIN_MS)))
+    except jax.errors.JaxRuntimeError as error:
+        raise PeerLostError(f"process {len(answers)} does not answer: see what it wrote") from error
     # All of them are here, so all have read the exchange before.
     if number > 0:
         client.key_value_delete(f"resnet_jax/exchange/{number - 1}/{jax.process_index()}")
@@ -57,15 +56,12 @@ def exchange(own: Any) -> list[Any]:
 
 
 def check_same(what: str, facts: Mapping[str, Any], advice: str) -> None:
-    """Refuses a run whose processes differ in something.
+    """Refuses, on every process, a run whose processes differ in something; see `exchange` for what else is raised.
 
     Args:
       what: the facts are about, such as "data".
       facts: JSON-able, as this process knows them, by what they are called.
       advice: what to do where they differ.
-
-    Raises, beside what `exchange` raises:
-      InputError: on every process; it names what differs.
     """
     lead, *others = exchange(dict(facts))
     for process, other in enumerate(others, start=1):
@@ -79,27 +75,28 @@ def check_same(what: str, facts: Mapping[str, Any], advice: str) -> None:
 
 
 def check_shared(directory: Path) -> None:
-    """Makes the workdir of several processes, and refuses one that is not the same folder for all of them; see
-    `check_folder`.
-    """
-    if jax.process_count() == 1:
-        return
-    with contextlib.suppress(OSError):
-        directory.mkdir(parents=True, exist_ok=True)
-    check_folder(directory)
+    """Makes the workdir of several processes, and refuses one that is not the same folder for all of them."""
+    if jax.process_count() > 1:
+        with contextlib.suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
+        check_folder(directory)
 
 
 def check_folder(folder: Path) -> None:
     """Every process writes a file to its `folder` and looks for those of the others; all are removed again.
 
     Raises, beside what `exchange` raises:
-      InputError: on every process; it names one that cannot write there, or does not see what others write.
+      InputError: on every process; one cannot write there, or does not see what others write.
     """
     token, count = exchange(uuid.uuid4().hex)[0], jax.process_count()
     paths = [folder / f".resnet-jax-{token}-{process}" for process in range(count)]
-    own = paths[jax.process_index()]
+    own, error = paths[jax.process_index()], None
     try:
-        errors = exchange(_write_error(own))
+        try:
+            own.write_text("whether the processes of a run share this folder\n")
+        except OSError as failed:
+            error = failed.strerror or str(failed)
+        errors = exchange(error)
         unseen = exchange(_unseen({process: path for process, path in enumerate(paths) if errors[process] is None}))
     finally:
         with contextlib.suppress(OSError):
@@ -115,28 +112,14 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def _write_error(path: Path) -> str | None:
-    try:
-        path.write_text("whether the processes of a run share this folder\n")
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
 def _unseen(paths: dict[int, Path]) -> list[int]:
     """The processes whose files are still missing after a while."""
-    deadline = time.monotonic() + SEEN_WITHIN
+    missing, deadline = dict(paths), time.monotonic() + SEEN_WITHIN
     while True:
-        missing = [process for process, path in paths.items() if not _opens(path)]
+        for process, path in list(missing.items()):
+            with contextlib.suppress(OSError):
+                path.open("rb").close()  # a folder's listing may come from a cache
+                del missing[process]
         if not missing or time.monotonic() > deadline:
-            return missing
+            return list(missing)
         time.sleep(0.2)
-
-
-def _opens(path: Path) -> bool:
-    """Whether a file is there; it is opened, since a folder's listing may come from a cache."""
-    try:
-        path.open("rb").close()
-    except OSError:
-        return False
-    return True

@@ -40,17 +40,16 @@ _CLUSTERS = {
 def start_processes(distributed: str | None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Joins this process to the others of a run; call it before anything else of JAX.
 
-    JAX ends a process that has lost another one, or has not found it within five minutes, from C++. From here on that
-    is one line and the exit status `errors.LOST`.
+    JAX ends a process that has lost another one, or not found it in five minutes, from C++: from here on with one line
+    and the exit status `errors.LOST`.
 
     Args:
       distributed: how they find each other. "slurm": processes that srun started. "tpu": the hosts of a Cloud TPU
-        slice. "gke": the pods of a TPU slice on GKE. "HOST:PORT": the address of process 0, anywhere. None: this
-        process is alone.
+        slice. "gke": the pods of a TPU slice on GKE. "HOST:PORT": the address of process 0. None: this one is alone.
       num_processes, process_id: with "HOST:PORT", how many there are and which one this is, from 0 on.
 
     Raises:
-      InputError: says what is missing.
+      InputError: something is missing, or they do not find each other.
     """
     explicit = distributed is not None and ":" in distributed
     if not explicit and (num_processes is not None or process_id is not None):
@@ -123,13 +122,12 @@ def _on_abort(handler: Any) -> None:
 def processes(
     distributed: str | None, num_processes: int | None = None, process_id: int | None = None
 ) -> Iterator[None]:
-    """Joins the other processes (`start_processes`), and leaves them so that each of them can end as it has to.
-
-    When process 0 is gone, so is what JAX's processes meet at, and every other one is ended.
+    """Joins the other processes (`start_processes`), and leaves them so that each of them can end as it has to: with
+    process 0 goes what JAX's processes meet at, and every other one is ended.
 
     Raises:
-      PeerLostError: a collective failed, because the process at its other end is gone. Where none is under way nothing
-        is raised: this process ends when it has not heard of another one for HEARTBEAT_SECONDS.
+      PeerLostError: a collective failed, because the process at its other end is gone. Where none is under way this
+        process ends when it has not heard of another one for HEARTBEAT_SECONDS.
     """
     start_processes(distributed, num_processes, process_id)
     try:

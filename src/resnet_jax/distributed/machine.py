@@ -21,8 +21,8 @@ _CONFIG: Any = jax.config
 def describe_environment() -> dict[str, Any]:
     """The date, the hardware and the versions, as a JSON-able dict.
 
-    `fake_devices` says that one CPU poses as several devices, which share its cores: fit for tests of correctness, and
-    for no statement about speed. `compilation_cache` is the folder of the persistent cache, or None when it is off.
+    `fake_devices` says that one CPU poses as several devices, whose figures tell nothing of speed. `compilation_cache`
+    is the folder of the persistent cache, or None when it is off.
     """
     check_devices()
     devices = jax.devices()
@@ -41,7 +41,7 @@ def describe_host() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
-        "cores": _usable_cores(),
+        "cores": available_cores(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
@@ -73,11 +73,7 @@ def keep_programs(folder: Path) -> None:
 
 
 def check_devices() -> None:
-    """Starts JAX's devices, for the first time.
-
-    Raises:
-      InputError: there are none, or not those that were asked for.
-    """
+    """Starts JAX's devices; an InputError where there are none, or not those that were asked for."""
     try:
         jax.devices()
         return
@@ -107,6 +103,6 @@ def _cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def _usable_cores() -> int:
+def available_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,8 +22,7 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
       fsdp: devices that share one copy of the parameters and of the optimiser's state.
 
     Raises:
-      InputError: the devices do not make such a mesh, those of some process would be left out, or one has more of them
-        than another.
+      InputError: the devices do not make such a mesh, or the processes would not all have as many of its devices.
     """
     check_devices()
     available = jax.device_count()
@@ -33,11 +32,11 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
         data = available // fsdp
     wanted = data * fsdp
     if wanted > available or (jax.process_count() > 1 and wanted < available):
-        product = f"config.mesh.data={data}" + (f" times config.mesh.fsdp={fsdp}" if fsdp > 1 else "")
+        times = f" times config.mesh.fsdp={fsdp}" if fsdp > 1 else ""
         have = f"{available} are available"
         if wanted < available:
             have = f"the {jax.process_count()} processes have {available}"
-        raise InputError(f"{product} asks for {wanted} devices, but {have}")
+        raise InputError(f"config.mesh.data={data}{times} asks for {wanted} devices, but {have}")
     counts = Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         found = ", ".join(f"process {process} has {count}" for process, count in sorted(counts.items()))
@@ -47,16 +46,8 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
 
 
 def check_divides(mesh: Mesh, batch_size: int, field: str, *, grad_accum_steps: int = 1) -> None:
-    """Refuses a batch whose microbatches cannot be sharded evenly over the mesh.
-
-    Args:
-      mesh: of the step.
-      batch_size: over all devices.
-      field: that holds the batch size.
-      grad_accum_steps: microbatches in a batch.
-
-    Raises:
-      InputError: names the field, and sizes that would do.
+    """Refuses a batch of `grad_accum_steps` microbatches that cannot be sharded evenly over the mesh: an InputError
+    names the field that holds the batch size, and sizes that would do.
     """
     unit = mesh.size * grad_accum_steps
     if batch_size % unit:
@@ -77,13 +68,11 @@ def put_batch(mesh: Mesh, arrays: Any) -> Any:
 def put_everywhere(mesh: Mesh, arrays: Any) -> Any:
     """Puts a tree of arrays, the same ones on every host, on all devices."""
     sharding = replicated(mesh)
-
-    def put(array: Any) -> jax.Array:
-        array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
+    if jax.process_count() == 1:
+        return jax.device_put(arrays, sharding)
     # `device_put` would compare them between hosts, by collecting every host's copy on each one.
-    return jax.tree.map(put, arrays) if jax.process_count() > 1 else jax.device_put(arrays, sharding)
+    arrays = jax.tree.map(np.asarray, arrays)
+    return jax.tree.map(lambda each: jax.make_array_from_callback(each.shape, sharding, each.__getitem__), arrays)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -17,6 +17,7 @@ from resnet_jax.data import sequential, stream
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.data.windows import LEAST_AREA
+from resnet_jax.distributed.machine import available_cores
 from resnet_jax.distributed.mesh import check_divides, make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
@@ -143,7 +144,7 @@ def workers(config: Config) -> int:
     """Processes that decode images: `config.stream.num_workers`, or all cores but one."""
     if config.stream.num_workers is not None:
         return config.stream.num_workers
-    cores = sequential.available_cores()
+    cores = available_cores()
     # Threads of the training process share fewer than four cores better.
     return cores - 1 if cores >= 4 else 0
 

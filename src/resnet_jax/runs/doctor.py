@@ -136,7 +136,7 @@ def _data(config: Config) -> tuple[str, str]:
     if name not in NAMES:
         return f"{len(small.load(name, folder, config.dataset.validation_images).train)} images to train on", ""
     train, size, workers = open_images(name, folder).train, config.train.batch_size, build.workers(config)
-    batches = stream.train_batches(train, build.cropping(config), seed=0, batch_size=size, start=0, num_workers=workers)
+    batches = stream.TrainBatches(train, build.cropping(config), seed=0, batch_size=size, start=0, num_workers=workers)
     batches.close()  # before its workers start
     free = shared_memory.free_bytes()
     room = "" if free is None else f", {free / 2**30:,.1f} GiB free in {shared_memory.FOLDER}"

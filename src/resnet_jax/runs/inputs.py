@@ -194,7 +194,7 @@ class StreamedInput:
         self._saved, self._placed = preprocessing, None
         self._seed = put_everywhere(mesh, np.uint32(config.seed))
         self._host = (jax.process_index(), jax.process_count())
-        self._windows = stream.train_batches(
+        self._windows = stream.TrainBatches(
             dataset.train,
             build.cropping(config),
             seed=config.seed,
