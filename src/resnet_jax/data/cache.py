@@ -58,8 +58,8 @@ def _shard_file(folder: str | Path, split: str, shard: int, suffix: str = ".phot
 
 @dataclass(frozen=True)
 class CachedImages:
-    """A split of a cache: its folder, "train" or "validation", its images, and the folder's version, which is another
-    one for another cache that is written there.
+    """A split of a cache: its folder, "train" or "validation", how many images, and the folder's version: another cache
+    that is written there has another one. Workers get these, and map the files themselves.
     """
 
     root: str
@@ -71,28 +71,24 @@ class CachedImages:
         return self.count
 
     def __getitem__(self, index: int) -> EncodedImage:
-        # Workers get two names and two numbers, and map the files themselves.
-        row = _index(Path(self.root, f"{self.split}.npy"), self.version)[index]
-        shard = _mapped(_shard_file(self.root, self.split, int(row["shard"])), self.version)
-        begin, size, tiles = int(row["begin"]), int(row["bytes"]), int(row["tiles"])
+        row = _index(self.root, self.split, self.version)[index]
+        shard, begin, size, tiles, height, width, label, name = row.item()
+        file = _mapped(_shard_file(self.root, self.split, shard), self.version)
         if tiles:
-            starts = np.frombuffer(shard, np.int32, tiles, begin)
-            data = TiledJpeg(shard[begin + starts.nbytes : begin + size], starts)
+            starts = np.frombuffer(file, np.int32, tiles, begin)
+            data = TiledJpeg(file[begin + starts.nbytes : begin + size], starts)
         else:
-            pixels = np.frombuffer(shard, np.uint8, size, begin)
-            data = pixels.reshape(int(row["height"]), int(row["width"]), 3)
-        return EncodedImage(data, int(row["label"]), os.fsdecode(row["name"]))
+            data = np.frombuffer(file, np.uint8, size, begin).reshape(height, width, 3)
+        return EncodedImage(data, label, os.fsdecode(name))
 
 
 @functools.cache
-def _index(path: Path, version: int) -> np.ndarray:
-    del version  # of the folder: a file of the same name in another version is another file
-    return np.load(path, mmap_mode="r").view(np.ndarray)
+def _index(root: str, split: str, _version: int) -> np.ndarray:
+    return np.load(Path(root, f"{split}.npy"), mmap_mode="r").view(np.ndarray)
 
 
 @functools.cache
-def _mapped(path: Path, version: int) -> mmap.mmap:
-    del version
+def _mapped(path: Path, _version: int) -> mmap.mmap:
     with open(path, "rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -137,9 +133,8 @@ def write_cache(
 ) -> None:
     """Writes both splits of a data set as a cache, on all cores; the same call goes on where an earlier one was killed.
 
-    An image whose shorter side is longer than `resize_size` is resized to it, antialiased and bicubic; none grows.
-    Those of a folder are turned as their EXIF orientation says, unless they are ImageNet's (see `open_images`); the
-    orientation itself is not kept. Damaged images are left out, and named.
+    An image whose shorter side is longer than `resize_size` is resized to it, antialiased and bicubic; none grows. All
+    are turned as `source` has them decoded; the orientation itself is not kept. Damaged ones are left out, and named.
 
     Args:
       source: the data set.
@@ -206,14 +201,14 @@ def _claim(folder: Path, settings: dict[str, Any]) -> bool:
 
 def _encode(data: ImageData, form: str, resize_size: int | None, quality: int) -> _Kept:
     """What the cache keeps of an image."""
-    image = decode(data)
+    image, original = decode(data), data.data if isinstance(data, TiledJpeg) else data
     height, width, _ = image.shape
-    original = None if isinstance(data, np.ndarray) else data.data if isinstance(data, TiledJpeg) else data
     if resize_size is not None and min(height, width) > resize_size:
         image = resample(image, Box(0, 0, width, height), resized_size(height, width, resize_size), "bicubic")
         original = None
-    if isinstance(original, UprightFile) and orientation(original) != 1:
-        original = None  # its quantisation is of the image as it lay
+    # Of an image that is turned the quantisation is that of the image as it lay.
+    if isinstance(original, np.ndarray) or (isinstance(original, UprightFile) and orientation(original) != 1):
+        original = None
     if form == "raw":
         return image.tobytes(), (0, *image.shape[:2])
     if max(image.shape) > _LONGEST_JPEG:
@@ -222,16 +217,11 @@ def _encode(data: ImageData, form: str, resize_size: int | None, quality: int) -
     return tiles.tobytes() + file, (len(tiles), 0, 0)
 
 
-def _shards(images: ImageSource) -> dict[int, range]:
-    """The files of a split, with the indices of their images."""
-    every = range(len(images))
-    return {shard: every[first : first + _SHARD] for shard, first in enumerate(every[::_SHARD])}
-
-
 def _missing(folder: Path, split: str, images: ImageSource) -> dict[int, range]:
-    """Those of `_shards` that are not written yet."""
-    shards = _shards(images).items()
-    return {shard: rows for shard, rows in shards if not _shard_file(folder, split, shard, ".npy").exists()}
+    """The shards of a split that are not written yet, with the indices of their images."""
+    every = range(len(images))
+    shards = {shard: every[first : first + _SHARD] for shard, first in enumerate(every[::_SHARD])}
+    return {i: rows for i, rows in shards.items() if not _shard_file(folder, split, i, ".npy").exists()}
 
 
 def _check_space(folder: Path, splits: Mapping[str, ImageSource], encode: _Encode, log: Callable[[str], None]) -> None:
@@ -266,18 +256,16 @@ def _write_split(
             return image, None
 
     missing = _missing(folder, split, images)
-    indices = list(itertools.chain.from_iterable(missing.values()))
+    indices = list(itertools.chain(*missing.values()))
     read_ahead = iter(progress(in_threads(read, indices), len(indices), split))
     for shard, wanted in missing.items():
         rows = []
         with whole_file(_shard_file(folder, split, shard)) as file:
             for image, kept in itertools.islice(read_ahead, len(wanted)):
-                row = (-1, 0, 0, 0, 0, 0)
-                if kept is not None:
-                    data, form = kept
-                    row = (shard, file.tell(), len(data), *form)
-                    file.write(data)
-                rows.append((*row, image.label, os.fsencode(image.name)))
+                data, form = kept or (b"", (0, 0, 0))
+                where = (shard, file.tell(), len(data)) if kept else (-1, 0, 0)
+                file.write(data)
+                rows.append((*where, *form, image.label, os.fsencode(image.name)))
         longest = max(len(row[-1]) for row in rows)
         with whole_file(_shard_file(folder, split, shard, ".npy")) as file:
             np.save(file, np.array(rows, [*_ROW, ("name", f"S{longest}")]))
@@ -287,12 +275,12 @@ def _finish(folder: Path, splits: Mapping[str, ImageSource], about: dict[str, An
     """Joins the rows of all files, and marks the cache as complete."""
     files, counts, damaged = {}, {}, []
     for split, images in splits.items():
-        shards = _shards(images)
+        shards = range(-(-len(images) // _SHARD))
         table = np.concatenate([np.load(_shard_file(folder, split, shard, ".npy")) for shard in shards])
         whole = table["shard"] >= 0
         damaged += [os.fsdecode(name) for name in table["name"][~whole]]
         counts[split] = int(whole.sum())
-        if not counts[split]:
+        if not whole.any():
             raise InputError(f"all of {len(table)} images of the {split} split are damaged")
         with whole_file(folder / f"{split}.npy") as file:
             np.save(file, table[whole])
@@ -308,8 +296,8 @@ def _finish(folder: Path, splits: Mapping[str, ImageSource], about: dict[str, An
 
 
 def warn_of_enlarging(kept: int | None, wanted: Mapping[str, float], log: Callable[[str], None]) -> None:
-    """Logs a line where a cache `kept` smaller images (see `ImageDataset.resize_size`) than are `wanted`: the shorter
-    sides in pixels that whole images are to have, by what wants them.
+    """Logs a line where a cache `kept` smaller images (see `ImageDataset.resize_size`) than are `wanted`: shorter sides
+    in pixels, by what wants them.
     """
     if kept is not None and max(wanted.values()) > kept:
         listing = " and ".join(f"{what} up to {size:.0f}" for what, size in wanted.items() if size > kept)

@@ -11,13 +11,10 @@ SPLITS = ("train", "validation")
 
 
 class EncodedImage(NamedTuple):
-    """An image that is not decoded yet.
+    """An image that is not decoded yet, its class, and the name of its file, for messages.
 
-    Attributes:
-      data: the bytes of its file, an `UprightFile` where its EXIF orientation is to be applied; of a cache a JPEG in
-        tiles, or pixels, (height, width, 3) uint8, that lie in a mapped file and cannot be written to.
-      label: its class.
-      name: of its file, for messages.
+    The data are the file's bytes, an `UprightFile` where its EXIF orientation is to be applied; of a cache a JPEG in
+    tiles, or pixels, (height, width, 3) uint8, that lie in a mapped file and cannot be written to.
     """
 
     data: ImageData
@@ -35,14 +32,11 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """The splits of a data set.
+    """A data set's name, as `open_images` knows it, its splits, and its classes in the order of the labels.
 
     Attributes:
-      name: "imagenet2012", "folder" or "cache".
-      train, validation: their images.
-      class_names: in the order of the labels.
-      crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files; another data set
-        gives another one. Nobody reads a million files to notice that one was replaced under its name.
+      crc: CRC-32 of what the data set says of itself, for a folder the names and labels of its files: nobody reads a
+        million files to notice that one was replaced under its name.
       resize_size: of a cache, what the shorter sides of larger images became, in pixels; or None.
     """
 

@@ -112,7 +112,7 @@ def _without_metadata(data: bytes) -> bytes:
         kept = (view[begin:end] for name, begin, end in _chunks(data) if name[:1].isupper() or name == b"tRNS")
         return b"".join((_PNG, *kept))
     if data.startswith(_JPEG):
-        segments = list(_segments(data))
+        segments = list(jpeg_segments(data))
         kept = [view[begin:end] for marker, begin, end in segments if _is_needed(marker, end - begin)]
         return b"".join((_JPEG, *kept, view[segments[-1][2] if segments else 2 :]))
     if found := _orientation_in(data):  # Pillow would turn a TIFF while it loads it
@@ -140,7 +140,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at += 12 + length
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, begin, end) of each segment of a JPEG before its pixels, as far as they are whole."""
     at = 2
     while data[at : at + 1] == b"\xff" and len(data) >= at + 4:
@@ -172,7 +172,7 @@ _EXIF = b"Exif\0\0"
 
 def _orientation_of_jpeg(data: bytes) -> int | None:
     """The orientation in EXIF or XMP, without Pillow, which would read all of it, in 200 microseconds."""
-    payloads = [data[begin + 4 : end] for marker, begin, end in _segments(data) if marker == 0xE1]
+    payloads = [data[begin + 4 : end] for marker, begin, end in jpeg_segments(data) if marker == 0xE1]
     # Longer than a segment, EXIF goes on in the next.
     exif = b"".join(each[len(_EXIF) :] for each in payloads if each.startswith(_EXIF))
     if found := _orientation_in(exif):

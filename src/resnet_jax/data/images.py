@@ -1,6 +1,4 @@
-"""Data sets too large for memory, opened by their names: ImageNet as TFDS prepared it, folders of images, and caches of
-either.
-"""
+"""Data sets too large for memory, by their names: ImageNet as TFDS prepared it, folders of images, caches of either."""
 
 import contextlib
 import itertools
@@ -30,8 +28,8 @@ def open_images(name: str, data_dir: str | os.PathLike[str] | None, log: Callabl
 
     A folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or images in any format that Pillow reads, also in folders
     below those (see `folders.image_files`). Names of classes that differ only in how Unicode composes their accents are
-    one class. Images are turned as their EXIF orientation says, unless all classes are named as ImageNet's are,
-    n01440764: of these, as of "imagenet2012", it is ignored, as it is by everybody who trains on them.
+    one class. Images are turned as their EXIF orientation says, but not those of "imagenet2012" or where all classes
+    are named as ImageNet's are, n01440764: everybody who trains on these ignores it.
 
     Args:
       name: "imagenet2012", as TFDS prepared it, "folder", or "cache": what `data.cache` wrote.
@@ -54,9 +52,7 @@ def open_images(name: str, data_dir: str | os.PathLike[str] | None, log: Callabl
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """A split of images, undecoded by their index in `source`, and decoded in batches; the options are those of
-    `image_folder`.
-    """
+    """A split of images, undecoded by their index, and decoded in batches; the options are those of `image_folder`."""
 
     source: ImageSource
     image_size: int
@@ -74,17 +70,16 @@ class ImageSplit:
     def batches(
         self, batch_size: int, steps: int | None = None, seed: int = 0, start: int = 0, crop: str = CROPS[0]
     ) -> Iterator[Batch]:
-        """Batches to train on: random windows, uint8 RGB (batch, image_size, image_size, 3), and labels.
+        """The batches of the steps from `start` on, without end where `steps` is None: random windows, uint8 RGB
+        (batch, image_size, image_size, 3), and labels. Mirroring and colours are left to the device, see
+        `augment.augment_images`.
 
         Batch k is a function of the seed and k. Every epoch shows each image once, in an order of its own; a batch may
-        straddle two epochs. For a damaged image the next whole one is shown. Mirroring and colours are left to the
-        device, see `augment.augment_images`.
+        straddle two epochs. For a damaged image the next whole one is shown.
 
         Args:
-          batch_size: images in a batch.
-          steps: how many batches; None is without end.
+          batch_size, steps, start: images in a batch, how many batches, and the first one's number.
           seed: of the order and of the windows.
-          start: the step of the first batch.
           crop: "random_resized_crop" (8 to 100 % of the area, aspect 3/4 to 4/3), or "random_scale", the paper's: the
             shorter side is drawn from 256/224 to 480/224 of the window's.
 

@@ -3,7 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,19 +22,16 @@ T = TypeVar("T")
 
 def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
     """What a function makes of each index, in their order, computed ahead by threads on all cores."""
-    cores = available_cores()
-    with ThreadPoolExecutor(cores) as threads:
-        pending: deque[Future[T]] = deque()
-        try:
-            for index in indices:
-                pending.append(threads.submit(function, index))
-                if len(pending) > 4 * cores:
-                    yield pending.popleft().result()
-            while pending:
+    threads, pending = ThreadPoolExecutor(available_cores()), deque()
+    try:
+        for index in indices:
+            pending.append(threads.submit(function, index))
+            if len(pending) > 4 * available_cores():
                 yield pending.popleft().result()
-        finally:  # nobody waits for the others
-            for future in pending:
-                future.cancel()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)  # nobody waits for those that have not begun
 
 
 def in_order(
@@ -73,8 +70,7 @@ def central_batches(
 
     Args:
       source: the images of a split.
-      image_shape: (height, width, 3) of the network's images.
-      preprocessing: of the network, which says how images are resized.
+      image_shape, preprocessing: of the network, which says how images are resized.
       batch_size: of every batch over all hosts, the last one too.
       damaged: is given the indices of damaged images.
       host: this host's index, and how many there are; they hold consecutive rows.
@@ -103,10 +99,7 @@ def mean_image(source: ImageSource, count: int, resize_size: int, image_size: in
     """The mean of the central views of `count` images, spread evenly: (image_size, image_size, 3) float32.
 
     The paper subtracts the mean image of its training set; over 10,000 images its standard error is below one grey
-    level. Damaged images are left out.
-
-    Raises:
-      InputError: all of them are damaged.
+    level. Damaged images are left out; where all of them are, it is an InputError.
     """
     chosen = np.linspace(0, len(source) - 1, min(count, len(source)), dtype=np.int64).tolist()
     total, seen = np.zeros((image_size, image_size, 3), np.int64), 0

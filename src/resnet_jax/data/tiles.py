@@ -1,9 +1,8 @@
 """JPEG in tiles: restart markers make parts of a photograph decodable on their own, so that a window of it costs little
 more than the pixels under it.
 
-A JPEG decoder has to read all that comes before a pixel, unless a restart marker stands in between. Behind one, nothing
-depends on what was before: a stretch of blocks between two markers, a tile, can be cut out of the file, and tiles that
-make a rectangle are a smaller JPEG with the same header. No file here is decoded; `data.decode` does that.
+Behind a restart marker nothing depends on what was before: a stretch of blocks between two markers, a tile, can be cut
+out of the file, and tiles that make a rectangle are a smaller JPEG with the same header. `data.decode` decodes it.
 """
 
 import io
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from resnet_jax.data.image_files import open_image
+from resnet_jax.data.image_files import jpeg_segments, open_image
 
 # A tile has at least so many blocks of JPEG's (MCUs) in a row, and at most twice as many, or the whole row of them. Of
 # ImageNet's photographs, 868 common and 1,109 paper's windows a second and core are read with 4; 831 and 1,051 with 8;
@@ -30,12 +29,7 @@ _SAMPLINGS: dict[object, int] = {((1, 1), (1, 1), (1, 1)): 0, ((2, 1), (1, 1), (
 
 
 class TiledJpeg(NamedTuple):
-    """A JPEG file with restart markers, and where they are.
-
-    Attributes:
-      data: the file, which any decoder can read as a whole.
-      tiles: (tiles + 1,) int32: where in it each tile begins, row by row, and where the last one has ended.
-    """
+    """A JPEG file, and where in it each tile begins, row by row, and the last one has ended: (tiles + 1,) int32."""
 
     data: bytes
     tiles: np.ndarray
@@ -57,23 +51,20 @@ class _Layout(NamedTuple):
 
 
 def _layout(data: bytes) -> _Layout:
-    at, marker, interval, size_at, samplings = 2, 0, 0, 0, []
-    while marker != 0xDA:
-        marker, length = struct.unpack_from(">xBH", data, at)
+    end, interval, size_at, samplings = 2, 0, 0, b""
+    for marker, begin, end in jpeg_segments(data):
         if marker in (0xC0, 0xC1):
-            size_at = at + 5
-            samplings = [data[at + 11 + 3 * i] for i in range(data[at + 9])]
+            size_at, samplings = begin + 5, data[begin + 11 : end : 3]
         elif marker == 0xDD:
-            (interval,) = struct.unpack_from(">H", data, at + 4)
-        at += 2 + length
+            (interval,) = struct.unpack_from(">H", data, begin + 4)
     if not interval or not samplings:
         raise ValueError("it is no sequential JPEG with restart markers")
     # The blocks of a single component are 8 x 8 pixels, whatever its sampling is said to be.
-    several = len(samplings) > 1
-    block_height = 8 * max(sampling & 15 for sampling in samplings) if several else 8
-    block_width = 8 * max(sampling >> 4 for sampling in samplings) if several else 8
+    samplings = samplings if len(samplings) > 1 else b"\x11"
+    block_height, block_width = (8 * max(each >> bits & 15 for each in samplings) for bits in (0, 4))
     height, width = struct.unpack_from(">HH", data, size_at)
-    return _Layout(size_at, at, block_height, interval * block_width, height, width)
+    start = end + 2 + int.from_bytes(data[end + 2 : end + 4])  # behind the header of the scan
+    return _Layout(size_at, start, block_height, interval * block_width, height, width)
 
 
 def find_tiles(data: bytes) -> TiledJpeg:
@@ -112,49 +103,38 @@ def encode_tiles(image: np.ndarray, quality: int, original: bytes | None) -> Til
     columns = -(-shown.width // (8 if sampling == 0 else 16))
     several = (count for count in range(_LEAST_BLOCKS, 2 * _LEAST_BLOCKS + 1) if columns % count == 0)
     options["restart_marker_blocks"] = next(several, columns)
-    try:
-        data = _save(shown, optimize=True, **options)  # 5 % smaller
-    except OSError:
-        # The buffer that Pillow gives the optimiser is too small for noise.
-        data = _save(shown, **options)
-    return find_tiles(data)
-
-
-def _save(image: Image.Image, **options) -> bytes:
     file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
+    try:
+        shown.save(file, "JPEG", optimize=True, **options)  # 5 % smaller
+    except OSError:  # the buffer that Pillow gives the optimiser is too small for noise
+        file = io.BytesIO()
+        shown.save(file, "JPEG", **options)
+    return find_tiles(file.getvalue())
 
 
 def cut_tiles(tiled: TiledJpeg, left: int, top: int, right: int, bottom: int, factor: int) -> tuple[bytes, int, int]:
-    """A smaller JPEG that holds a window of a tiled one.
+    """A smaller JPEG that holds a window of a tiled one, and the pixel of the whole where it begins: left, top.
 
-    Decoded at 1 / `factor` of its size, it has under the window the pixels of the whole one decoded so, bit for bit.
-
-    Args:
-      tiled: the JPEG.
-      left, top, right, bottom: of the window, in pixels of the whole.
-      factor: 1, 2, 4 or 8.
-
-    Returns:
-      its bytes, and the pixel of the whole where it begins: left, top. Both are multiples of 8.
+    Decoded at 1 / `factor` of its size, 1, 2, 4 or 8, it has under the window the pixels of the whole one decoded so,
+    bit for bit. The window is in pixels of the whole.
     """
     data, tiles = tiled
     layout = _layout(data)
+    tall, wide = layout.tile_height, layout.tile_width
+    rows, columns = -(-layout.height // tall), -(-layout.width // wide)
     # Where chroma is coarser, decoders interpolate it between neighbours: a window's last pixel may need the next one.
-    margin = factor
-    columns = -(-layout.width // layout.tile_width)
-    column0, column1 = max(left - margin, 0) // layout.tile_width, -(-(right + margin) // layout.tile_width)
-    row0, row1 = max(top - margin, 0) // layout.tile_height, -(-(bottom + margin) // layout.tile_height)
-    left, right = column0 * layout.tile_width, min(column1 * layout.tile_width, layout.width)
-    top, bottom = row0 * layout.tile_height, min(row1 * layout.tile_height, layout.height)
-    column1, row1 = -(-right // layout.tile_width), -(-bottom // layout.tile_height)
+    column0, column1 = max(left - factor, 0) // wide, min(-(-(right + factor) // wide), columns)
+    row0, row1 = max(top - factor, 0) // tall, min(-(-(bottom + factor) // tall), rows)
+    left, right = column0 * wide, min(column1 * wide, layout.width)
+    top, bottom = row0 * tall, min(row1 * tall, layout.height)
     size = struct.pack(">HH", bottom - top, right - left)
-    parts, count = [data[: layout.size_at], size, data[layout.size_at + 4 : layout.start]], 0
+    parts, restarts = (
+        [data[: layout.size_at], size, data[layout.size_at + 4 : layout.start]],
+        itertools.cycle(_RESTARTS),
+    )
     for row in range(row0, row1):
         edges = tiles[row * columns + column0 : row * columns + column1 + 1].tolist()
         for begin, end in itertools.pairwise(edges):
-            parts += data[begin : end - 2], _RESTARTS[count % 8]
-            count += 1
+            parts += data[begin : end - 2], next(restarts)
     parts[-1] = b"\xff\xd9"
     return b"".join(parts), left, top
