@@ -1,5 +1,6 @@
 """From an image file's bytes to the window of it that a network sees: host work, NumPy in and out, no JAX."""
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -31,16 +32,8 @@ _MOST_JPEG_PIXELS, _MOST_PIXELS = 2**30, 2**28
 _MOST_DECODED = 178_956_970
 
 
-def use_one_thread() -> None:
-    """OpenCV uses no other threads in this process: for a worker, of which there are as many as cores."""
-    cv2.setNumThreads(1)
-
-
 def decode(data: ImageData, factor: int = 1) -> np.ndarray:
-    """The pixels of an image file, (height, width, 3) uint8 RGB.
-
-    The EXIF orientation is applied to a user's own file, an `UprightFile`, and ignored in other bytes, as it is in
-    ImageNet's.
+    """The pixels of an image file, (height, width, 3) uint8 RGB; the EXIF orientation is applied to an `UprightFile`.
 
     JPEG goes through simplejpeg (2.3 times as fast as Pillow). Pillow reads what that does not: PNG, CMYK, JPEGs with
     recoverable errors.
@@ -62,7 +55,7 @@ def decode(data: ImageData, factor: int = 1) -> np.ndarray:
 
 def _decode_stored(data: bytes, factor: int) -> np.ndarray:
     """The pixels as the file has them, whatever its orientation."""
-    try:
+    with contextlib.suppress(ValueError):
         height, width, color, _ = simplejpeg.decode_jpeg_header(data)
         if color in ("YCbCr", "Gray", "RGB"):
             height, width = int(height), int(width)
@@ -70,8 +63,6 @@ def _decode_stored(data: bytes, factor: int) -> np.ndarray:
             factor = _reduction(height, width, factor)
             least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
             return simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
-    except ValueError:
-        pass
     return _decode_slowly(data)
 
 
@@ -104,21 +95,15 @@ def size_of(data: ImageData) -> tuple[int, int]:
     if isinstance(data, np.ndarray):
         return data.shape[0], data.shape[1]
     file = data.data if isinstance(data, TiledJpeg) else data
-    height, width = _stored_size(file)
-    return upright_size(height, width, orientation(file)) if isinstance(file, UprightFile) else (height, width)
-
-
-def _stored_size(data: bytes) -> tuple[int, int]:
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        return int(height), int(width)
+        height, width = map(int, simplejpeg.decode_jpeg_header(file)[:2])
     except ValueError:
-        pass
-    try:
-        with open_image(data) as opened:
-            return opened.height, opened.width
-    except UnreadableImageError:
-        return _decode_slowly(data).shape[:2]  # its errors say what is wrong
+        try:
+            with open_image(file) as opened:
+                height, width = opened.height, opened.width
+        except UnreadableImageError:
+            height, width, _ = _decode_slowly(file).shape  # its errors say what is wrong
+    return upright_size(height, width, orientation(file)) if isinstance(file, UprightFile) else (height, width)
 
 
 def _check_size(height: int, width: int, most: int) -> None:
@@ -129,17 +114,14 @@ def _check_size(height: int, width: int, most: int) -> None:
 def resample(image: np.ndarray, box: Box, size: tuple[int, int], interpolation: str) -> np.ndarray:
     """A part of an image, (height, width, 3) uint8, at another `size`: (*size, 3), "bilinear" or "bicubic".
 
-    It is one antialiased resampling that reads no pixel which the part does not need. It equals resizing the whole
-    image and cutting the window out, but for the rounding of a pixel.
+    It is one antialiased resampling, and equals resizing the whole image and cutting the window out, but for the
+    rounding of a pixel.
     """
-    height, width = size
-    resized = Image.fromarray(image).resize((width, height), INTERPOLATIONS[interpolation], box=box)
-    return np.asarray(resized)
+    return np.asarray(Image.fromarray(image).resize(size[::-1], INTERPOLATIONS[interpolation], box=box))
 
 
 def read_window(data: ImageData, choose: Callable[[int, int], Box], image_size: int) -> np.ndarray:
-    """A training window of an image, (image_size, image_size, 3) uint8: decoded no larger than it needs, and resized
-    once, fast.
+    """A training window of an image, (image_size, image_size, 3) uint8: decoded no larger than it needs, resized once.
 
     Edges are rounded to whole pixels, and pixels are interpolated linearly, without antialiasing, as input pipelines of
     TensorFlow do: where a window shrinks to a half or less, the decoder or an average over areas has shrunk it before.

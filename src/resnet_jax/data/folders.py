@@ -1,13 +1,11 @@
-"""Folders of images: which files are images, in one walk for training, for `predict` and for caches; and a folder of
-classes as a data set.
-"""
+"""Folders of images: which files are images, for training and for `predict`; and a folder of classes as a data set."""
 
 import os
 import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +22,11 @@ _CLOSED = "without permission to read it"
 
 
 class Found(NamedTuple):
-    """The images below a folder, sorted by the parts of their paths; and (reason, path) of each file or folder that
-    was passed over.
+    """What is below a folder, by paths below it.
+
+    Attributes:
+      images: sorted by the parts of their paths.
+      passed: (reason, path) of each file or folder that was passed over.
     """
 
     images: list[str]
@@ -33,40 +34,27 @@ class Found(NamedTuple):
 
 
 def image_files(folder: str | Path) -> Found:
-    """The image files in a folder and in the folders below it, by their paths below it.
+    """The image files in a folder and in the folders below it; an InputError where it cannot be read.
 
     A name with a suffix of an image is one, whatever its case, and without one it is none. What is hidden, a name that
     begins with a dot, is not entered. Links are followed. No folder is entered twice, so that links in a circle end.
-
-    Raises:
-      InputError: the folder cannot be read.
     """
-    images, passed = [], []
-    for _, files, problems in _walk(str(folder)):
-        passed += problems
-        for path in files or ():
-            if problem := _problem(os.path.join(folder, path)):
-                passed.append((problem, path))
-            else:
-                images.append(path)
+    images, passed, _ = _walk(str(folder))
     return Found(sorted(images, key=lambda path: path.split(os.sep)), passed)
 
 
-def folders(folder: str | Path) -> Iterator[str]:
+def folders(folder: str | Path) -> list[str]:
     """The folder and all that are below it, as `image_files` enters them."""
-    for below, files, _ in _walk(str(folder)):
-        if files is not None:
-            yield os.path.join(folder, below) if below else str(folder)
+    return [os.path.join(folder, below) if below else str(folder) for below in _walk(str(folder))[2]]
 
 
-def _walk(folder: str) -> Iterator[tuple[str, list[str] | None, list[tuple[str, str]]]]:
-    """(path, files, what is passed over) of the folder and of all below it; paths are below the folder, and of one that
-    is not entered the files are None.
-    """
+def _walk(folder: str) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """The images, what is passed over, and the folders that are entered, the first of them ""."""
     # A link to a folder that holds this one would bring in all that lies beside it.
     # Names alone can lie: `link/..` need not be where the link is.
     above = {path for made in (os.path.abspath, os.path.realpath) for path in Path(made(folder)).parents}
-    entered = {_identity(path) for path in above if path.exists()}
+    seen = {_identity(path) for path in above if path.exists()}
+    images, passed, entered = [], [], []
     # Links wait for the folders, of which they are then found to lead to one that was entered.
     waiting, links = [""], []
     while waiting or links:
@@ -74,27 +62,30 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str] | None, list[tuple[str, 
         path = os.path.join(folder, below) if below else folder
         try:
             identity = _identity(path)
-            if identity in entered:
-                yield below, None, [(_AGAIN, below)]
+            if identity in seen:
+                passed.append((_AGAIN, below))
                 continue
             entries = listed(path)
         except (OSError, InputError):
             if not below:
                 raise
-            yield below, None, [(_CLOSED, below)]
+            passed.append((_CLOSED, below))
             continue
-        entered.add(identity)
-        files, inside, problems = [], [], []
+        seen.add(identity)
+        entered.append(below)
+        inside = []
         for entry in entries:
             name = os.path.join(below, entry.name)
             if entry.name.startswith("."):
-                problems.append(("hidden", name))
+                passed.append(("hidden", name))
             elif is_folder(entry):
                 (links if entry.is_symlink() else inside).append(name)
+            elif problem := _problem(os.path.join(folder, name)):
+                passed.append((problem, name))
             else:
-                files.append(name)
+                images.append(name)
         waiting += reversed(inside)
-        yield below, files, problems
+    return images, passed, entered
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
@@ -145,10 +136,9 @@ def without_images(folder: str | Path, passed: Sequence[tuple[str, str]]) -> Inp
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files under one folder.
+    """Image files under the folder `root`.
 
     Attributes:
-      root: the folder.
       files: their paths below it, as bytes: a million of them are copied into every worker.
       labels: their classes, int32.
       upright: whether they are turned as their EXIF orientation says.
@@ -186,9 +176,8 @@ def open_folder(root: Path, log: Callable[[str], None]) -> ImageDataset:
     upright = not all(re.fullmatch(r"n\d{8}", name) for name in class_names)
     train = _split(root, "train", list(classes.values()), upright, log)
     validation = _split(root, "val", [tested.get(name, []) for name in classes], upright, log)
-    crc = 0
-    for split in (train, validation):
-        crc = zlib.crc32(split.labels.tobytes(), zlib.crc32(split.files.tobytes(), crc))
+    arrays = (train.files, train.labels, validation.files, validation.labels)
+    crc = zlib.crc32(b"".join(array.tobytes() for array in arrays))
     return ImageDataset("folder", train, validation, class_names, crc)
 
 
@@ -202,8 +191,8 @@ def _alike(name: str) -> str:
 
 
 def _classes(folder: Path) -> dict[str, list[str]]:
-    """The classes of a split in the order of their folders: several folders, where these differ only in how accents are
-    composed. The first of them names the class, which a data set of decomposed names always had.
+    """The classes of a split in the order of their folders; those of names that differ only in how accents are composed
+    are one, which the first of them names.
     """
     if not folder.is_dir():
         raise InputError(f"the folder {folder} does not exist: {folder.parent} should hold train/CLASS/*.jpg and val/…")

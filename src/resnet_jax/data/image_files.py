@@ -42,10 +42,7 @@ def one_error() -> Iterator[None]:
 
 
 class UprightFile(bytes):
-    """The bytes of a user's own image: it is turned as its EXIF orientation says, wherever it is decoded.
-
-    In other bytes, which are ImageNet's, the orientation is ignored.
-    """
+    """The bytes of a user's own image: only these are turned as their EXIF orientation says, wherever it is decoded."""
 
 
 @functools.cache
@@ -67,14 +64,11 @@ def _heif() -> Callable[..., Image.Image] | None:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Opens an image file, of which nothing is decoded yet.
+    """Opens an image file, of which nothing is decoded yet; an UnreadableImageError where it is in no known format, or
+    damaged where it says how large it is.
 
-    It is `Image.open`, but for three things. What the pixels do not depend on is not read: a PNG with a megabyte of
-    text is no damaged one. The number of pixels is the caller's concern. And programs, videos and the like are not
-    opened.
-
-    Raises:
-      UnreadableImageError: it is in no known format, or damaged where its format says how large it is.
+    `Image.open` reads what the pixels do not depend on, and finds a PNG with a megabyte of text damaged; it limits the
+    number of pixels, which is the caller's concern here; and it opens programs and videos.
     """
     with one_error():
         return _open(_without_metadata(data))
@@ -112,23 +106,22 @@ def _without_metadata(data: bytes) -> bytes:
         kept = (view[begin:end] for name, begin, end in _chunks(data) if name[:1].isupper() or name == b"tRNS")
         return b"".join((_PNG, *kept))
     if data.startswith(_JPEG):
-        segments = list(jpeg_segments(data))
-        kept = [view[begin:end] for marker, begin, end in segments if _is_needed(marker, end - begin)]
-        return b"".join((_JPEG, *kept, view[segments[-1][2] if segments else 2 :]))
+        kept, end = [], 2
+        for marker, begin, end in jpeg_segments(data):
+            # Of what applications wrote (APP0 to APP15) JFIF's and Adobe's segments say what the channels are, unless
+            # they are too short; 0xFE are comments.
+            if end - begin >= 16 if marker in (0xE0, 0xEE) else marker != 0xFE and not 0xE0 <= marker <= 0xEF:
+                kept.append(view[begin:end])
+        return b"".join((_JPEG, *kept, view[end:]))
     if found := _orientation_in(data):  # Pillow would turn a TIFF while it loads it
-        return b"".join((view[: found[0]], struct.pack(found[1], 1), view[found[0] + struct.calcsize(found[1]) :]))
+        changed = bytearray(data)
+        struct.pack_into(found[1], changed, found[0], 1)
+        return bytes(changed)
     # EXIF, an item of AVIF like any other, becomes one of a type that nobody knows.
     return _EXIF_ITEM.sub(rb"\1None", data, 1) if data[4:8] == b"ftyp" else data
 
 
 _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
-
-
-def _is_needed(marker: int, length: int) -> bool:
-    """Whether the pixels of a JPEG depend on a segment. Of those of applications (APP0 to APP15) that is JFIF's and
-    Adobe's, which say what the channels are; decoders pass over shorter ones. 0xFE are comments.
-    """
-    return length >= 16 if marker in (0xE0, 0xEE) else marker != 0xFE and not 0xE0 <= marker <= 0xEF
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
+import cv2
 import grain
 import numpy as np
 from absl import flags
 
-from resnet_jax.data.decode import UnreadableImageError, read_window, use_one_thread
+from resnet_jax.data.decode import UnreadableImageError, read_window
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.shared_memory import check_room, ran_out
@@ -221,7 +222,7 @@ def _start_worker(*_: int) -> None:
     # Whatever a worker imports, the accelerators are the main process's.
     os.environ["JAX_PLATFORMS"] = "cpu"
     quiet_pillow()
-    use_one_thread()
+    cv2.setNumThreads(1)  # there are as many workers as cores
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
