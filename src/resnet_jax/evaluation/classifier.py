@@ -13,6 +13,7 @@ import numpy as np
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
+from resnet_jax.models import ResNet
 
 
 class Classifier(flax.struct.PyTreeNode):
@@ -64,29 +65,67 @@ def _logits(model: nn.Module, variables: Any, preprocessing: Preprocessing, imag
     return model.apply(variables, preprocessing(images), train=False)
 
 
-def transfer(classifier: Classifier, class_names: Sequence[str], seed: int = 0) -> Classifier:
+HEADS = ("zero", "normal")
+
+
+def transfer(
+    classifier: Classifier,
+    class_names: Sequence[str],
+    seed: int = 0,
+    *,
+    head: str = "zero",
+    freeze: str | None = None,
+    live_statistics: bool = False,
+) -> Classifier:
     """The network with a new head, for classes of one's own: everything below keeps its weights and statistics.
 
     Args:
       classifier: a trained network, whose last layer is "fc".
       class_names: in the order of the new logits.
-      seed: of the head's kernel, which is drawn as that of a new network; its bias is zero.
+      seed: of a head that is drawn.
+      head: "zero", with which the first step sends nothing random into the weights below (as BiT, 1912.11370), or
+        "normal", drawn as that of a new network; its bias is zero either way.
+      freeze, live_statistics: which parts are not trained on, see `models.ResNet`.
 
     Raises:
-      InputError: the network has no such layer, or these are no names of classes.
+      InputError: the network has no such layer or no such part, or these are no names of classes.
 
     Example:
       >>> import resnet_jax as rj
       >>> classifier = rj.load_torch("resnet50.safetensors")  # doctest: +SKIP
-      >>> rj.transfer(classifier, ["cat", "dog"]).model.num_classes  # doctest: +SKIP
+      >>> rj.transfer(classifier, ["cat", "dog"], freeze="stage3").model.num_classes  # doctest: +SKIP
       2
     """
+    if head not in HEADS:
+        raise InputError(f"head is {head!r}, but it must be one of {', '.join(HEADS)}")
+    try:
+        model = network_of(classifier).clone(
+            num_classes=number_of(class_names), freeze=freeze, live_statistics=live_statistics
+        )
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    last_maps = jnp.zeros((1, 1, 1, len(classifier.variables["params"]["fc"]["kernel"])))
+    fc = model.init(rng.stream(seed, "head"), last_maps, method="head")["params"]["fc"]
+    return with_head(classifier, model, class_names, fc if head == "normal" else jax.tree.map(jnp.zeros_like, fc))
+
+
+def network_of(classifier: Classifier) -> ResNet:
+    """The network, where it has a head that can be replaced; else an InputError."""
+    if not isinstance(classifier.model, ResNet):
+        raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
+    return classifier.model
+
+
+def with_head(classifier: Classifier, model: ResNet, class_names: Sequence[str], fc: Any) -> Classifier:
+    """The classifier with other logits: a network of so many, its head {"kernel", "bias"}, and their names."""
+    variables = {**classifier.variables, "params": {**classifier.variables["params"], "fc": fc}}
+    return classifier.replace(model=model, variables=variables, class_names=tuple(class_names))
+
+
+def number_of(class_names: Sequence[str]) -> int:
+    """How many classes have been named; an InputError where these are no names."""
     if isinstance(class_names, str) or not len(class_names):
         raise InputError(f"class_names is {class_names!r}, but it must hold the name of each class")
-    if "fc" not in classifier.variables["params"] or not hasattr(classifier.model, "num_classes"):
-        raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
-    model = classifier.model.clone(num_classes=len(class_names))  # pyright: ignore[reportCallIssue]
-    drawn = jax.jit(lambda key: model.init(key, jnp.zeros((1, *classifier.image_shape)), train=False)["params"]["fc"])
-    head = drawn(rng.stream(seed, "head"))
-    variables = {**classifier.variables, "params": {**classifier.variables["params"], "fc": head}}
-    return classifier.replace(model=model, variables=variables, class_names=tuple(class_names))
+    return len(class_names)

@@ -1,9 +1,11 @@
 """The paper's networks: a stem, stages of blocks, and a linear classifier on globally averaged features."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
@@ -20,6 +22,17 @@ _CHOICES = {
     "bottleneck_stride": ("1x1", "3x3"),
     "stem_pool_padding": ("caffe", "torch"),
 }
+
+_STEM = ("conv1", "bn1")
+
+
+def part_of(name: str) -> str:
+    """The part of a network that its parameters of this name, on the highest level, belong to.
+
+    >>> [part_of(name) for name in ("conv1", "bn1", "stage1", "fc")]
+    ['stem', 'stem', 'stage1', 'fc']
+    """
+    return "stem" if name in _STEM else name
 
 
 class Stage(nn.Module):
@@ -72,6 +85,10 @@ class ResNet(nn.Module):
       unroll: writes every block of a stage out instead of scanning; same parameters, same result, a larger program.
       zero_init_residual: the last batch norm of each residual branch begins with a scale of 0, so that each block
         begins as its shortcut (1706.02677, section 5.1).
+      freeze: "stem", or "stage1" and so on, is frozen with all before it, "backbone" is all but the head "fc". What is
+        frozen normalises by its running statistics and keeps them, also in training; no gradient enters it, so that it
+        has no backward pass, and `training.step` leaves its parameters as they are.
+      live_statistics: frozen parts normalise by the batch's statistics in training, and their running ones move.
     """
 
     stage_sizes: tuple[int, ...]
@@ -91,6 +108,8 @@ class ResNet(nn.Module):
     remat: bool = False
     unroll: bool = False
     zero_init_residual: bool = False
+    freeze: str | None = None
+    live_statistics: bool = False
 
     def __post_init__(self):
         for field, choices in _CHOICES.items():
@@ -98,7 +117,31 @@ class ResNet(nn.Module):
                 raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
         if self.zero_init_residual and self.shortcut is None:
             raise ValueError("zero_init_residual is for residual networks: a plain one's blocks would begin as zero")
+        if self.freeze not in (choices := (None, *self.parts[:-1], "backbone")):
+            raise ValueError(f"freeze is {self.freeze!r}, but the parts of this network are {', '.join(choices[1:])}")
         super().__post_init__()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the network is made of: ("stem", "stage1", …, "fc")."""
+        return ("stem", *(f"stage{i}" for i in range(1, len(self.stage_sizes) + 1)), "fc")
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The names, on the highest level, of the parameters that are not trained.
+
+        >>> ResNet((1, 1), (4, 8), False, "cifar", 10, "A", freeze="stage1").frozen
+        ('conv1', 'bn1', 'stage1')
+        """
+        if self.freeze is None:
+            return ()
+        body = self.parts[:-1]
+        return (*_STEM, *(body if self.freeze == "backbone" else body[: body.index(self.freeze) + 1])[1:])
+
+    @property
+    def frozen_statistics(self) -> tuple[str, ...]:
+        """As `frozen`, of the running statistics that stay as they are."""
+        return () if self.live_statistics else self.frozen
 
     def setup(self):
         norm = partial(BatchNorm, self.momentum, self.epsilon, self.bn_group_size, self.axis_name, self.dtype)
@@ -130,14 +173,15 @@ class ResNet(nn.Module):
           train: normalise by the batch's statistics and update the running ones (collection "batch_stats", which must
             be mutable).
         """
-        return self.head(self.stages(images, train)[f"stage{len(self.stage_sizes)}"])
+        return self.head(self.stages(images, train)[self.parts[-2]])
 
     def stages(self, images: Num[Array | np.ndarray, "b h w c"], train: bool) -> dict[str, Float[Array, "b _ _ _"]]:
         """The feature maps that the stem ("stem", pooled where it pools) and each stage ("stage1", …) end with.
 
         Arguments are as of `__call__`; feature maps are in the dtype of the computation.
         """
-        x = nn.relu(self.bn1(self.conv1(jnp.asarray(images, self.dtype)), train))
+        images = jnp.asarray(images, self.dtype)
+        x = self._apply("stem", lambda train: nn.relu(self.bn1(self.conv1(images), train)), train)
         maps = {"stem": max_pool(x, self.stem_pool_padding) if self.stem == "imagenet" else x}
         for i in range(1, len(self.stage_sizes) + 1):
             maps[f"stage{i}"] = self.stage(i, maps["stem" if i == 1 else f"stage{i - 1}"], train)
@@ -150,8 +194,23 @@ class ResNet(nn.Module):
 
         Detection computes the fourth on regions of the third one's. All stages but the first halve a feature map.
         """
-        return getattr(self, f"stage{number}")(features, train)
+        name = f"stage{number}"
+        return self._apply(name, partial(getattr(self, name), features), train)
+
+    def _apply(self, part: str, function: Callable[[bool], jax.Array], train: bool) -> jax.Array:
+        """What a part computes, in training or not; from a frozen one no gradient comes back."""
+        if part not in map(part_of, self.frozen):
+            return function(train)
+        return jax.lax.stop_gradient(function(train and self.live_statistics))
 
     def head(self, features: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b {self.num_classes}"]:
         """The logits of feature maps that the last stage ends with: `fc`, the classifier, on their averages."""
-        return self.fc(features.mean((1, 2), dtype=np.promote_types(features.dtype, jnp.float32)))
+        return self.fc(_averaged(features))
+
+    def features(self, images: Num[Array | np.ndarray, "b h w c"], train: bool) -> Float[Array, "b _"]:
+        """What `fc` is given: the averages of the last feature maps, in float32 or wider."""
+        return _averaged(self.stages(images, train)[self.parts[-2]])
+
+
+def _averaged(maps: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b c"]:
+    return maps.mean((1, 2), dtype=np.promote_types(maps.dtype, jnp.float32))

@@ -22,7 +22,7 @@ class TrainState:
       step: updates made or skipped, int32: the one count that schedules, batches and augmentation go by.
       params: float32.
       batch_stats: running means and variances of the batch norms, float32.
-      opt_state: of the optimiser.
+      opt_state: of the optimiser, for the parameters that are trained.
       skipped: the last steps in a row that made no update, int32; see `step.train_step`.
       ema: exponential moving averages of the variables, or None; see `step.train_step`.
     """
@@ -77,7 +77,7 @@ def create_state(
     mesh = mesh or make_mesh()
     if not isinstance(network, nn.Module):
         # Copied, for the steps to donate what nobody else holds.
-        init, given = partial(_with_variables, optimizer, ema), put_everywhere(mesh, network.variables)
+        init, given = partial(_with_variables, network.model, optimizer, ema), put_everywhere(mesh, network.variables)
     elif image_shape is None:
         raise ValueError("a module's parameters are drawn for images: give their image_shape=(height, width, channels)")
     else:
@@ -102,6 +102,19 @@ def abstract_variables(model: nn.Module, image_shape: tuple[int, ...], mesh: Mes
     """Shapes, dtypes and shardings of `TrainState.variables`, without an optimiser; arguments as of `create_state`."""
     shapes = {"batch_stats": {}, **models.abstract_variables(model, image_shape)}
     return _abstract(shapes, variable_shardings(mesh or make_mesh(), shapes))
+
+
+def trained(model: nn.Module, variables: Any) -> dict[str, Any]:
+    """The variables that training changes: without what a model freezes, see `models.ResNet.frozen`.
+
+    An optimiser never sees frozen parameters. So no decay, momentum or norm over all of them reaches these, whatever
+    the optimiser, and its state is no larger than it must be.
+    """
+    frozen = {"params": getattr(model, "frozen", ()), "batch_stats": getattr(model, "frozen_statistics", ())}
+    return {
+        name: {each: tree for each, tree in collection.items() if each not in frozen.get(name, ())}
+        for name, collection in variables.items()
+    }
 
 
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
@@ -153,14 +166,14 @@ def _init(
     ema: bool,
     key: jax.Array,
 ) -> TrainState:
-    return _with_variables(optimizer, ema, models.init(model, image_shape, key))
+    return _with_variables(model, optimizer, ema, models.init(model, image_shape, key))
 
 
-def _with_variables(optimizer: optax.GradientTransformation, ema: bool, variables: Any) -> TrainState:
+def _with_variables(model: nn.Module, optimizer: optax.GradientTransformation, ema: bool, variables: Any) -> TrainState:
     variables, averages = (jax.tree.map(jnp.copy, {"batch_stats": {}, **variables}) for _ in range(2))
     return TrainState(
         jnp.zeros((), jnp.int32),
         **variables,
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=optimizer.init(trained(model, variables)["params"]),
         ema=averages if ema else None,
     )

@@ -15,7 +15,7 @@ from resnet_jax.distributed.mesh import AXES, fsdp_specs, gather, reduce_scatter
 from resnet_jax.training import optimizers
 from resnet_jax.training.losses import Loss, cross_entropy, examples
 from resnet_jax.training.metrics import Mean, Metrics
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.state import TrainState, trained
 
 
 def train_step(
@@ -40,8 +40,9 @@ def train_step(
       batch: a `Batch`, or a named tuple of one's own; its `images` go into the model, all of it into the loss.
       model: a Linen module that is called with (images, train); its batch norms' statistics are "batch_stats". They
         are those of all devices only where it has a field `axis_name`, as ours have; else each device has its own.
-      optimizer: any one of Optax. It is given `value`, the batch's "error" (its loss, where the loss has no such
-        metric), and `step`, the state's.
+        What it names in `frozen` and `frozen_statistics`, as a `ResNet` with `freeze` does, stays as it is.
+      optimizer: any one of Optax, for the parameters that are trained. It is given `value`, the batch's "error" (its
+        loss, where the loss has no such metric), and `step`, the state's.
       mesh: the devices.
       loss: what is minimised, see `losses`.
       grad_accum_steps: microbatches that follow one another; the update is that of all of them.
@@ -54,19 +55,27 @@ def train_step(
       `optimizers.learning_rate`).
 
     Raises:
-      ValueError: there is an ema_decay, and the state keeps no averages.
+      ValueError: there is an ema_decay, and the state keeps no averages; or the state was made for another optimiser,
+        or for a network of which other parts are frozen.
     """
     gradients, batch_stats, metrics = _gradients(state, batch, model, mesh, loss, grad_accum_steps)
     reported = metrics.get("error", metrics["loss"])
     update = optimizers.promoting(optax.with_extra_args_support(optimizer).update)
-    value = reported.total / reported.count
-    updates, opt_state = update(gradients, state.opt_state, state.params, value=value, step=state.step)
-    new = TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state, ema=state.ema)
+    value, params = reported.total / reported.count, trained(model, state.variables)["params"]
+    if jax.tree.structure(jax.eval_shape(optimizer.init, params)) != jax.tree.structure(state.opt_state):
+        raise ValueError(
+            "the state is of another optimizer, or other parts of its network were frozen: make it with create_state"
+        )
+    updates, opt_state = update(gradients, state.opt_state, params, value=value, step=state.step)
+    changed = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+    new = TrainState(state.step + 1, **_with(state.variables, changed), opt_state=opt_state, ema=state.ema)
     if ema_decay is not None:
         if state.ema is None:
             raise ValueError("ema_decay needs a state that keeps averages: create_state(…, ema=True)")
-        averages = jax.tree.map(lambda old, now: ema_decay * old + (1 - ema_decay) * now, state.ema, new.variables)
-        new = dataclasses.replace(new, ema=averages)
+        averages = jax.tree.map(
+            lambda old, now: ema_decay * old + (1 - ema_decay) * now, trained(model, state.ema), changed
+        )
+        new = dataclasses.replace(new, ema=_with(state.ema, averages))
     if skip_nonfinite:
         finite = jnp.isfinite(metrics["loss"].total)
         for leaf in jax.tree.leaves((gradients, batch_stats)):
@@ -96,29 +105,31 @@ def compute_metrics(loss: Loss, outputs: Any, batch: Any) -> tuple[jax.Array, Me
 def _gradients(
     state: TrainState, batch: Any, model: Any, mesh: Mesh, loss: Loss, grad_accum_steps: int
 ) -> tuple[Any, Any, Metrics]:
-    """Gradients of the mean loss, new running statistics, and metrics."""
+    """Gradients of the mean loss, new running statistics, and metrics; of what is frozen there are none."""
     specs = fsdp_specs(mesh, state.params)
+    trained_specs = trained(model, {"params": specs})["params"]
     if hasattr(model, "axis_name"):
         model = model.clone(axis_name=AXES)
 
-    def total_loss(params: Any, batch_stats: Any, batch: Any) -> tuple[jax.Array, Any]:
+    def total_loss(params: Any, variables: Any, batch: Any) -> tuple[jax.Array, Any]:
         outputs, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats}, batch.images, train=True, mutable=["batch_stats"]
+            _with(variables, {"params": params}), batch.images, train=True, mutable=["batch_stats"]
         )
         total, metrics = compute_metrics(loss, outputs, batch)
-        return total, (updated.get("batch_stats", {}), metrics)
+        return total, (trained(model, {"batch_stats": {}, **updated})["batch_stats"], metrics)
 
     def on_one_device(params: Any, batch_stats: Any, batch: Any) -> tuple[Any, Any, Metrics]:
-        params = gather(specs, params)
+        variables = {"params": gather(specs, params), "batch_stats": batch_stats}
+        params = trained(model, variables)["params"]
 
         gradients_of = jax.grad(total_loss, has_aux=True)
         if grad_accum_steps == 1:
-            found = gradients_of(params, batch_stats, batch)
+            found = gradients_of(params, variables, batch)
         else:
             batches = microbatches(batch, grad_accum_steps, getattr(model, "bn_group_size", None) or 1)
-            found = add_up(lambda batch: gradients_of(params, batch_stats, batch), batches)
+            found = add_up(lambda batch: gradients_of(params, variables, batch), batches)
         everywhere = jax.tree.map(lambda _: P(), found[1])
-        gradients, (batch_stats, metrics) = reduce_scatter((specs, everywhere), found)
+        gradients, (batch_stats, metrics) = reduce_scatter((trained_specs, everywhere), found)
         count = metrics["loss"].count
         gradients = jax.tree.map(lambda gradient: gradient / count.astype(gradient.dtype), gradients)
         # Every microbatch began with the same running statistics: their mean is that of the whole batch.
@@ -126,9 +137,14 @@ def _gradients(
         return gradients, batch_stats, metrics
 
     mapped = jax.shard_map(
-        on_one_device, mesh=mesh, in_specs=(specs, P(), P(AXES)), out_specs=(specs, P(), P()), check_vma=False
+        on_one_device, mesh=mesh, in_specs=(specs, P(), P(AXES)), out_specs=(trained_specs, P(), P()), check_vma=False
     )
     return mapped(state.params, state.batch_stats, batch)
+
+
+def _with(variables: Any, changed: dict[str, Any]) -> dict[str, Any]:
+    """The variables, of which some have changed."""
+    return {name: {**each, **changed.get(name, {})} for name, each in variables.items()}
 
 
 def add_up(function: Callable[[Any], Any], inputs: Any) -> Any:
