@@ -1,6 +1,7 @@
 """What the command line turns into one line and an exit status, instead of a traceback; and lines that stop nothing."""
 
 import contextlib
+import difflib
 import errno
 import sys
 import unicodedata
@@ -70,9 +71,22 @@ def printable(text: str) -> str:
 
 def warn(line: str) -> None:
     """Prints a line to stderr about something wrong that a command goes on without."""
+    if sys.stderr is None:  # closed from the beginning; print would take standard output
+        return
     # Where nobody reads it, nothing is lost that a command needs.
     with contextlib.suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr)
+
+
+def did_you_mean(given: str, names: Iterable[str], form: str = "{!r}") -> str:
+    """A question for the name that is most like a given one, or nothing where none is like it.
+
+    >>> did_you_mean("trian", ["train", "predict"])
+    "did you mean 'train'? "
+    """
+    known = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(given.lower(), known, n=1)
+    return f"did you mean {form.format(known[close[0]])}? " if close else ""
 
 
 class Progress(Protocol):

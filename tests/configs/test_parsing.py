@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.cli.arguments import split_config
+from resnet_jax.cli.arguments import GivenConfig, command
 from resnet_jax.configs import fields, parsing
 from resnet_jax.errors import InputError
 from resnet_jax.runs import build
@@ -44,6 +44,28 @@ def test_placeholders_are_none_and_derived():
     # A half and three quarters of another length.
     config = parsing.load("digits", ["train.iterations=400"])
     np.testing.assert_allclose(build.schedule(config)(jnp.array([199, 200, 300])), [0.1, 0.01, 0.001], rtol=1e-6)
+
+
+@pytest.mark.parametrize("source", parsing.PACKAGED)
+def test_a_config_as_source_is_that_config(tmp_path, source):
+    config = parsing.load(source, {"seed": 7, "optimizer.boundaries": (10, 20), "dataset.data_dir": "it's\n\\"})
+    (tmp_path / "mine.py").write_text(parsing.as_source(config))
+    again = parsing.load(tmp_path / "mine.py")
+    assert fields.flat(again) == fields.flat(config)
+    # A field keeps its type.
+    for name in ("model.depth", "optimizer.learning_rate", "model.bn_group_size"):
+        with pytest.raises(InputError, match=f"config.{name}=x"):
+            parsing.load(tmp_path / "mine.py", {name: "x"})
+
+
+def test_values_as_they_are_given_on_a_command_line():
+    """What a message or the help shows can be pasted."""
+    config = parsing.load("imagenet")
+    shown = {field.name: fields.as_text(field.default) for field in fields.described(config)}
+    assert (shown["model.bn_group_size"], shown["train.keep_every"], shown["model.remat"]) == ("32", "none", "false")
+    assert (shown["stream.scales"], shown["optimizer.boundaries"]) == ("256,480", "150000,300000")
+    shown = {name: text for name, text in shown.items() if text not in ("()", "none")}
+    assert fields.flat(parsing.load("imagenet", shown)) == fields.flat(config)
 
 
 def test_loading_a_config_twice_gives_two():
@@ -97,28 +119,37 @@ def test_names_that_no_config_has(name, message):
         parsing.load(name)
 
 
+@command
+def trains(*files: str, config: GivenConfig | None = None, workdir: str | None = None) -> None:
+    given.append((config, workdir, files))
+
+
+given = []
+
+
 def test_configs_among_other_arguments():
     words = ["--config=cifar10:plain", "--workdir", "run", "--config.model.depth", "8", "--config.model.remat"]
-    words += [
-        "--noconfig.dataset.mirror",
-        "--config.train.iterations=1",
-        "--config.train.iterations=2",
-        "--",
-        "--config",
-    ]
-    found, rest = split_config(words)
+    words += ["--noconfig.dataset.mirror", *(f"--config.train.iterations={number}" for number in (1, 2))]
+    trains([*words, "a", "--", "--config"])
     expected = {"model.depth": "8", "model.remat": "true", "dataset.mirror": "false", "train.iterations": "2"}
-    assert (found, rest) == (("cifar10:plain", expected), ["--workdir", "run", "--", "--config"])
-    assert parsing.load(*found).train.iterations == 2
-    assert split_config(["--config", "digits"])[0] == ("digits", {})
-    assert split_config(["--configs=digits"]) == (None, ["--configs=digits"])
+    assert given.pop() == (("cifar10:plain", expected), "run", ("a", "--config"))
+    assert parsing.load("cifar10:plain", expected).train.iterations == 2
+    trains(["--config", "digits"])
+    assert given.pop() == (("digits", {}), None, ())
+    trains([])
+    assert given.pop() == (None, None, ())
     for words, message in (
         (["--config"], "--config lacks its value"),
         (["--config=digits", "--config.model.depth"], "--config.model.depth lacks its value"),
         (["--config.model.depth=8"], "--config.model.depth goes with --config=NAME"),
+        (["--configs=digits"], r"unknown flag --configs: did you mean --config\?"),
+        (["--config=digits", "--noconfig.dataset.mirror=true"], "--noconfig.dataset.mirror takes no value"),
+        (["--config=digits", "--noconfig.model.depth"], r"did you mean --config.model.depth\?"),
+        (["--depth=8"], r"unknown flag --depth: did you mean --config.model.depth\?"),
+        (["--batch-size=8"], "did you mean --config.eval.batch_size or --config.train.batch_size"),
     ):
         with pytest.raises(InputError, match=message):
-            split_config(words)
+            trains(words)
 
 
 MISTYPED = [

@@ -4,16 +4,13 @@ import functools
 import inspect
 import json
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from absl import flags
-
-from resnet_jax.configs.fields import CHANGES, types
-from resnet_jax.errors import InputError
+from resnet_jax.configs.fields import CHANGES, converted, types
+from resnet_jax.errors import InputError, did_you_mean
 from resnet_jax.files import expanded
 
 # How a command prints its result; see `show`.
@@ -35,113 +32,121 @@ class GivenConfig(NamedTuple):
 def command(function: Callable[..., None]) -> Callable[[Sequence[str]], None]:
     """Makes a command of a function: it takes the arguments of the command line.
 
-    The type of a keyword says what its flag holds: str, int, float, Path, one text of a Literal; list[int] or
-    list[float], which commas separate; list[str], a flag that can be given several times; list[Path], see `folders`;
-    GivenConfig, of --config. A keyword without a default cannot be left out. Only a function with *arguments takes
-    others than flags.
+    The type of a keyword says what its flag holds: str, int, float, Path, one text of a Literal; bool, a flag without
+    a value; list[int] or list[float], which commas separate; list[str], a flag that can be given several times;
+    list[Path], see `folders`; GivenConfig, of --config and --config.FIELD. Of a flag that holds one value and is given
+    several times, the last one counts. A keyword without a default cannot be left out. Only a function with *arguments
+    takes others than flags.
 
     Raises:
       InputError: of the command, where a flag is unknown, missing or holds something else.
     """
-    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
-    named = [each for each in parameters if each.kind is each.KEYWORD_ONLY]
+    parameters = inspect.signature(function).parameters.values()
+    named = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
     @functools.wraps(function)
     def run(arguments: Sequence[str]) -> None:
-        found: dict[str, Any] = {}
-        if "config" in kinds:
-            found["config"], arguments = split_config(arguments)
-        texts, rest = _parse(arguments, {each.name: _kind(kinds[each.name]) for each in named})
+        given, rest = _parse(arguments, flags(function))
+        missing = [name for name, default in named.items() if default is inspect.Parameter.empty and name not in given]
         if rest and len(named) == len(parameters):
-            raise InputError(f"unexpected argument {rest[0]!r}: see --help")
-        for name, text in texts.items():
-            if text is not None:
-                found[name] = _read(text, _kind(kinds[name]), name)
-        keywords = {each.name: each.default if (value := found.get(each.name)) is None else value for each in named}
-        for name, value in keywords.items():
-            if value is inspect.Parameter.empty:
-                raise InputError(f"--{name} is missing: see --help")
-        function(*rest, **keywords)
+            meant = f"did you mean --{missing[0]}={rest[0]}? " if missing else ""
+            raise InputError(f"unexpected argument {rest[0]!r}: {meant}see --help")
+        overrides = {name.removeprefix("config."): given.pop(name)[-1] for name in list(given) if "." in name}
+        if overrides and "config" not in given:
+            raise InputError(f"--config.{next(iter(overrides))} goes with --config=NAME, which is not given")
+        if missing:
+            raise InputError(f"--{missing[0]} is missing: see --help")
+        found = {name: _read(texts, flags(function)[name], name) for name, texts in given.items()}
+        if "config" in found:
+            found["config"] = GivenConfig(found["config"], overrides)
+        function(*rest, **named | found)
 
     return run
 
 
-def split_config(arguments: Sequence[str]) -> tuple[GivenConfig | None, list[str]]:
-    """Takes --config and --config.FIELD out of arguments: what they give, if anything, and the other arguments.
+def flags(function: Callable[..., Any]) -> dict[str, Any]:
+    """The flags of a command, or of its function, and the types of what they hold."""
+    hints, parameters = get_type_hints(inspect.unwrap(function)), inspect.signature(function).parameters.values()
+    found = {each.name: hints[each.name] for each in parameters if each.kind is each.KEYWORD_ONLY}
+    # Of one that may also be None, the other type.
+    return {name: get_args(hint)[0] if isinstance(hint, UnionType) else hint for name, hint in found.items()}
+
+
+def _parse(arguments: Sequence[str], kinds: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+    """The texts of each flag that is given, --config.FIELD among them, and the other arguments.
 
     Raises:
-      InputError: one of them lacks its value, or fields are given and no config.
+      InputError: a flag is unknown, or lacks its value.
     """
-    source, overrides, rest = None, {}, []
-    fields, words = types(), iter(arguments)
+    fields = types() if GivenConfig in kinds.values() else {}
+    known = {**kinds, **{f"config.{name}": kind for name, (kind, _) in fields.items()}}
+    texts: dict[str, list[str]] = {}
+    rest: list[str] = []
+    words = iter(arguments)
     for word in words:
-        match = re.fullmatch(r"--(no)?config(?:\.([^=]+))?(?:=(.*))?", word, re.DOTALL)
-        if match is None:
-            rest += [word, *words] if word == "--" else [word]
-            continue
-        negated, field, value = match.groups()
-        if value is None and field in fields and fields[field][0] is bool:
-            value = "false" if negated else "true"
-        value = next(words, None) if value is None else value
-        if value is None:
-            raise InputError(f"{word} lacks its value, as in {word}=VALUE")
-        if field is None:
-            source = value
+        if word == "--":
+            rest += words
+        elif word == "-" or not word.startswith("-"):
+            rest.append(word)
         else:
-            overrides[field] = value
-    if source is None and overrides:
-        raise InputError(f"--config.{next(iter(overrides))} goes with --config=NAME, which is not given")
-    return None if source is None else GivenConfig(source, overrides), rest
+            name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
+            positive = name.removeprefix("no")
+            if name not in known and known.get(positive) is bool:
+                if equals:
+                    raise InputError(f"--{name} takes no value: it stands for --{positive}=false")
+                name, equals, value = positive, "=", "false"
+            # Of unknown fields `configs.load` says more.
+            if name not in known and not (fields and name.startswith("config.")):
+                raise InputError(_unknown(word, name, known))
+            if not equals:
+                value = "true" if known.get(name) is bool else next(words, "--")
+            if not equals and value.startswith("--"):
+                raise InputError(f"{word} lacks its value, as in --{name}=VALUE")
+            texts.setdefault(name, []).append(value)
+    return texts, rest
 
 
-def _parse(arguments: Sequence[str], kinds: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The text of each flag, or the texts of one that holds a list, or None; and the other arguments."""
-    values = flags.FlagValues()
-    for name, kind in kinds.items():
-        if kind is GivenConfig:
-            continue
-        define = flags.DEFINE_multi_string if get_origin(kind) is list else flags.DEFINE_string
-        define(name, None, help="", flag_values=values)
-    try:
-        rest = values(["resnet-jax", *arguments])[1:]
-    except flags.UnrecognizedFlagError as error:
-        renamed = (pair for change in CHANGES.values() for pair in change.renamed.items())
-        names = {old.split(".")[1]: new for old, new in renamed}
-        if error.flagname in names:
-            field = names[error.flagname]
-            flag = name if (name := field.split(".")[1]) in kinds else f"config.{field}"
-            raise InputError(f"--{error.flagname} is called --{flag} now") from error
-        files = [each for each in arguments if each.startswith("-") and os.path.lexists(each)]
-        raise InputError(f"{error}: the file of that name is ./{files[0]}" if files else str(error)) from error
-    except flags.Error as error:
-        raise InputError(str(error).strip().splitlines()[-1]) from error
-    return values.flag_values_dict(), rest
+def _unknown(word: str, name: str, known: Mapping[str, Any]) -> str:
+    """What is wrong with a flag that a command does not have."""
+    renamed = (pair for change in CHANGES.values() for pair in change.renamed.items())
+    new = {old.split(".")[1]: new for old, new in renamed}.get(name)
+    if new is not None:
+        return f"--{name} is called --{last if (last := new.split('.')[1]) in known else f'config.{new}'} now"
+    if os.path.lexists(word):
+        return f"unknown flag {word}: the file of that name is ./{word}"
+    # The short names of fields, as other programs have them: --depth, --batch-size.
+    meant = name.replace("-", "_")
+    longer = [each for each in known if each.endswith(f".{meant}")]
+    hint = f"did you mean --{' or --'.join(longer)}? " if longer else did_you_mean(meant, known, "--{}")
+    own = ", ".join(f"--{each}" for each in known if not each.startswith("config."))
+    return f"unknown flag {word.partition('=')[0]}: {hint or f'the flags of this command are {own}: '}see --help"
 
 
-def _kind(hint: Any) -> Any:
-    """The type of a keyword that may also be None."""
-    return get_args(hint)[0] if isinstance(hint, UnionType) else hint
+_WANTED = {int: "a whole number, such as 224", float: "a number, such as 0.5", bool: "true or false"}
 
 
-_WANTED = {int: "a whole number, such as 224", float: "a number, such as 0.5"}
-
-
-def _read(given: Any, kind: Any, flag: str) -> Any:
-    """What the text of a flag, or the texts of one that was given several times, stands for."""
+def _read(texts: Sequence[str], kind: Any, flag: str) -> Any:
+    """What the texts of a flag stand for: the last one, where the flag holds one value."""
+    text = texts[-1]
     if kind is Path:
-        return expanded(given, f"--{flag}")
+        return expanded(text, f"--{flag}")
     if kind == list[Path]:
-        return folders(given, flag)
-    if kind in (str, list[str]):
-        return given
+        return folders(texts, flag)
+    if kind in (str, GivenConfig):
+        return text
+    if kind == list[str]:
+        return list(texts)
     if get_origin(kind) is Literal:
-        if given not in get_args(kind):
-            raise InputError(f"--{flag}={given} is not one of {', '.join(get_args(kind))}")
-        return given
+        if text not in get_args(kind):
+            hint = did_you_mean(text, get_args(kind))
+            raise InputError(f"--{flag}={text} is not one of {', '.join(get_args(kind))}" + (hint and f": {hint[:-1]}"))
+        return text
     number = get_args(kind)[0] if get_origin(kind) is list else kind
-    text = given if kind is number else ",".join(given)
     try:
-        return number(text) if kind is number else [number(part) for part in text.split(",")]
+        if number is kind:
+            return converted(text, kind)
+        text = ",".join(texts)
+        return [converted(part, number) for part in text.split(",")]
     except ValueError as error:
         several = "" if kind is number else ", or several with commas between them"
         raise InputError(f"--{flag}={text} is wrong: it must be {_WANTED[number]}{several}") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnet_jax.cli.arguments import Format, command, show
+from resnet_jax.cli.help import completion_script
 from resnet_jax.cli.networks import convert, evaluate, export, predict, summary
 from resnet_jax.cli.running import doctor, sweep, train
 from resnet_jax.errors import InputError, warn
@@ -84,11 +85,25 @@ def benchmark_train(
     show(format, result, lambda: as_text(result))
 
 
+@command
+def completion(*shell: str) -> None:
+    """Prints a script with which a shell completes commands, flags and configs.
+
+    resnet-jax completion bash|zsh|fish
+
+    In ~/.bashrc: source <(resnet-jax completion bash), and alike in ~/.zshrc, behind compinit. For fish:
+    resnet-jax completion fish > ~/.config/fish/completions/resnet-jax.fish
+    """
+    if len(shell) != 1:
+        raise InputError("one shell is wanted, as in resnet-jax completion bash; zsh and fish are others")
+    print(completion_script(shell[0], COMMANDS))
+
+
 # In the order in which the help lists them.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     function.__name__.replace("_", " "): function
     for function in (
         *(train, evaluate, predict, summary, sweep, benchmark_train),
-        *(convert, export, prepare, prepare_cache, doctor),
+        *(convert, export, prepare, prepare_cache, doctor, completion),
     )
 }

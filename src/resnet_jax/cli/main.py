@@ -1,13 +1,13 @@
 """resnet-jax COMMAND: from the command line to the functions of `commands`."""
 
 import contextlib
-import difflib
 import errno
 import gc
-import inspect
+import importlib.metadata
 import io
 import logging as standard_logging
 import os
+import platform
 import select
 import sys
 import traceback
@@ -17,8 +17,21 @@ from typing import Any, NoReturn
 
 from absl import logging
 
+import resnet_jax
 from resnet_jax.cli.commands import COMMANDS
-from resnet_jax.errors import LOST, STOPPED, WRONG, InputError, PeerLostError, Preempted, UserError, is_passing, warn
+from resnet_jax.cli.help import command_help, overview
+from resnet_jax.errors import (
+    LOST,
+    STOPPED,
+    WRONG,
+    InputError,
+    PeerLostError,
+    Preempted,
+    UserError,
+    did_you_mean,
+    is_passing,
+    warn,
+)
 from resnet_jax.files import expanded
 
 
@@ -28,11 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not argv or argv[0] in ("-h", "--help", "help"):
-            lines = [f"  {name:15} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-            print("resnet-jax COMMAND [--help] …\n\n" + "\n".join(lines))
-        else:
-            _run(argv)
+        _run(argv)
         if sys.stdout is not None:
             sys.stdout.flush()  # whatever is wrong with it shows here
         return 0
@@ -86,18 +95,31 @@ def run() -> NoReturn:
 
 
 def _run(argv: list[str]) -> None:
-    # A command is one word or two.
-    name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), None)
-    if name is None:
-        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"unknown command {argv[0]!r}: {hint}commands are {', '.join(COMMANDS)}")
-    arguments = argv[len(name.split()) :]
-    if "--help" in arguments or "-h" in arguments:
-        print(inspect.getdoc(COMMANDS[name]))
+    if argv[:1] == ["help"]:  # as git has it
+        argv = [*argv[1:], "--help"]
+    if argv[:1] == ["--version"]:
+        versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax"))
+        print(f"resnet-jax {resnet_jax.__version__} ({', '.join(versions)}, Python {platform.python_version()})")
         return
-    with _set_up():
-        COMMANDS[name](arguments)
+    # A command is one word or two.
+    first = argv[0] if argv else "--help"
+    name = next((name for name in (" ".join(argv[:2]), first) if name in COMMANDS), None)
+    longer = {each: command for each, command in COMMANDS.items() if each.startswith(f"{first} ")}
+    wants_help = "--help" in argv or "-h" in argv
+    if name == first and longer and len(argv) > 1 and not argv[1].startswith("-"):
+        name = None  # of "prepare cahce"
+    if name and wants_help:
+        print(command_help(COMMANDS[name], argv))
+    elif name:
+        # A shell that starts waits for its completion, which needs nothing of this.
+        with _set_up() if name != "completion" else contextlib.nullcontext():
+            COMMANDS[name](argv[len(name.split()) :])
+    elif first in ("-h", "--help") or (longer and wants_help):
+        print(overview(longer or COMMANDS))
+    else:
+        given = first if len(argv) == 1 or not longer or argv[1].startswith("-") else f"{first} {argv[1]}"
+        hint = did_you_mean(given, longer or COMMANDS)
+        raise InputError(f"unknown command {given!r}: {hint}commands are {', '.join(longer or COMMANDS)}")
 
 
 def _reader_is_gone() -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_jax.cli.arguments import Format, GivenConfig, command, show
-from resnet_jax.configs import load
+from resnet_jax.configs import as_source, load
 from resnet_jax.errors import InputError
 
 
@@ -17,15 +17,19 @@ def train(
     distributed: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    print_config: bool = False,
 ) -> None:
     """Trains a network, or goes on with what the workdir holds.
 
     resnet-jax train --config=NAME[:VARIANT]|FILE [--config.FIELD=VALUE …] [--workdir=DIR]
-                     [--distributed=slurm|tpu|gke|HOST:PORT [--num_processes=N --process_id=I]]
+                     [--distributed=slurm|tpu|gke|HOST:PORT [--num_processes=N --process_id=I]] [--print_config]
 
     The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, and folder for images of your own;
-    their files say more, and configs/base.py lists the fields. The workdir is runs/NAME by default. Running the same
-    command again goes on from the last checkpoint, or says that the run is complete.
+    their files say more. The workdir is runs/NAME by default. Running the same command again goes on from the last
+    checkpoint, or says that the run is complete.
+
+    --print_config trains nothing and prints the config as these flags make it, in a form that a file keeps:
+    resnet-jax train --config=digits --print_config > mine.py, and --config=mine.py reads it.
 
     On several hosts the same command runs once on each, or once for each GPU under srun; --distributed says how they
     find each other, and HOST:PORT is the address of process 0. All of them must see the workdir.
@@ -35,6 +39,12 @@ def train(
     the same command goes on.
     """
     parsed, directory = load(*config), workdir or config.workdir()
+    if print_config:
+        from resnet_jax.runs import checks
+
+        checks.check(parsed)
+        print(as_source(parsed))
+        return
     import jax
 
     from resnet_jax.distributed import agreement, launch, machine

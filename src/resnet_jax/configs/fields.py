@@ -1,7 +1,6 @@
 """The fields of a config: their names, now and in older versions, and the types of their values."""
 
 import ast
-import difflib
 import functools
 import inspect
 import numbers
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from resnet_jax.configs import base
+from resnet_jax.errors import did_you_mean
 
 
 class Change(NamedTuple):
@@ -146,6 +146,13 @@ def _comments() -> dict[str, str]:
     return found
 
 
+def as_text(value: Any) -> str:
+    """A value of a field as it is given on a command line."""
+    if isinstance(value, list | tuple) and value:
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 def section_of(config: base.Config, name: str) -> tuple[Any, str]:
     """The section of a config that holds a field, and the field's name there."""
     section, _, last = name.rpartition(".")
@@ -160,8 +167,7 @@ def hint(name: str) -> str:
     inner = [each for each in names if each.startswith(f"{name}.")]
     if inner:
         return f"it is a section of fields, such as config.{inner[0]}; "
-    close = [name] if name in names else difflib.get_close_matches(name, names, n=1)
-    return f"did you mean config.{close[0]}? " if close else ""
+    return did_you_mean(name, names, "config.{}")
 
 
 def fits(value: Any, kind: type) -> bool:

@@ -59,12 +59,14 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
             near = max(8, 6 * round((depth - 2) / 6) + 2)
             raise ValueError(
                 f"CIFAR networks have 6n+2 layers, but {name!r} asks for {depth}: the nearest depth is {near}"
+                + (f", or did you mean {match[2] + match[3]!r}?" if depth in IMAGENET_STAGES else "")
             )
         stages, widths = ((depth - 2) // 6,) * 3, (16, 32, 64)
     else:
         if depth not in IMAGENET_STAGES:
             raise ValueError(
                 f"ImageNet networks have {', '.join(map(str, IMAGENET_STAGES))} layers, but {name!r} asks for {depth}"
+                + (f": did you mean 'cifar_{name}'?" if depth >= 8 and depth % 6 == 2 else "")
             )
         stages, widths = IMAGENET_STAGES[depth], (64, 128, 256, 512)
     return ResNet(

@@ -9,7 +9,7 @@ from resnet_jax.configs.fields import OF_WEIGHTS
 from resnet_jax.data import small
 from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.images import NAMES
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, did_you_mean
 from resnet_jax.models import ResNet
 from resnet_jax.models.layers import batch_norm_maps
 from resnet_jax.runs import build
@@ -70,7 +70,8 @@ def check(config: Config) -> None:
         )
     names = (*small.NAMES, *NAMES)
     if config.dataset.name not in names:
-        raise InputError(f"unknown dataset.name {config.dataset.name!r}: it is one of {', '.join(names)}")
+        hint = did_you_mean(config.dataset.name, names)
+        raise InputError(f"unknown dataset.name {config.dataset.name!r}: {hint}it is one of {', '.join(names)}")
     _check_constants(config)
     build.check_bn_groups(config, config.train.batch_size)
     if config.init.freeze and config.init.weights is None:
@@ -89,6 +90,10 @@ def check(config: Config) -> None:
     if config.dataset.name in NAMES:
         _check_stream(config)
     _check_parts(config)
+    if config.model.dtype == "auto":
+        # Which dtype that is depends on the accelerator, and to ask would take it, as from the points of a sweep.
+        config = config.copy_and_resolve_references()
+        config.model.dtype = "float32"
     build.model(config, num_classes=10)
     try:
         build.optimizer(config, train_images=1)
@@ -123,7 +128,10 @@ def _check_choices(config: Config) -> None:
     for field, choices in _CHOICES.items():
         value = _value(config, field)
         if value not in choices and not (value is None and field in OF_WEIGHTS):
-            raise InputError(f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}")
+            hint = did_you_mean(str(value), choices)
+            raise InputError(
+                f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}" + (hint and f": {hint[:-1]}")
+            )
 
 
 def _value(config: Config, field: str) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.configs.base import Config
-from resnet_jax.configs.fields import flat
+from resnet_jax.configs.fields import as_text, flat
 from resnet_jax.distributed.agreement import is_lead
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
@@ -66,14 +66,14 @@ def claim(workdir: Path, config: Config) -> None:
         return
     theirs, ours = (flat(json.loads(each.to_json_best_effort())) for each in (read_config(workdir), config))
     differing = [
-        f"{field} ({theirs.get(field)!r} there, {ours.get(field)!r} asked for)"
+        f"{field} ({as_text(theirs.get(field))} there, {as_text(ours.get(field))} asked for)"
         for field in sorted(theirs | ours)
         if field not in _FREE_FIELDS and theirs.get(field) != ours.get(field)
     ]
     if differing:
         raise InputError(
             f"{workdir} belongs to another config, which differs in {', '.join(differing)}: "
-            "use another --workdir, or the same fields to go on with that run (none for None)"
+            "use another --workdir, or the same fields to go on with that run"
         )
 
 

@@ -224,10 +224,6 @@ def _check_options(
 
 def _check(config: Config, plan: Plan) -> None:
     """Raises InputError for what no run can have, or what a search must not look at."""
-    if config.model.dtype == "auto":
-        # Which dtype that is depends on the accelerator, and to ask would take it from the points.
-        config = config.copy_and_resolve_references()
-        config.model.dtype = "float32"
     checks.check(config)
     if plan.validation and not (config.dataset.validation_images or config.dataset.name in NAMES):
         raise InputError(
