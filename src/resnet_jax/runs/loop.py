@@ -196,7 +196,9 @@ def _report(directory: Path, result: dict[str, Any], complete: bool, console: Co
             # Importing Matplotlib takes half a second, which nobody needs to wait for at the start.
             from resnet_jax.analysis.plots import plot_curves
 
-            plot_curves({directory.resolve().name: read_metrics(directory)}, curves)
+            config, name = workdir.read_config(directory), directory.resolve().name
+            title = f"{name}: {config.model.family}{config.model.depth} on {config.dataset.name}"
+            plot_curves({name: read_metrics(directory)}, curves, title)
     split = result.get("split", "test")
     error = result.get(f"{split}_error")
     found = f"loss {result[f'{split}_loss']:.4f}" if error is None else f"error {error:.2%}"
