@@ -1,6 +1,7 @@
 # make train    trains a ResNet-20 on real images, from a bare clone, in about a minute
 # make test     lint, types and the tests that take milliseconds; says at its end what it has left to test-all
 # make test-all everything else: processes, whole runs, PyTorch, real images; and the numbers compiled as users compile
+# make docs     builds the documentation into build/docs, offline; a warning is an error
 # make lock     writes constraints.txt anew, from the newest versions that PYTHONS can install
 # make install  what the other targets do first: an environment in .venv, made with PYTHON
 PYTHON ?= python3
@@ -14,7 +15,7 @@ QUICK := not slow and not torch and not test_data
 # What computes is tested once more as users compile it, which takes twice as long.
 NUMERICS := $(addprefix tests/,evaluation models training)
 
-.PHONY: install train test test-all lint format lock clean
+.PHONY: install train test test-all docs lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -36,9 +37,18 @@ train: install
 test: lint
 	$(PYTEST) -m '$(QUICK)'
 
-test-all: $(VENV)/.installed-all lint
+test-all: $(VENV)/.installed-all lint docs
 	$(PYTEST) -m 'not ($(QUICK))'
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '$(QUICK)' $(NUMERICS)
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) --editable '.[docs]'
+	touch $@
+
+# What Sphinx keeps between two builds hides warnings of pages that did not change: it begins anew.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --quiet --fresh-env --nitpicky --fail-on-warning --builder html docs build/docs
+	@echo "the documentation is build/docs/index.html"
 
 lint: install
 	$(BIN)/ruff check .
@@ -55,4 +65,4 @@ lock:
 
 # Removes what the targets above made, and no run.
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) build dist docs/generated .pytest_cache .ruff_cache src/*.egg-info

@@ -1,4 +1,4 @@
-"""The Python of README, word for word, on small data; what documents name; and what the package offers at its door."""
+"""The Python of README and docs/, word for word, on small data; what documents name; and the package's own door."""
 
 import doctest
 import re
@@ -18,7 +18,14 @@ from resnet_jax.runs import tasks
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEN_LINES, OWN_LOOP, RUN = re.findall(r"```python\n(.*?)```", DOCUMENTS[0].read_text(), re.DOTALL)
+
+
+def python_blocks(*path):
+    """The blocks of Python in a document."""
+    return re.findall(r"```python\n(.*?)```", ROOT.joinpath(*path).read_text(), re.DOTALL)
+
+
+TEN_LINES, OWN_LOOP, RUN = python_blocks("docs", "python.md")
 
 
 def execute(code, **smaller):
@@ -51,6 +58,12 @@ def folder(tmp_path, monkeypatch):
     classifier = rj.Classifier(model, variables, gray, ("a", "b", "c"), (32, 32, 3))
     rj.save_torch(classifier, tmp_path / "resnet50.safetensors")
     monkeypatch.chdir(tmp_path)
+
+
+def test_readme_has_the_ten_lines_of_the_guide():
+    assert python_blocks("README.md") == [TEN_LINES]
+    tested = {"python.md", "weights.md"}
+    assert {path.name for path in DOCUMENTS[1:] if python_blocks(path)} == tested
 
 
 def test_weights_are_trained_on_for_other_classes(folder, capsys):
@@ -107,6 +120,15 @@ def test_train_returns_the_run(tmp_path, monkeypatch):
     assert rj.evaluate(run.classifier, rj.data.load("digits").test).error == pytest.approx(run.result["test_error"])
 
 
+def test_an_exported_program_is_read_as_the_guide_says(folder):
+    classifier = rj.load_torch("resnet50.safetensors")
+    rj.interop.export(classifier, "resnet50.stablehlo")
+    (block,) = python_blocks("docs", "weights.md")
+    names = {"images": np.zeros((3, 32, 32, 3), np.uint8)}
+    exec(block, names)
+    assert names["logits"].shape == (3, 3)
+
+
 def test_names_are_found_when_they_are_asked_for():
     for name in rj.__all__:
         assert hasattr(rj, name), name
@@ -128,8 +150,6 @@ def test_help_names_what_there_is():
 def test_what_documents_name_is_there(path, capsys):
     """Files, fields of configs, and flags of commands, which each command's --help names."""
     text = path.read_text()
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (path.parent / link).exists(), link
     for file in re.findall(r"`((?:src|tests|experiments|docs)/[\w/]+\.\w+)", text):
         assert (ROOT / file).exists(), file
     config = rj.configs.load("digits").to_dict()
@@ -137,8 +157,8 @@ def test_what_documents_name_is_there(path, capsys):
     fields = set(re.findall(rf"(?:--config\.|--axis |`)({sections})\.(\w+)(?![\w.(/])", text))
     for section, field in fields:
         assert field in config[section], f"{section}.{field}"
-    used = re.findall(rf"resnet-jax ({'|'.join(COMMANDS)})\b((?:[^\n`|]|\\\n)*)", text)
-    assert used or path.name in ("architecture.md", "rehearsals.md")
+    longest_first = "|".join(sorted(COMMANDS, key=len, reverse=True))
+    used = re.findall(rf"resnet-jax ({longest_first})\b((?:[^\n`|]|\\\n)*)", text)
     for command, rest in used:
         assert main([*command.split(), "--help"]) == 0
         known = capsys.readouterr().out

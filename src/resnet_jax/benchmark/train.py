@@ -81,6 +81,7 @@ def train_benchmark(
       a JSON-able dict: "environment", "arguments", "multiply_adds" (of one forward pass of one image),
       "peak_bytes_in_use" (of the first device and this process so far; None where the device does not say), and
       "variants", one dict each with
+
         name, steps_per_dispatch;
         step_time: seconds, {"median", "q1", "q3", "n"} over the rounds;
         images_per_second: of the median step;
