@@ -46,7 +46,7 @@ def test_a_confusion_matrix_says_what_its_colours_are():
     assert figure.get_suptitle() == "10 of 40 images wrong (25.00%)"
     axes, bar = figure.axes
     assert bar.get_ylabel() == "share of the true class (%)"
-    np.testing.assert_allclose(axes.images[0].get_array(), [[75, 25], [0, 0]])
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), [[75, 25], [0, 0]])
     assert [text.get_text() for text in axes.texts] == ["30", "10"]
 
 
@@ -63,7 +63,7 @@ def run(values, every=10, rates=None, split="test"):
 def curves(axes):
     """Of each curve that has points: its values, style, colour and width."""
     lines = [line for line in axes.get_lines() if np.size(line.get_xdata()) and line.get_zorder() != 0]
-    return [(np.asarray(line.get_ydata()).tolist(), line.get_linestyle(), line.get_color(), line.get_linewidth()) for line in lines]
+    return [(list(line.get_ydata()), line.get_linestyle(), line.get_color(), line.get_linewidth()) for line in lines]
 
 
 def texts(axes):

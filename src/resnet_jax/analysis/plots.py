@@ -173,7 +173,7 @@ def _set_scale(axes: Axes) -> None:
 
 def _ticks(low: float, high: float) -> list[float]:
     """About half a dozen round numbers, equally far from each other where none is many times another one."""
-    found: list[float] = MaxNLocator(5).tick_values(low, high).tolist()
+    found = list(map(float, MaxNLocator(5).tick_values(low, high)))
     if high > 5 * low:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for parts in ((1, 2, 5), (1, 3), (1,)):
