@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import re
 import shutil
 from pathlib import Path
@@ -23,8 +24,13 @@ def write(folder: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     (folder / "notebooks").mkdir()
-    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        shutil.copy(notebook, folder / "notebooks")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text())
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                # MathJax would come from the network.
+                cell["source"] = re.sub(r"\$([^$\\\n]+)\$", r"*\1*", "".join(cell["source"]))
+        (folder / "notebooks" / path.name).write_text(json.dumps(notebook))
 
 
 def rooms() -> list[str]:

@@ -2,9 +2,11 @@
 
 import functools
 import inspect
+import json
 import re
 import shlex
 import shutil
+import statistics
 from pathlib import Path
 
 import jax
@@ -220,3 +222,16 @@ def test_renamed_fields_are_in_the_changes():
     for version, change in CHANGES.items():
         for old, new in change.renamed.items():
             assert f"| {version} | `{old}` | `{new}` |" in changes
+
+
+def test_the_tables_have_the_figures_of_the_results():
+    digits = json.loads((ROOT / "experiments/results/digits.json").read_text())
+    errors = [round(100 * error, 6) for error in digits["test_errors"]]
+    shown = f"{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f} ({len(errors)})"
+    given = json.loads((ROOT / "experiments/results/cifar10_given_weights.json").read_text())["rows"]
+    for page in ("README.md", "docs/results.md"):
+        text = (ROOT / page).read_text()
+        assert shown in text
+        for row in given:
+            assert row["test_error"] == row["pytorch_test_error"]
+            assert f"| {100 * row['test_error']:.2f}" in text
