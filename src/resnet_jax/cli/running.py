@@ -103,6 +103,27 @@ def sweep(
 
 
 @command
+def runs(*folders: str, output: Path | None = None, format: Format = "table") -> None:
+    """Lists runs side by side, with the fields in which they differ, and draws their curves in one picture.
+
+    resnet-jax runs [DIR…] [--output=curves.png] [--format=table|json]
+
+    A DIR is the workdir of a run, the folder of a sweep, or any other folder with runs below it; runs by default.
+    Errors are the last ones, in percent, by the images that they were measured on. "unfinished" is a run that is at
+    work or was stopped. What is damaged is said below the table, and stops nothing.
+    """
+    if output is not None and output.suffix != ".png":
+        raise InputError(f"--output is {output}, but it is a picture, and its name must end in .png")
+    from resnet_jax.runs import listing
+
+    found = listing.list_runs(*(folders or ["runs"]))
+    names = listing.short_names(found)
+    if output is not None:
+        listing.draw(found, names, output, f"{len(found)} runs in {', '.join(folders or ['runs'])}")
+    show(format, [run.as_json() for run in found], lambda: listing.as_table(found, names))
+
+
+@command
 def doctor(
     *,
     config: GivenConfig | None = None,

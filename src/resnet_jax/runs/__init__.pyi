@@ -6,6 +6,7 @@ from .inputs import (
     StreamedInput as StreamedInput,
     open_input as open_input,
 )
+from .listing import ListedRun as ListedRun, list_runs as list_runs
 from .loading import LoadedRun as LoadedRun, load as load, load_run as load_run, load_state as load_state
 from .loop import train as train
 from .metadata import CheckpointMetadata as CheckpointMetadata

@@ -14,7 +14,7 @@ from resnet_jax.files import expanded, write_whole
 from resnet_jax.runs import config_file
 
 # May change between two starts of one run, which comes out the same; everything else is part of what the run is.
-_FREE_FIELDS = (
+FREE_FIELDS = (
     "dataset.data_dir",
     "eval.batch_size",
     "mesh.data",
@@ -68,7 +68,7 @@ def claim(workdir: Path, config: Config) -> None:
     differing = [
         f"{field} ({as_text(theirs.get(field))} there, {as_text(ours.get(field))} asked for)"
         for field in sorted(theirs | ours)
-        if field not in _FREE_FIELDS and theirs.get(field) != ours.get(field)
+        if field not in FREE_FIELDS and theirs.get(field) != ours.get(field)
     ]
     if differing:
         raise InputError(

@@ -1,0 +1,196 @@
+"""The runs below a folder, side by side: what each is of, how far it is and how well it does."""
+
+import dataclasses
+import datetime
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from resnet_jax.configs.fields import as_text, flat
+from resnet_jax.errors import InputError, printable
+from resnet_jax.files import expanded
+from resnet_jax.runs import terminal, workdir
+from resnet_jax.runs.metrics_log import read_metrics
+
+T = TypeVar("T")
+
+# A run is a folder that holds one of these; of its own folders none holds a run.
+_FILES, _INSIDE = ("config.json", "metrics.jsonl", "result.json"), ("checkpoints", "events", "compilation_cache")
+# Fields that have columns of their own, or that may change within a run.
+_SHOWN = ("model.family", "model.depth", "dataset.name", "train.iterations", *workdir.FREE_FIELDS)
+# More columns than these would be no table any more.
+_MOST_FIELDS = 6
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """What the files of a workdir say of its run; None where they do not.
+
+    Attributes:
+      workdir: its folder.
+      state: "complete", "unfinished", whether or not it is at work; "weights" where `convert` made it; "damaged".
+      problems: a line about each damaged file.
+      network, dataset: such as "cifar_resnet20" and "digits".
+      step, iterations: done, and to be done.
+      errors: as shares, the last ones by split: "train", "validation", "test".
+      parameters: of the network, of a complete run.
+      seconds: of training.
+      changed: when a file of it was last written.
+      fields: of its config, by name.
+      metrics: the lines of metrics.jsonl.
+    """
+
+    workdir: Path
+    state: str
+    problems: list[str]
+    network: str | None
+    dataset: str | None
+    step: int
+    iterations: int | None
+    errors: dict[str, float]
+    parameters: int | None
+    seconds: float
+    changed: datetime.datetime
+    fields: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the metrics, as JSON has it."""
+        found = {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "metrics"}
+        return found | {"workdir": str(self.workdir), "changed": self.changed.isoformat(timespec="seconds")}
+
+
+def list_runs(*directories: str | os.PathLike[str]) -> list[ListedRun]:
+    """The runs in folders and in all folders below them, sorted by name with numbers in their order.
+
+    A damaged or half written run is in the list, and says what is wrong with it.
+
+    Raises:
+      InputError: a folder does not exist, or there is no run below any of them.
+
+    Example:
+      >>> import resnet_jax as rj
+      >>> for run in rj.runs.list_runs("runs"):  # doctest: +SKIP
+      ...     print(run.workdir, run.state, run.errors.get("test"))
+    """
+    places = [expanded(each, "the folder of runs") for each in directories]
+    for place in places:
+        if not place.is_dir():
+            raise InputError(f"there is no folder {place}: give one below which there are runs")
+    paths = {path.resolve(): path for place in places for path in sorted(_workdirs(place), key=_natural)}
+    # A config.json alone may be that of anything.
+    found = [run for run in map(_read, paths.values()) if run.fields or run.step or run.state != "damaged"]
+    if not found:
+        raise InputError(f"there is no run in or below {', '.join(map(str, places))}: resnet-jax train makes some")
+    return found
+
+
+def _workdirs(place: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for folder, inside, files in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        inside[:] = [] if real in seen else [name for name in inside if name not in _INSIDE]
+        if real not in seen and set(_FILES) & set(files):
+            yield Path(folder)
+        seen.add(real)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(each), "") if each.isdecimal() else (-1, each) for each in re.split(r"(\d+)", str(path))]
+
+
+def _read(directory: Path) -> ListedRun:
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], T], nothing: T) -> T:
+        try:
+            return read()
+        except (InputError, OSError) as error:
+            problems.append(str(error))
+            return nothing
+
+    fields = attempt(lambda: flat(workdir.read_config(directory).to_dict()), {})
+    result = attempt(lambda: workdir.read_result(directory), None) or {}
+    damaged = bool(problems)
+    metrics = attempt(lambda: read_metrics(directory, problems.append), [])
+    errors = {}
+    for line in (*metrics, {name: result[name] for name in result if isinstance(result[name], int | float)}):
+        errors |= {name.removesuffix("_error"): line[name] for name in line if name.endswith("_error")}
+    steps = [int(path.name) for path in directory.glob("checkpoints/*") if path.name.isdecimal()]
+    step = int(result["step"]) if result else metrics[-1]["step"] if metrics else max(steps, default=0)
+    state = "damaged" if damaged else "complete" if result else "weights" if steps == [0] else "unfinished"
+    written = [path.stat().st_mtime for path in directory.glob("*.json*") if path.name in _FILES]
+    return ListedRun(
+        workdir=directory,
+        state=state,
+        problems=problems,
+        network=f"{fields['model.family']}{fields['model.depth']}" if fields else None,
+        dataset=fields.get("dataset.name"),
+        step=step,
+        iterations=fields.get("train.iterations"),
+        errors=errors,
+        parameters=result.get("parameters"),
+        seconds=result.get("training_seconds") or sum(line.get("seconds", 0) for line in metrics),
+        changed=datetime.datetime.fromtimestamp(max(written, default=0)).astimezone(),
+        fields=fields,
+        metrics=metrics,
+    )
+
+
+def differing(runs: Iterable[ListedRun]) -> list[str]:
+    """The fields in which the configs of runs differ, but for those that a table shows or that may always differ."""
+    known = [run.fields for run in runs if run.fields]
+    names = {name: None for fields in known for name in fields if name not in _SHOWN}
+    return [name for name in names if any(fields.get(name) != known[0].get(name) for fields in known)]
+
+
+def as_table(runs: Sequence[ListedRun], names: Mapping[Path, str]) -> str:
+    """Runs as a table; below it, what is wrong with which, and further fields in which they differ."""
+    fields, splits = differing(runs), [s for s in ("train", "validation", "test") if any(s in r.errors for r in runs)]
+    shown, rows = fields[:_MOST_FIELDS], []
+    last = [name.rpartition(".")[2] for name in shown]
+    headings = ["run", "network", "data", "state"]
+    headings += [name if last.count(short) > 1 else short for name, short in zip(shown, last, strict=True)]
+    headings += ["iterations", *(f"{split} error (%)" for split in splits), "parameters", "seconds", "last change"]
+    for run in runs:
+        total = "" if run.iterations in (None, run.step) or run.state == "weights" else f" of {run.iterations:,}"
+        rows.append(
+            [
+                *(names[run.workdir], run.network or "", run.dataset or "", run.state),
+                *(as_text(run.fields[name]) if name in run.fields else "" for name in shown),
+                f"{run.step:,}{total}",
+                *(f"{100 * run.errors[split]:.2f}" if split in run.errors else "" for split in splits),
+                "" if run.parameters is None else f"{run.parameters:,}",
+                f"{run.seconds:,.0f}",
+                f"{run.changed:%Y-%m-%d %H:%M}",
+            ]
+        )
+    lines = [terminal.table(headings, rows, text_columns=4)]
+    lines += [f"{names[run.workdir]}: {problem}" for run in runs for problem in run.problems]
+    if fields[_MOST_FIELDS:]:
+        lines.append(f"their configs also differ in {', '.join(fields[_MOST_FIELDS:])}")
+    return "\n".join([lines[0], *map(printable, lines[1:])])
+
+
+def draw(runs: Sequence[ListedRun], names: Mapping[Path, str], path: Path, title: str) -> None:
+    """Draws the curves of all runs that have some, in one picture.
+
+    Raises:
+      InputError: none of them has, or the picture cannot be written.
+    """
+    from resnet_jax.analysis.plots import plot_curves
+
+    curves = {names[run.workdir]: run.metrics for run in runs if run.metrics}
+    if not curves:
+        raise InputError(f"there is nothing to draw in {path}: no run has written metrics yet")
+    plot_curves(curves, path, title)
+
+
+def short_names(runs: Sequence[ListedRun]) -> dict[Path, str]:
+    """What tells each run from the others: the part of its path that is not theirs too."""
+    paths = [run.workdir.absolute() for run in runs]
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return {run.workdir: str(path.relative_to(common)) for run, path in zip(runs, paths, strict=True)}
