@@ -46,7 +46,8 @@ def fake_cifar(monkeypatch):
 
 
 def test_there_are_configs():
-    assert set(PACKAGED) == {name.partition(":")[0] for name in RESIDENT + STREAMED}
+    # `finetune` wants weights: tests/runs/test_starting.py runs it.
+    assert set(PACKAGED) == {"finetune", *(name.partition(":")[0] for name in RESIDENT + STREAMED)}
 
 
 def test_every_field_has_its_comment_above_it():
@@ -203,6 +204,6 @@ def test_the_commands_of_the_docstring_parse(name):
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_unknown_variants(name):
-    variants = {"imagenet_90ep": "it has ':large_batch'", "folder": "this config has no variants"}
+    variants = {"imagenet_90ep": "it has ':large_batch'", "folder": "has no variants", "finetune": "has no variants"}
     with pytest.raises(InputError, match=variants.get(name, "no variant 'wide' of this config: it has ':plain'")):
         parsing.load(f"{name}:wide")

@@ -24,9 +24,9 @@ def train(
     resnet-jax train --config=NAME[:VARIANT]|FILE [--config.FIELD=VALUE …] [--workdir=DIR]
                      [--distributed=slurm|tpu|gke|HOST:PORT [--num_processes=N --process_id=I]] [--print_config]
 
-    The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, and folder for images of your own;
-    their files say more. The workdir is runs/NAME by default. Running the same command again goes on from the last
-    checkpoint, or says that the run is complete.
+    The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, folder for images of your own, and
+    finetune for these from given weights; their files say more. The workdir is runs/NAME by default. Running the same
+    command again goes on from the last checkpoint, or says that the run is complete.
 
     --print_config trains nothing and prints the config as these flags make it, in a form that a file keeps:
     resnet-jax train --config=digits --print_config > mine.py, and --config=mine.py reads it.

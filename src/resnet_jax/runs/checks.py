@@ -74,16 +74,16 @@ def check(config: Config) -> None:
         raise InputError(f"unknown dataset.name {config.dataset.name!r}: {hint}it is one of {', '.join(names)}")
     _check_constants(config)
     build.check_bn_groups(config, config.train.batch_size)
-    if config.init.freeze and config.init.weights is None:
-        raise InputError(
-            f"config.init.freeze is {config.init.freeze!r}, but there are no config.init.weights, and what is drawn "
-            "must be trained: give weights to begin with, or none for config.init.freeze"
-        )
     missing = [name for name in OF_WEIGHTS if _value(config, name) is None]
     if missing and config.init.weights is None:
         raise InputError(
             f"config.{missing[0]} is none: it is taken from the weights, but config.init.weights is none too: give one "
             "of them"
+        )
+    if config.init.freeze and config.init.weights is None:
+        raise InputError(
+            f"config.init.freeze is {config.init.freeze!r}, but there are no config.init.weights, and what is drawn "
+            "must be trained: give weights to begin with, or none for config.init.freeze"
         )
     if missing:
         return

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from resnet_jax.configs import base
@@ -11,9 +12,7 @@ from resnet_jax.errors import InputError, warn
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.files import expanded
 from resnet_jax.interop.classifiers import read_torch, save_torch
-from resnet_jax.interop.files import SUFFIXES
-from resnet_jax.models.zoo import family_and_depth
-from resnet_jax.runs import build, workdir
+from resnet_jax.runs import build, starting, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.loading import load_run
 from resnet_jax.runs.metadata import CheckpointMetadata
@@ -37,44 +36,34 @@ def from_torch(
     Raises:
       InputError: as `load_torch`, or the folder holds something.
     """
-    directory = workdir.locate(directory, "the destination")
+    directory = new_workdir(directory, "the destination")
+    classifier, dataset = read_torch(source, stated, prefix, log)
+    config = write_workdir(classifier, directory, dataset)
+    return f"{config.model.family}{config.model.depth}"
+
+
+def new_workdir(directory: str | os.PathLike[str], name: str = "--workdir") -> Path:
+    """The folder of a workdir that is to be written; an InputError where it holds something."""
+    directory = workdir.locate(directory, name)
     if directory.exists() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty: give a folder that does not exist yet")
-    classifier, dataset = read_torch(source, stated, prefix, log)
-    config = _config(classifier, dataset)
-    mesh = make_mesh()
+    return directory
+
+
+def write_workdir(
+    classifier: Classifier, directory: Path, dataset: str, data_dir: str | os.PathLike[str] | None = None
+) -> Config:
+    """Makes a workdir, like that of a run, of a classifier and what its config says of its data; returns the config."""
+    config, mesh = base.get_config(), make_mesh()
+    config.update_from_flattened_dict(starting.fields_of(classifier))
+    config.stream.update(crop="random_resized_crop", pca_lighting_std=0.0)
+    config.dataset.update(name=dataset, data_dir=None if data_dir is None else os.fspath(data_dir))
     state = create_state(classifier, build.optimizer(config, train_images=1), mesh=mesh)
     preprocessing = put_everywhere(mesh, classifier.preprocessing)
     metadata = CheckpointMetadata(classifier.class_names, classifier.image_shape, data_crc=0)
     workdir.claim(directory, config)
     with Checkpoints(directory, write=True) as checkpoints:
         checkpoints.save(state, preprocessing, metadata, step=0)
-    return f"{config.model.family}{config.model.depth}"
-
-
-def _config(classifier: Classifier, dataset: str) -> Config:
-    config, preprocessing = base.get_config(), classifier.preprocessing
-    model: Any = classifier.model
-    family, depth = family_and_depth(model)
-    config.model.update(
-        family=family,
-        depth=depth,
-        shortcut=model.shortcut or "A",
-        shortcut_padding=model.shortcut_padding,
-        bottleneck_stride=model.bottleneck_stride,
-        stem_pool_padding=model.stem_pool_padding,
-        batch_norm_epsilon=model.epsilon,
-    )
-    config.stream.update(
-        crop="random_resized_crop",
-        normalization="channels" if preprocessing.mean.shape[:2] == (1, 1) else "mean_image",
-        pca_lighting_std=0.0,
-        channel_order=preprocessing.channel_order,
-        interpolation=preprocessing.interpolation,
-        image_size=classifier.image_shape[0],
-        resize_size=preprocessing.resized_to(classifier.image_shape),
-    )
-    config.dataset.name = dataset
     return config
 
 
@@ -89,8 +78,6 @@ def to_torch(
       InputError: no checkpoint, or a file that cannot be written.
     """
     directory = expanded(directory, "the source")
-    files = [path for path in sorted(directory.glob("*")) if path.name.endswith(SUFFIXES)]
-    if files and not (directory / "checkpoints").is_dir():
-        raise InputError(f"{directory} is no run, and holds weights: give the file itself, {files[0]}")
+    starting.check_is_run(directory)
     run = load_run(directory)
     save_torch(run.classifier, destination, dataset=run.config.dataset.name, log=log)

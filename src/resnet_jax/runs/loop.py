@@ -1,6 +1,7 @@
 """The loop: side effects only. What it drives is pure, so a run that was stopped anywhere goes on where it was."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from resnet_jax.distributed.machine import check_devices, describe_environment
 from resnet_jax.errors import DivergedError, InputError, Preempted, optional
 from resnet_jax.files import write_whole
 from resnet_jax.models import ResNet
-from resnet_jax.runs import build, checks, config_file, terminal, workdir
+from resnet_jax.runs import build, checks, config_file, starting, terminal, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.inputs import Input, InputOpener, Program, open_input
 from resnet_jax.runs.interrupt import Interruptible
@@ -74,6 +75,7 @@ def train(
     result, begun = agreement.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]
     complete = result is not None
     if begun or complete:
+        config = starting.as_begun(config, directory)
         workdir.claim(directory, config)  # before anything is read
     if complete:
         console.print(f"{directory} is complete after {result['step']} iterations; nothing to train")
@@ -101,7 +103,12 @@ def _go_on(
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(open_checkpoints()) if begun else None
         restored = checkpoints.restore(abstract, console.print) if checkpoints else None
-        images = open_input(config, mesh, console.print, restored.preprocessing if restored else None)
+        preprocessing, weights = restored.preprocessing if restored else None, None
+        if restored is None and config.init.weights is not None:
+            weights = starting.read(config.init.weights, console.print)
+            config = starting.resolved(config, weights)
+            preprocessing = starting.preprocessing(config, weights)
+        images = open_input(config, mesh, console.print, preprocessing)
         stack.callback(images.close)
         if restored is not None and restored.metadata != images.metadata:
             raise InputError(
@@ -109,13 +116,17 @@ def _go_on(
                 "use another --workdir, or the same images for config.dataset.data_dir"
             )
         task = make_task(config, images.metadata, images.train_images, mesh)
+        if weights is not None:
+            start = starting.begin(config, weights, images.metadata, task.model, console.print)
+            task = dataclasses.replace(task, start=start)
         _ = images.preprocessing  # which can find the data to be damaged, before there is a workdir
         if checkpoints is None:
             workdir.claim(directory, config)
             checkpoints = stack.enter_context(open_checkpoints())
         if restored is None:
             shape = images.metadata.image_shape
-            state = create_state(task.model, task.optimizer, config.seed, shape, mesh, ema=task.ema)
+            network = task.model if task.start is None else task.start
+            state = create_state(network, task.optimizer, config.seed, shape, mesh, ema=task.ema)
         else:
             state = restored.state
             console.print(f"going on from the checkpoint of iteration {restored.step}")

@@ -34,6 +34,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax.configs.base import Config
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.runs import build, checks
 from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.training.losses import Loss, cross_entropy
@@ -51,6 +52,7 @@ class Task:
       train_step: (state, batch) -> (state, metrics).
       eval_step: (variables, batch) -> metrics; an "error" among them is what a run is reported with, else its "loss".
       ema: whether the state keeps averages of the variables, which are evaluated then.
+      start: the model with the variables that training begins with; None draws them.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Task:
     train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
     eval_step: Callable[[Any, Any], Metrics]
     ema: bool = False
+    start: Classifier | None = None
 
     def abstract_state(self, image_shape: tuple[int, ...], mesh: Mesh) -> TrainState:
         """Shapes, dtypes and shardings of its state, see `training.state.abstract_state`."""

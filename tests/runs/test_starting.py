@@ -1,0 +1,357 @@
+"""Runs that begin with weights: what the weights settle, what is new, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax import models
+from resnet_jax.cli.main import main
+from resnet_jax.configs import parsing
+from resnet_jax.data import small
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.errors import InputError
+from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.interop.classifiers import save_torch
+from resnet_jax.runs import starting
+from resnet_jax.runs.evaluate import evaluate_runs
+from resnet_jax.runs.inputs import ResidentInput
+from resnet_jax.runs.loading import load, load_state
+from resnet_jax.runs.loop import train
+from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.runs.workdir import read_config
+from small_run import OF_20, assert_same_run, everything_saved, saved_steps, small_config, train_until
+
+COLOURS = ("green", "red")
+FINETUNED = {
+    "train.batch_size": 8,
+    "train.iterations": 20,
+    "train.log_every": 5,
+    "train.eval_every": 10,
+    "train.checkpoint_every": 5,
+    "optimizer.warmup_steps": 0,
+    "stream.num_workers": 0,
+    "mesh.data": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def coloured(tmp_path_factory):
+    """14 photographs, 6 to train on and 8 to validate on, of one colour and some noise each."""
+    root, random = tmp_path_factory.mktemp("coloured"), np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 4)):
+        for name, colour in zip(COLOURS, ((0, 200, 0), (200, 0, 0)), strict=True):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.array(colour) + random.integers(0, 56, (40, 48 + i, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def torch_file(tmp_path_factory):
+    """A file of a CIFAR ResNet-8 as it is drawn, of ten classes, which akamaster's would be."""
+    path, shape = tmp_path_factory.mktemp("weights") / "resnet8.safetensors", (32, 32, 3)
+    model = models.create("cifar_resnet8", shortcut_padding="both")
+    variables = models.init(model, shape, jax.random.key(0))
+    names = tuple(f"class {i}" for i in range(10))
+    save_torch(Classifier(model, variables, Preprocessing.of_channels(), names, shape), path)
+    return path
+
+
+def finetune(weights, photographs, fields=None):
+    given = {"init.weights": str(weights), "dataset.data_dir": str(photographs)}
+    return parsing.load("finetune", given | FINETUNED | (fields or {}))
+
+
+def begun(config, classes, shape=(8, 8, 1)):
+    """What a run of a config begins with, for data of such classes and images; and what it said."""
+    said = []
+    weights = starting.read(config.init.weights, said.append)
+    config = starting.resolved(config, weights)
+    model = starting.build.model(config, len(classes))
+    return starting.begin(config, weights, CheckpointMetadata(classes, shape, 0), model, said.append), said
+
+
+@pytest.fixture(scope="session")
+def finetuned(torch_file, coloured, tmp_path_factory):
+    """A complete run on the photographs that began with the file; and what it printed."""
+    directory = tmp_path_factory.mktemp("finetuned") / "run"
+    return train(finetune(torch_file, coloured), directory)
+
+
+def test_a_run_from_a_file_has_what_the_weights_settle(finetuned, torch_file):
+    config, theirs = read_config(finetuned.workdir), starting.read(torch_file, lambda line: None)
+    model, stream = config.model, config.stream
+    assert (model.family, model.depth, model.shortcut, model.shortcut_padding) == ("cifar_resnet", 8, "A", "both")
+    assert (stream.image_size, stream.resize_size, stream.normalization) == (32, 32, "channels")
+    assert (stream.interpolation, stream.channel_order) == ("bicubic", "rgb")
+    found = finetuned.classifier
+    assert (found.class_names, found.image_shape) == (COLOURS, (32, 32, 3))
+    jax.tree.map(np.testing.assert_array_equal, found.preprocessing.mean, theirs.preprocessing.mean)
+    # Frozen with its statistics, all but the head is still that of the file.
+    for collection in ("params", "batch_stats"):
+        ours, others = ({**each.variables[collection], "fc": 0} for each in (found, theirs))
+        jax.tree.map(np.testing.assert_array_equal, ours, others)
+    assert found.variables["params"]["fc"]["kernel"].shape == (64, 2)
+    assert np.ptp(found.variables["params"]["fc"]["kernel"]) > 0
+
+
+def test_it_learns_and_is_evaluated_and_predicts(finetuned, coloured, capsys):
+    assert finetuned.result["validation_error"] == 0
+    assert evaluate_runs([finetuned.workdir])["error"] == 0
+    assert main(["predict", f"--workdir={finetuned.workdir}", str(coloured / "val" / "red" / "0.png")]) == 0
+    named = [line for line in capsys.readouterr().out.splitlines() if "0.png" in line]
+    assert len(named) == 1
+    assert "red" in named[0]
+
+
+def test_what_the_start_says(torch_file, coloured, tmp_path, capsys):
+    train(finetune(torch_file, coloured, {"train.iterations": 1}), tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{torch_file}: these weights, of a cifar_resnet8 for images of 32 x 32 x 3 and 10 classes" in lines
+    assert "the head is new (zero), for 2 classes: green, red" in lines
+    frozen = "frozen: stem, stage1, stage2, stage3, with the weights' batch-norm statistics; trained: fc, 130 of 74,770"
+    assert any(line.startswith(frozen) for line in lines)
+
+
+def test_the_same_classes_keep_their_head(run_of_20):
+    config, digits = small_config({"init.weights": str(run_of_20)}), tuple(map(str, range(10)))
+    start, said = begun(config, digits)
+    jax.tree.map(np.testing.assert_array_equal, start.variables, load(run_of_20).variables)
+    assert "the head of the weights is kept for 10 classes" in said
+    # Names that nobody gave say nothing of the classes.
+    renamed, _ = begun(config, tuple(f"class {i}" for i in range(10)))
+    assert not np.any(renamed.variables["params"]["fc"]["kernel"])
+
+
+@pytest.mark.parametrize("head", ["zero", "normal", "keep"])
+def test_heads(run_of_20, head):
+    config, others = small_config({"init.weights": str(run_of_20), "init.head": head}), tuple("abcdefghij")
+    (start, _), theirs = begun(config, others), load(run_of_20)
+    kernel, old = (np.asarray(each.variables["params"]["fc"]["kernel"]) for each in (start, theirs))
+    assert start.class_names == others
+    if head == "zero":
+        assert not kernel.any()
+    elif head == "keep":
+        np.testing.assert_array_equal(kernel, old)
+    else:
+        assert kernel.std() == pytest.approx(0.01, rel=0.1)
+        again, _ = begun(config, others)
+        np.testing.assert_array_equal(kernel, again.variables["params"]["fc"]["kernel"])
+        config.seed = 1
+        other, _ = begun(config, others)
+        assert (np.asarray(other.variables["params"]["fc"]["kernel"]) != kernel).all()
+    np.testing.assert_array_equal(
+        start.variables["params"]["conv1"]["kernel"], theirs.variables["params"]["conv1"]["kernel"]
+    )
+
+
+def test_averages_begin_with_the_weights(run_of_20, tmp_path):
+    fields = {"init.weights": str(run_of_20), "train.ema_decay": 0.999999, "optimizer.learning_rate": 1e-6}
+    run = train(small_config(OF_20 | fields | {"train.iterations": 10}), tmp_path / "run")
+    for ours, theirs in zip(
+        *(jax.tree.leaves(each.variables) for each in (run.classifier, load(run_of_20))), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_rates_of_parts(run_of_20, tmp_path):
+    """A factor of 0 is a part that stays; the optimiser sees it all the same."""
+    fields = {"init.weights": str(run_of_20), "optimizer.rate_factors": (0.0, 0.0, 1.0, 1.0, 2.0)}
+    run, theirs = train(small_config(OF_20 | fields), tmp_path / "run"), load(run_of_20)
+    for name, part in run.classifier.variables["params"].items():
+        same = [
+            np.array_equal(*pair)
+            for pair in zip(*map(jax.tree.leaves, (part, theirs.variables["params"][name])), strict=True)
+        ]
+        assert all(same) if name in ("conv1", "bn1", "stage1") else not any(same), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["backbone", "stage2", None])
+def test_a_killed_run_goes_on_without_its_weights(torch_file, coloured, tmp_path, freeze):
+    weights = shutil.copy(torch_file, tmp_path / "mine.safetensors")
+    config = finetune(weights, coloured, {"init.freeze": freeze, "optimizer.rate_factors": (0.1, 0.2, 0.5, 1, 1)})
+    train(config, tmp_path / "whole")
+    train_until(10, config, tmp_path / "killed")
+    assert saved_steps(tmp_path / "killed")[-1] == 10
+    weights.unlink()
+    train(config, tmp_path / "killed")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    # Nor does a complete one need them.
+    assert train(config, tmp_path / "killed").result == train(config, tmp_path / "whole").result
+
+
+def test_a_start_that_left_no_checkpoint_reads_them_again(torch_file, coloured, tmp_path, capsys):
+    weights = shutil.copy(torch_file, tmp_path / "mine.safetensors")
+    config = finetune(weights, coloured)
+    train_until(0, config, tmp_path / "run")
+    weights.rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"config.init.weights is .*mine.safetensors, which does not exist"):
+        train(config, tmp_path / "run")
+    (tmp_path / "away").rename(weights)
+    train_until(10, config, tmp_path / "run")
+    assert "the head is new" in capsys.readouterr().out
+
+
+def half(digits):
+    """Some of the digits' classes, as the input of a run."""
+
+    def opener(config, mesh, log, preprocessing):
+        whole = small.load("digits")
+        splits = []
+        for split in (whole.train, whole.test):
+            rows = np.isin(split.labels, digits)
+            splits.append(small.Split(split.images[rows], (split.labels[rows] - digits[0]).astype(np.int32)))
+        names = tuple(str(digit) for digit in digits)
+        return ResidentInput(small.Dataset(splits[0], None, splits[1], names), config, mesh, preprocessing)
+
+    return opener
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+def test_half_of_the_digits_help_with_the_other_half(tmp_path):
+    """Frozen features of 0 to 4 tell 5 to 9 apart better than a whole network that is trained as long from nothing."""
+    first, second = half(range(5)), half(range(5, 10))
+    train(small_config({"train.iterations": 300}), tmp_path / "first", open_input=first)
+    fields = {"train.iterations": 40, "train.batch_size": 32, "optimizer.warmup_steps": 0}
+    weights = {"init.weights": str(tmp_path / "first"), "init.freeze": "stage2"}
+    errors = {
+        name: [
+            train(small_config(fields | more | {"seed": seed}), tmp_path / f"{name}{seed}", open_input=second).result
+            for seed in range(3)
+        ]
+        for name, more in (("transferred", weights), ("scratch", {}))
+    }
+    found = {name: [result["test_error"] for result in each] for name, each in errors.items()}
+    assert max(found["transferred"]) < min(found["scratch"]), found
+
+
+def test_weights_of_another_size_show_their_own_pixels(torch_file, coloured, tmp_path):
+    """A window of 24 pixels, shown as the weights want it; what it is cut from is in proportion."""
+    run = train(finetune(torch_file, coloured, {"stream.image_size": 24, "train.iterations": 1}), tmp_path / "run")
+    assert run.classifier.image_shape == (24, 24, 3)
+    assert read_config(tmp_path / "run").stream.resize_size == 24
+    assert float(run.classifier.preprocessing.std[0, 0, 0]) == pytest.approx(255 * 0.229)
+
+
+def test_a_mean_image_of_another_size_is_refused_for_arrays(run_of_20, tmp_path, capsys):
+    cut = load(run_of_20)
+    save_torch(
+        cut.replace(
+            image_shape=(32, 32, 1), preprocessing=dataclasses.replace(cut.preprocessing, mean=jnp.ones((32, 32, 1)))
+        ),
+        tmp_path / "a.safetensors",
+        log=print,
+    )
+    command = [
+        "train",
+        "--config=digits",
+        "--config.model.depth=8",
+        f"--config.init.weights={tmp_path / 'a.safetensors'}",
+    ]
+    assert main([*command, f"--workdir={tmp_path / 'run'}"]) == 2
+    (line,) = errors_of(capsys)
+    assert "subtract a mean of each pixel of images of 32 x 32 x 1, and those of 'digits' are 8 x 8 x 1" in line
+    assert not (tmp_path / "run").exists()
+
+
+def errors_of(capsys):
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+
+
+FILE, PHOTOS = "--config.init.weights={file}", ["--config=finetune", "--config.dataset.data_dir={photos}"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (PHOTOS, "config.model.family is none: it is taken from the weights, but config.init.weights is none too"),
+        (["--config=digits", "--config.model.depth=none"], "config.model.depth is none: "),
+        (
+            [*PHOTOS, "--config.init.weights={root}/no.pth"],
+            "config.init.weights is {root}/no.pth, which does not exist",
+        ),
+        ([*PHOTOS, "--config.init.weights={photos}"], "{photos} is not the workdir of a run"),
+        ([*PHOTOS, "--config.init.weights="], "config.init.weights is '', which names no file or folder"),
+        ([*PHOTOS, "--config.init.weights={photos}/val/red/0.png"], "is no file of weights by its name"),
+        (
+            [*PHOTOS, FILE, "--config.init.freeze=stage5"],
+            "config.init.freeze is 'stage5', but of cifar_resnet8 it must",
+        ),
+        ([*PHOTOS, FILE, "--config.init.freeze=fc"], "must be one of stem, stage1, stage2, stage3, backbone"),
+        (
+            [*PHOTOS, FILE, "--config.init.head=old"],
+            "config.init.head is 'old', but it must be one of zero, normal, keep",
+        ),
+        ([*PHOTOS, FILE, "--config.init.head=keep"], "have 10 classes and 'folder' has 2: give 'zero' or 'normal'"),
+        ([*PHOTOS, FILE, "--config.init.live_statistics=2"], "config.init.live_statistics=2, but it must be true or"),
+        ([*PHOTOS, FILE, "--config.model.depth=20"], "config.model.depth is 20, but it is 8 of the weights {file}"),
+        ([*PHOTOS, FILE, "--config.model.shortcut_padding=end"], "is 'end', but it is 'both' of the weights"),
+        ([*PHOTOS, FILE, "--config.stream.channel_order=bgr"], "is 'bgr', but it is 'rgb' of the weights"),
+        ([*PHOTOS, FILE, "--config.stream.resize_size=8"], "config.stream.resize_size is 8, but no window"),
+        (
+            [*PHOTOS, FILE, "--config.optimizer.rate_factors=(1,1)"],
+            "is (1, 1), but of cifar_resnet8 it must be 5 numbers",
+        ),
+        ([*PHOTOS, FILE, "--config.optimizer.rate_factors=(1,1,1,1,-1)"], "and none of them negative"),
+        (
+            [*PHOTOS, FILE, "--config.optimizer.rate_factors=(1,1,1,1,0)"],
+            "with which no parameter of fc changes, and all",
+        ),
+        (
+            ["--config=digits", "--config.optimizer.rate_factors=(0,0,0,0,0)"],
+            "with which no parameter of stem, stage1,",
+        ),
+        (
+            ["--config=digits", "--config.init.freeze=stem"],
+            "config.init.freeze is 'stem', but there are no config.init",
+        ),
+        (
+            ["--config=digits", "--config.model.depth=8", "--config.model.shortcut_padding=both", FILE],
+            "channels differ",
+        ),
+        (["--config=folder", "--config.dataset.data_dir={photos}", FILE], "config.model.family is 'resnet', but it is"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_leaves_nothing(given, message, torch_file, coloured, tmp_path, capsys):
+    named = {"file": torch_file, "photos": coloured, "root": tmp_path}
+    arguments = [each.format(**named) for each in given]
+    assert main(["train", *arguments, f"--workdir={tmp_path / 'run'}"]) == 2
+    (line,) = errors_of(capsys)
+    assert message.format(**named) in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_grey_images_are_not_for_photographs(run_of_20, coloured, tmp_path, capsys):
+    command = ["train", "--config=finetune", f"--config.init.weights={run_of_20}", "--config.stream.image_size=32"]
+    assert main([*command, f"--config.dataset.data_dir={coloured}", f"--workdir={tmp_path / 'run'}"]) == 2
+    (line,) = errors_of(capsys)
+    assert "are for images of 8 x 8 x 1, and those of 'folder' are 32 x 32 x 3: their numbers of channels" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_began_with_other_weights(finetuned, torch_file, coloured, tmp_path):
+    other = shutil.copy(torch_file, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"belongs to another config, which differs in init.weights \("):
+        train(finetune(other, coloured), finetuned.workdir)
+
+
+def test_a_workdir_of_the_version_before_begins_as_it_did(run_of_20, tmp_path):
+    directory = shutil.copytree(run_of_20, tmp_path / "run")
+    fields = json.loads((directory / "config.json").read_text())
+    assert fields["version"] == 3
+    del fields["init"], fields["optimizer"]["rate_factors"], fields["checksum"]
+    (directory / "config.json").write_text(json.dumps(fields | {"version": 2}))
+    config = read_config(directory)
+    assert (config.init.weights, config.init.freeze, tuple(config.optimizer.rate_factors)) == (None, None, ())
+    assert train(small_config(OF_20), directory).result["step"] == 20
+    assert int(load_state(directory).step) == 20
+    assert everything_saved(directory)
