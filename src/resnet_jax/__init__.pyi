@@ -14,6 +14,7 @@ from . import (
 )
 from .analysis.complexity import summary as summary
 from .evaluation.classifier import Classifier as Classifier, transfer as transfer
+from .evaluation.linear_probe import features as features, fit_head as fit_head
 from .evaluation.outcomes import evaluate as evaluate
 from .evaluation.prediction import predict as predict
 from .interop.classifiers import load_torch as load_torch, save_torch as save_torch

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resnet_jax.configs import base, cifar10
+from resnet_jax.errors import InputError
 from resnet_jax.runs import build
 from resnet_jax.training import optimizers
 
@@ -131,3 +133,53 @@ def test_warm_up_is_for_cifar_networks_of_110_layers_and_more(family, depth, giv
     config.model.update(family=family, depth=depth)
     config.optimizer.constant_warmup = given
     assert rates_of(build.optimizer(config, train_images=50_000), [0.9]) == pytest.approx([first_rate], rel=1e-6)
+
+
+FACTORS = {"stem": 0.1, "stage1": 0.5, "fc": 2.0}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda scale, factors: optimizers.sgd(
+            optimizers.piecewise(0.1 * scale, (4,), 0.1), weight_decay=0.05, rate_factors=factors
+        ),
+        lambda scale, factors: optimizers.sgd(
+            optimizers.piecewise(0.1 * scale, (4,), 0.1), weight_decay=0.05, momentum_form="torch", rate_factors=factors
+        ),
+        lambda scale, factors: optimizers.sgd(0.1 * scale, trust_coefficient=0.01, rate_factors=factors),
+        lambda scale, factors: optax.chain(
+            optax.adamw(0.1 * scale, weight_decay=0.05), optimizers.scaled_by_part(factors or {})
+        ),
+    ],
+    ids=["caffe", "torch", "lars", "adamw"],
+)
+def test_a_part_with_a_factor_is_trained_as_with_a_rate_of_its_own(make):
+    """Its decay, too."""
+    rng = np.random.default_rng(0)
+    names = {"conv1": 0.1, "bn1": 0.1, "stage1": 0.5, "stage2": 1.0, "fc": 2.0}
+    params = {name: {"kernel": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)} for name in names}
+
+    def train(optimizer, params):
+        state, gradients = optimizer.init(params), np.random.default_rng(1)
+        for _ in range(8):
+            drawn = {name: gradients.normal(size=(3, 4)) for name in names}
+            gradient = {name: {"kernel": jnp.asarray(drawn[name], jnp.float32)} for name in params}
+            updates, state = optimizers.promoting(optimizer.update)(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    together = train(make(1.0, FACTORS), params)
+    for name, factor in names.items():
+        alone = train(make(factor, None), {name: params[name]})
+        np.testing.assert_allclose(together[name]["kernel"], alone[name]["kernel"], rtol=1e-5, atol=1e-6)
+
+
+def test_factors_of_no_part_are_refused_by_name():
+    params = {"conv1": jnp.ones(1), "bn1": jnp.ones(1), "stage1": jnp.ones(1), "fc": jnp.ones(1)}
+    assert optimizers.sgd(0.1).init(params)[:4] == optimizers.sgd(0.1, rate_factors={"stem": 0.0}).init(params)[:4]
+    with pytest.raises(InputError, match=r"rate factor of stage2, head, but .* trained are stem, stage1, fc$"):
+        optimizers.scaled_by_part({"stem": 1.0, "stage2": 1.0, "head": 1.0}).init(params)
+    for factor in (-1.0, np.inf, np.nan):
+        with pytest.raises(InputError, match=r"rate factor of fc is .* not negative"):
+            optimizers.scaled_by_part({"fc": factor})

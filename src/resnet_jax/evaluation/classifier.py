@@ -99,33 +99,37 @@ def transfer(
     if head not in HEADS:
         raise InputError(f"head is {head!r}, but it must be one of {', '.join(HEADS)}")
     try:
-        model = network_of(classifier).clone(
-            num_classes=number_of(class_names), freeze=freeze, live_statistics=live_statistics
-        )
-    except InputError:
-        raise
+        network = with_outputs(classifier, class_names).clone(freeze=freeze, live_statistics=live_statistics)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise error if isinstance(error, InputError) else InputError(str(error)) from error
     last_maps = jnp.zeros((1, 1, 1, len(classifier.variables["params"]["fc"]["kernel"])))
-    fc = model.init(rng.stream(seed, "head"), last_maps, method="head")["params"]["fc"]
-    return with_head(classifier, model, class_names, fc if head == "normal" else jax.tree.map(jnp.zeros_like, fc))
+    fc = network.init(rng.stream(seed, "head"), last_maps, method="head")["params"]["fc"]
+    return with_head(classifier, network, class_names, fc if head == "normal" else jax.tree.map(jnp.zeros_like, fc))
 
 
-def network_of(classifier: Classifier) -> ResNet:
-    """The network, where it has a head that can be replaced; else an InputError."""
-    if not isinstance(classifier.model, ResNet):
-        raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
-    return classifier.model
+def with_outputs(classifier: Classifier, class_names: Sequence[str]) -> ResNet:
+    """The network with as many outputs as there are names.
 
-
-def with_head(classifier: Classifier, model: ResNet, class_names: Sequence[str], fc: Any) -> Classifier:
-    """The classifier with other logits: a network of so many, its head {"kernel", "bias"}, and their names."""
-    variables = {**classifier.variables, "params": {**classifier.variables["params"], "fc": fc}}
-    return classifier.replace(model=model, variables=variables, class_names=tuple(class_names))
-
-
-def number_of(class_names: Sequence[str]) -> int:
-    """How many classes have been named; an InputError where these are no names."""
+    Raises:
+      InputError: it has no head that could be replaced, or these are no names.
+    """
     if isinstance(class_names, str) or not len(class_names):
         raise InputError(f"class_names is {class_names!r}, but it must hold the name of each class")
-    return len(class_names)
+    if not isinstance(classifier.model, ResNet):
+        raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
+    return classifier.model.clone(num_classes=len(class_names))
+
+
+def with_head(classifier: Classifier, network: ResNet, class_names: Sequence[str], fc: Any) -> Classifier:
+    """The classifier with other classes: the network of `with_outputs`, and its head {"kernel", "bias"}."""
+    variables = {**classifier.variables, "params": {**classifier.variables["params"], "fc": fc}}
+    return classifier.replace(model=network, variables=variables, class_names=tuple(class_names))
+
+
+def check_classifier(given: Any, function: str) -> None:
+    """Refuses what is no `Classifier` in the name of a function that wants one and a split."""
+    if not isinstance(given, Classifier):
+        raise InputError(
+            f"{type(given).__name__} is no classifier: give {function} what load, load_torch or train(…).classifier "
+            "returns, and then a split"
+        )

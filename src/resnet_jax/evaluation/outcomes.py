@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.encoded import EncodedImage, ImageSource
+from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.folders import same_name
 from resnet_jax.data.small import Split
 from resnet_jax.errors import InputError, Progress, no_progress, warn
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.evaluation.scoring import Scored, score_images
+from resnet_jax.evaluation.classifier import Classifier, check_classifier
+from resnet_jax.evaluation.scoring import Scored, score_images, shown
 from resnet_jax.models import ResNet
 
 
@@ -125,42 +125,14 @@ def evaluate(
     if not members:
         raise InputError("there is nothing to evaluate: give at least one classifier")
     for member in members:
-        if not isinstance(member, Classifier):
-            raise InputError(
-                f"{type(member).__name__} is no classifier: give evaluate what load, load_torch or train(…).classifier "
-                "returns, and then a split"
-            )
+        check_classifier(member, "evaluate")
     for i, member in enumerate(members):
         check_classes(f"classifier {i}", member.class_names, "classifier 0", members[0].class_names)
         if protocol == "dense" and not isinstance(member.model, ResNet):
             raise InputError(
                 f"a {type(member.model).__name__} has no maps of classes: the protocol dense is for ResNets"
             )
-    images: Any = split
-    if isinstance(split, Split):
-        if protocol != "center":
-            raise InputError(
-                f"the protocol {protocol} is for image files, but these arrays are scored as they are: use center"
-            )
-        if split.images.dtype != np.uint8:
-            raise InputError(f"the images are {split.images.dtype}, but they must be uint8, from 0 to 255")
-        shape = split.images.shape[1:]
-        if other := {member.image_shape for member in members} - {shape}:
-            theirs, ours = (" x ".join(map(str, each)) for each in (min(other), shape))
-            raise InputError(
-                f"the network is for images of {theirs}, but those of the data are {ours}, and are shown as they are: "
-                "give the data set that it was trained on"
-            )
-        chosen = protocols.Protocol("original")
-        pairs = zip(split.images, split.labels.tolist(), strict=True)
-        images = [EncodedImage(pixels, label, str(i)) for i, (pixels, label) in enumerate(pairs)]
-    if not hasattr(images, "__getitem__") or not len(images) or not isinstance(images[0], EncodedImage):
-        raise InputError(
-            f"{type(split).__name__} is no split that can be evaluated: give data.image_folder(…).validation, "
-            "data.load(…).test or data.Split(images, labels)"
-        )
-    if batch_size < 1:
-        raise InputError(f"the evaluation's batch size is {batch_size}, but it must be at least 1")
+    images, chosen = shown(split, members, chosen, batch_size)
     found = Outcomes(len(images), len(members[0].class_names))
     for scored in progress(score_images(members, images, chosen, batch_size), len(images), "images"):
         if scored.scores is None:

@@ -36,7 +36,7 @@ def recalibrate(
       grad_accum_steps: microbatches of a batch; where the model's `bn_group_size` is None each is a batch-norm group.
 
     Returns:
-      The classifier with other `variables["batch_stats"]`, float32 NumPy arrays.
+      The classifier with other `variables["batch_stats"]`, float32 NumPy arrays; those that are frozen stay.
 
     Raises:
       InputError: there is no batch, or the batch norms are not those of a `ResNet`.
@@ -47,6 +47,10 @@ def recalibrate(
     variables = classifier.variables
     # With momentum 0, "running" statistics are those of the batch, and each group becomes a batch of its own.
     alone = model.clone(momentum=0.0, bn_group_size=None)
+
+    def measured(image_shape: tuple[int, ...]) -> Iterable[tuple[tuple[str, ...], tuple[int, int]]]:
+        sizes = batch_norm_maps(model, image_shape).items()
+        return ((path, size) for path, size in sizes if path[0] not in model.frozen_statistics)
 
     def of_group(images: jax.Array) -> dict[Any, Any]:
         _, updated = alone.apply(variables, images, train=True, mutable=["batch_stats"])
@@ -60,7 +64,7 @@ def recalibrate(
         else:
             groups = images.reshape(-1, model.bn_group_size, *images.shape[1:])
         stats, found = jax.vmap(of_group)(groups), {}
-        for path, (height, width) in batch_norm_maps(model, images.shape[1:]).items():
+        for path, (height, width) in measured(images.shape[1:]):
             values = groups.shape[1] * height * width
             means, biased = stats[*path, "mean"], stats[*path, "var"] * ((values - 1) / values)
             found[path] = means.mean(0), biased.mean(0) + means.var(0)
@@ -73,8 +77,8 @@ def recalibrate(
         shape = images.shape
     if not found:
         raise InputError("statistics are averaged over at least 1 batch, but there is none")
-    statistics: dict[tuple[str, ...], Any] = {}
-    for path, (height, width) in batch_norm_maps(model, shape[1:]).items():
+    statistics: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(variables["batch_stats"]))
+    for path, (height, width) in measured(shape[1:]):
         means, variances = (np.array([batch[path][i] for batch in found], np.float64) for i in (0, 1))
         mean, values = means.mean(0), len(found) * shape[0] * height * width
         between = np.maximum(np.square(means).mean(0) - np.square(mean), 0.0)

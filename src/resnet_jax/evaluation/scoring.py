@@ -4,15 +4,16 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data import decode
-from resnet_jax.data.encoded import ImageSource
+from resnet_jax.data.encoded import EncodedImage, ImageSource
 from resnet_jax.data.sequential import in_threads
+from resnet_jax.data.small import Split
 from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
@@ -43,6 +44,42 @@ class Scored:
     damage: str = ""
 
 
+def shown(
+    split: Split | ImageSource, classifiers: Sequence[Classifier], protocol: Protocol, batch_size: int
+) -> tuple[ImageSource, Protocol]:
+    """The images of a split, and how they are shown: arrays as they are.
+
+    Raises:
+      InputError: the images do not fit to the networks or the protocol, or this is no split.
+    """
+    images: Any = split
+    if isinstance(split, Split):
+        if protocol.name != "center":
+            raise InputError(
+                f"the protocol {protocol.name} is for image files, but these arrays are scored as they are: use center"
+            )
+        if split.images.dtype != np.uint8:
+            raise InputError(f"the images are {split.images.dtype}, but they must be uint8, from 0 to 255")
+        shape = split.images.shape[1:]
+        if other := {classifier.image_shape for classifier in classifiers} - {shape}:
+            theirs, ours = (" x ".join(map(str, each)) for each in (min(other), shape))
+            raise InputError(
+                f"the network is for images of {theirs}, but those of the data are {ours}, and are shown as they are: "
+                "give the data set that it was trained on"
+            )
+        protocol = Protocol("original")
+        pairs = zip(split.images, split.labels.tolist(), strict=True)
+        images = [EncodedImage(pixels, label, str(i)) for i, (pixels, label) in enumerate(pairs)]
+    if not hasattr(images, "__getitem__") or not len(images) or not isinstance(images[0], EncodedImage):
+        raise InputError(
+            f"{type(split).__name__} is no split that can be evaluated: give data.image_folder(…).validation, "
+            "data.load(…).test or data.Split(images, labels)"
+        )
+    if batch_size < 1:
+        raise InputError(f"the evaluation's batch size is {batch_size}, but it must be at least 1")
+    return images, protocol
+
+
 def score_images(
     classifiers: Sequence[Classifier],
     images: ImageSource,
@@ -52,24 +89,43 @@ def score_images(
 ) -> Iterator[Scored]:
     """Scores every image exactly once, by the mean probability of its views and of the classifiers.
 
+    Arguments, order and errors are those of `computed`.
+    """
+    for image, rows in computed(protocols.scores, classifiers, images, protocol, batch_size, mesh):
+        mean = np.logaddexp.reduce(rows) - np.float32(np.log(len(rows))) if rows else None
+        yield replace(image, scores=mean)
+
+
+def computed(
+    function: Callable[[Protocol, Classifier, Any], jax.Array],
+    classifiers: Sequence[Classifier],
+    images: ImageSource,
+    protocol: Protocol,
+    batch_size: int,
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[Scored, list[np.ndarray]]]:
+    """What a function computes of every image, exactly once.
+
     Args:
+      function: compiled, (protocol, classifier, views) -> rows, such as `protocols.scores`.
       classifiers: with the same classes.
-      images: what is scored; read and decoded in threads.
+      images: what is shown; read and decoded in threads.
       protocol: see `protocols`.
       batch_size: images of the network's size at a time. Of views with more pixels there are fewer in a batch, and it
-        is rounded up to a multiple of the devices. The scores do not depend on it, but for rounding.
+        is rounded up to a multiple of the devices. The rows do not depend on it, but for rounding.
       mesh: the devices, by default all of them.
 
     Yields:
-      The images in the order in which they are done.
+      The images in the order in which they are done, each with a row of every view and classifier; a damaged image
+      has none.
 
     Raises:
-      InputError: an image that cannot be read from the disk, or scores that are not numbers.
+      InputError: an image that cannot be read from the disk, or rows that are not numbers.
     """
     mesh = mesh or make_mesh()
     groups = _group(jax.device_put(list(classifiers), replicated(mesh)))
     pixels = math.prod(classifiers[0].image_shape[:2])
-    scores_of_each = len(classifiers) * (len(protocol.scales) if protocol.name == "dense" else 1)
+    rows_of_each = len(classifiers) * (len(protocol.scales) if protocol.name == "dense" else 1)
 
     def full(shape: tuple[int, ...]) -> int:
         views = max(batch_size * pixels // (protocols.passes(protocol) * math.prod(shape[:-1])), 1)
@@ -90,9 +146,9 @@ def score_images(
 
     def start(batch: _Batch) -> None:
         views = jax.device_put(batch.views, batch_sharded(mesh))
-        running.append((batch.indices, [protocols.scores(protocol, each, views) for each in groups[batch.group]]))
+        running.append((batch.indices, [function(protocol, each, views) for each in groups[batch.group]]))
 
-    def finish(left: int) -> Iterator[Scored]:
+    def finish(left: int) -> Iterator[tuple[Scored, list[np.ndarray]]]:
         while len(running) > left:
             indices, results = running.popleft()
             for scores in jax.device_get(results):
@@ -104,14 +160,12 @@ def score_images(
                             "overflow"
                         )
                     rows.append(row)
-                    if len(rows) == scores_of_each:
-                        del unfinished[index]
-                        mean = np.logaddexp.reduce(rows) - np.float32(np.log(scores_of_each))
-                        yield replace(image, scores=mean)
+                    if len(rows) == rows_of_each:
+                        yield unfinished.pop(index)
 
     for image, shown in in_threads(read, range(len(images))):
         if not shown:
-            yield image
+            yield image, []
             continue
         unfinished[image.index] = image, []
         for group, views in enumerate(shown):

@@ -101,7 +101,12 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
             accumulation_size=max(train_images // config.train.batch_size, 1),
             min_scale=1e-4,
         )
-    factors = dict(zip(parts(config), fields.rate_factors, strict=True)) if fields.rate_factors else None
+    names, factors = parts(config), None
+    if fields.rate_factors:
+        # The optimiser has no parameters of what is frozen.
+        frozen = 0 if config.init.freeze is None else (*names[:-1], "backbone").index(config.init.freeze) + 1
+        first = min(frozen, len(names) - 1)
+        factors = dict(zip(names[first:], fields.rate_factors[first:], strict=True))
     return optimizers.sgd(
         schedule(config),
         momentum=fields.momentum,
@@ -111,7 +116,7 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
         plateau=plateau,
         trust_coefficient=fields.trust_coefficient,
         momentum_form=fields.momentum_form,
-        **({"rate_factors": factors} if factors else {}),
+        rate_factors=factors,
     )
 
 

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, put_batch, put_everywhere, replicated
-from resnet_jax.models.layers import bn_groups
 from resnet_jax.training.losses import Loss, cross_entropy
 from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, state_shardings
@@ -85,10 +84,6 @@ def make_train_step(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         batch = _put(mesh, batch, grad_accum_steps)
-        if (group := getattr(model, "bn_group_size", None)) is not None:
-            # A microbatch is normalised on its device.
-            devices = mesh.size if grad_accum_steps == 1 else 1
-            bn_groups(len(batch.images) // (mesh.size * grad_accum_steps), devices, group)
         return compiled(state, (batch, preprocessing), seed_array)
 
     return step

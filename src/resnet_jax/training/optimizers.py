@@ -1,8 +1,9 @@
 """The paper's optimiser: SGD with momentum, weight decay, and its learning-rate schedules (sections 3.4 and 4.2)."""
 
 import functools
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from resnet_jax.errors import InputError
 from resnet_jax.models import stacking
+from resnet_jax.models.resnet import part_of
 
 # The paper ends the warm-up when "the training error is below 80 %", which took about 400 iterations; the error is
 # measured over windows of this many iterations (12,800 images at batch 128: a standard error below half a percent).
@@ -106,6 +109,7 @@ def sgd(
     plateau: optax.GradientTransformationExtraArgs | None = None,
     trust_coefficient: float | None = None,
     momentum_form: str = "caffe",
+    rate_factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum and weight decay, the rate inside the momentum as in Caffe, or outside as in Torch and Optax.
 
@@ -125,6 +129,7 @@ def sgd(
       trust_coefficient: LARS (1708.03888, equation 6): the gradient of each kernel, weight decay included, is scaled to
         this fraction of the kernel's norm. None for plain SGD.
       momentum_form: "caffe" or "torch".
+      rate_factors: of the learning rate by part of the network, see `scaled_by_part`.
     """
     decay = optax.add_decayed_weights(weight_decay, None if decay_everything else _is_kernel)
     if trust_coefficient is not None:
@@ -135,7 +140,51 @@ def sgd(
     rate = scheduled_learning_rate(schedule, warmup), plateau or optax.identity()
     trace = optax.trace(momentum)
     ordered = (*rate, trace) if momentum_form == "caffe" else (trace, *rate)
-    return optax.chain(decay, *ordered, optax.scale(-1.0))
+    scaled = () if rate_factors is None else (scaled_by_part(rate_factors),)
+    return optax.chain(decay, *ordered, optax.scale(-1.0), *scaled)
+
+
+def scaled_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of each part of a network, which is to say its learning rate.
+
+    It stands behind an optimiser: `optax.chain(optax.adamw(1e-3), scaled_by_part({"stem": 0.1}))`. All of an update is
+    scaled there, so that what decays the weights has the part's rate, too. `sgd` has both of its forms so: with a
+    factor f, "caffe" computes v <- momentum v + f rate (gradient + weight_decay w), "torch" w <- w - f rate v.
+
+    Args:
+      factors: by part, such as {"stem": 0.1, "stage1": 0.1, "fc": 10.0}, or by name of other networks' parameters on
+        the highest level; 1 where a part has none. With 0 the parameters stay, but gradients are computed and running
+        statistics move: what shall not change at all is frozen, see `models.ResNet`.
+
+    Raises:
+      InputError: a negative factor; and, from `init`, one of a part that there is not, or that is frozen.
+
+    Example:
+      >>> optimizer = optax.chain(optax.sgd(1.0), scaled_by_part({"stem": 0.5}))
+      >>> params = {"conv1": jnp.ones(1), "fc": jnp.ones(1)}
+      >>> updates, _ = optimizer.update(params, optimizer.init(params))
+      >>> {name: update.tolist() for name, update in updates.items()}
+      {'conv1': [-0.5], 'fc': [-1.0]}
+    """
+    for part, factor in factors.items():
+        if not 0 <= factor < math.inf:
+            raise InputError(f"the rate factor of {part} is {factor}, but it must be a number that is not negative")
+
+    def init(params: Any) -> optax.EmptyState:
+        parts = list(dict.fromkeys(map(part_of, params)))
+        if unknown := [part for part in factors if part not in parts]:
+            raise InputError(
+                f"there is a rate factor of {', '.join(unknown)}, but the parts that are trained are {', '.join(parts)}"
+            )
+
+        return optax.EmptyState()
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        del params
+        factor_of = {name: float(factors.get(part_of(name), 1.0)) for name in updates}
+        return {name: optax.tree.scale(factor_of[name], each) for name, each in updates.items()}, state
+
+    return optax.GradientTransformation(init, update)
 
 
 def layerwise_trust(coefficient: float) -> optax.GradientTransformation:

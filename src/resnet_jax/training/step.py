@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec as P
 
 from resnet_jax.distributed.mesh import AXES, fsdp_specs, gather, reduce_scatter
+from resnet_jax.models.layers import bn_groups
 from resnet_jax.training import optimizers
 from resnet_jax.training.losses import Loss, cross_entropy, examples
 from resnet_jax.training.metrics import Mean, Metrics
@@ -126,7 +127,9 @@ def _gradients(
         if grad_accum_steps == 1:
             found = gradients_of(params, variables, batch)
         else:
-            batches = microbatches(batch, grad_accum_steps, getattr(model, "bn_group_size", None) or 1)
+            group = getattr(model, "bn_group_size", None) if trained(model, variables)["batch_stats"] else None
+            images = len(batch.images) // grad_accum_steps
+            batches = microbatches(batch, grad_accum_steps, images // bn_groups(images, 1, group)[0] if group else 1)
             found = add_up(lambda batch: gradients_of(params, variables, batch), batches)
         everywhere = jax.tree.map(lambda _: P(), found[1])
         gradients, (batch_stats, metrics) = reduce_scatter((trained_specs, everywhere), found)
