@@ -179,7 +179,7 @@ def scaled_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation
 
         return optax.EmptyState()
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         factor_of = {name: float(factors.get(part_of(name), 1.0)) for name in updates}
         return {name: optax.tree.scale(factor_of[name], each) for name, each in updates.items()}, state

@@ -68,13 +68,19 @@ def train_step(
             "the state is of another optimizer, or other parts of its network were frozen: make it with create_state"
         )
     updates, opt_state = update(gradients, state.opt_state, params, value=value, step=state.step)
-    changed = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-    new = TrainState(state.step + 1, **_with(state.variables, changed), opt_state=opt_state, ema=state.ema)
+    new = TrainState(
+        state.step + 1,
+        **_with(state.variables, {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}),
+        opt_state=opt_state,
+        ema=state.ema,
+    )
     if ema_decay is not None:
         if state.ema is None:
             raise ValueError("ema_decay needs a state that keeps averages: create_state(…, ema=True)")
         averages = jax.tree.map(
-            lambda old, now: ema_decay * old + (1 - ema_decay) * now, trained(model, state.ema), changed
+            lambda old, now: ema_decay * old + (1 - ema_decay) * now,
+            trained(model, state.ema),
+            trained(model, new.variables),
         )
         new = dataclasses.replace(new, ema=_with(state.ema, averages))
     if skip_nonfinite:
