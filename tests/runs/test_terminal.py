@@ -65,7 +65,8 @@ def test_progress_passes_everything_on_and_is_shown_on_terminals_only(capsys, mo
 
 
 def test_tables_of_sweeps_show_names_as_they_are():
-    row = {"point": {"dataset.data_dir": "/[red]/" + "x" * 200}, "errors": [0.5], "mean": 0.5, "std": None}
+    row = {"point": {"dataset.data_dir": "/[red]/" + "x" * 200}, "split": "test", "errors": [0.5], "mean": 0.5}
+    row["std"] = None
     assert row["point"]["dataset.data_dir"] in results_table([row], "[b]")
 
 

@@ -97,4 +97,17 @@ def test_mean_and_standard_deviation_are_numpys_over_complete_runs(tmp_path):
 def test_one_seed_has_no_spread(tmp_path):
     (row,) = summarise(complete(["model.depth=8"], [0.25], tmp_path))
     assert (row["mean"], row["std"]) == (0.25, None)
-    assert results_table([row], "").splitlines()[-1].split() == ["8", "1", "25.00"]
+    table = results_table([row], "").splitlines()
+    assert (table[-1].split(), table[0].split()[2:4]) == (["8", "1", "25.00"], ["test", "error,"])
+
+
+def test_a_table_says_which_images_its_errors_are_of(tmp_path):
+    """Points of several data sets can be measured on splits of other names, which no mean mixes."""
+    runs = complete(["seed=0,1"], [0.25, 0.5], tmp_path)
+    runs[1].split = "validation"
+    rows = summarise(runs)
+    assert [(row["split"], row["mean"]) for row in rows] == [("test", 0.25), ("validation", 0.5)]
+    table = [line.split() for line in results_table(rows, "").splitlines()]
+    assert table[0][1:3] == ["test/validation", "error,"]
+    assert [line[-2:] for line in table[2:]] == [["25.00", "test"], ["50.00", "validation"]]
+    assert results_table(rows[1:], "").splitlines()[0].split()[1:3] == ["validation", "error,"]

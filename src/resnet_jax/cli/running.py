@@ -80,9 +80,10 @@ def sweep(
                      [--launcher=local|slurm --slurm NAME=VALUE,…]
                      [--searcher=grid|optuna --trials=N]
 
-    Each point is a process of its own with a folder below DIR, where log.txt holds what it prints. Running the same
-    command again skips the points that are complete and goes on with all others. Points that fail stop no other ones;
-    the exit status is 2 where there are any. Ctrl-C lets the points at work save first.
+    Each point is a process of its own with a folder below DIR, where log.txt holds what it prints. At the end DIR holds
+    results.json and curves.png, the curves of all points. Running the same command again skips the points that are
+    complete and goes on with all others. Points that fail stop no other ones; the exit status is 2 where there are any.
+    Ctrl-C lets the points at work save first.
 
     --combine=zip takes the first values of all axes together, then the second ones, and so on. --jobs is how many
     points run at a time: by default 1, or one on each accelerator; a single job has all accelerators.

@@ -13,10 +13,11 @@ from typing import Any
 from resnet_jax.configs.base import Config
 from resnet_jax.configs.parsing import load
 from resnet_jax.data.images import NAMES
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, optional
 from resnet_jax.files import locked, write_whole
 from resnet_jax.runs import checks, terminal, workdir
 from resnet_jax.runs.interrupt import Interruptible
+from resnet_jax.runs.metrics_log import read_metrics
 from resnet_jax.sweeping.local import LocalProcesses
 from resnet_jax.sweeping.points import Point, corners, grid, parse_axes, point_name
 from resnet_jax.sweeping.runs import Run, results_table, summarise
@@ -84,7 +85,7 @@ def sweep(
       overrides: values of fields of it as on the command line, such as {"train.iterations": "20"}.
       axes: see `points.parse_axes`.
       directory: holds a folder such as "model.depth=20,seed=0" for each point, with a log.txt, and at the end
-        results.json: {"rows": what this returns, "points": state, error and log of each point}.
+        results.json: {"rows": what this returns, "points": state, error and log of each point}, and curves.png.
       combine: see `points.grid`.
       jobs: how many points at a time; see `local.LocalProcesses` and `slurm.SlurmArray` for the defaults.
       launcher: "local" for processes of this machine, "slurm" for an array of SLURM.
@@ -183,15 +184,22 @@ def _fill(plan: Plan, runs: list[Run], launch: LocalProcesses | SlurmArray, sear
 
 
 def _finish(plan: Plan, runs: Sequence[Run], log: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Writes results.json and shows the tables; raises InputError if points have failed."""
+    """Writes results.json, shows the table and draws the curves; raises InputError if points have failed."""
     rows = summarise(runs)
     if plan.validation:
         rows.sort(key=lambda row: row["mean"])
     path = plan.directory / "results.json"
     write_whole(path, json.dumps({"rows": rows, "points": [run.as_json() for run in runs]}, indent=2) + "\n")
     if rows:
-        title = "Validation" if plan.validation else "Final iteration"
-        print(results_table(rows, title))
+        print(results_table(rows, "Least error first" if plan.validation else "After the final iteration"))
+    curves = {run.name: lines for run in runs if (lines := read_metrics(run.directory, log))}
+    picture = plan.directory / "curves.png"
+    if curves:
+        with optional(f"the picture {picture}", log):
+            from resnet_jax.analysis.plots import plot_curves
+
+            plot_curves(curves, picture, f"{plan.directory.absolute().name}: points of {plan.source}")
+            log(f"curves {picture}")
     failed = [run for run in runs if run.state == "failed"]
     for run in failed:
         log(run.describe())

@@ -106,30 +106,33 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Groups complete runs that differ in nothing but their seed.
 
     Returns:
-      For each combination of the axes other than seed: "point", and "errors", one for each seed, with their "mean" and
-      "std" (of the sample; None for a single seed).
+      For each combination of the axes other than seed: "point", the "split" whose errors these are, and "errors", one
+      for each seed, with their "mean" and "std" (of the sample; None for a single seed).
     """
-    groups: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    groups: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[float]] = {}
     for run in runs:
         if run.error is not None:
             key = tuple((field, value) for field, value in run.point.items() if field != "seed")
-            groups.setdefault(key, []).append(run.error)
+            groups.setdefault((run.split, key), []).append(run.error)
     return [
         {
             "point": dict(key),
+            "split": split,
             "errors": errors,
             "mean": statistics.fmean(errors),
             "std": statistics.stdev(errors) if len(errors) > 1 else None,
         }
-        for key, errors in groups.items()
+        for (split, key), errors in groups.items()
     ]
 
 
 def results_table(rows: Sequence[dict[str, Any]], title: str) -> str:
-    """The rows of `summarise` as a table, errors in percent."""
-    fields = list(rows[0]["point"])
+    """The rows of `summarise` as a table, errors in percent, of the images that the last heading names."""
+    fields, splits = list(rows[0]["point"]), {row["split"] for row in rows}
     cells = []
     for row in rows:
         spread = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
-        cells.append((*row["point"].values(), str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}"))
-    return terminal.table((*fields, "runs", "error, mean ± std (%)"), cells, title, text_columns=len(fields))
+        own = f" {row['split']}" if len(splits) > 1 else ""
+        cells.append((*row["point"].values(), str(len(row["errors"])), f"{100 * row['mean']:.2f}{spread}{own}"))
+    heading = f"{'/'.join(sorted(splits))} error, mean ± std (%)"
+    return terminal.table((*fields, "runs", heading), cells, title, text_columns=len(fields))
