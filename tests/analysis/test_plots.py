@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -200,3 +203,16 @@ def test_a_picture_is_the_same_whatever_matplotlib_is_set_to(tmp_path):
     assert draw("again") == usual
     with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "axes.grid": True}):
         assert draw("other") == usual
+
+
+def test_the_picture_of_the_readme_is_of_the_figures_beside_it():
+    """Its curves end at the errors that the table holds and that README names."""
+    root = Path(__file__).parent.parent.parent
+    found = json.loads((root / "experiments" / "results" / "digits_degradation.json").read_text())
+    figure = plot_curves(found["metrics"], title=found["title"])
+    assert texts(figure.axes[0]) == [f"{row['mean']:.2%}".replace("%", " %") for row in found["rows"]]
+    readme = " ".join((root / "README.md").read_text().split())
+    plain20, plain56, residual20, residual56 = (f"{row['mean']:.1%}".replace("%", " %") for row in found["rows"])
+    assert f"({plain56} against {plain20} test error after" in readme
+    assert f"({residual56} against {residual20})" in readme
+    assert len(legend(figure)) == 7
