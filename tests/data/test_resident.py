@@ -5,7 +5,8 @@ import pytest
 
 from resnet_jax.data.batch import shuffled
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.data.resident import Augmentation, DeviceSplit, eval_batch, train_batch
+from resnet_jax.data.resident import Augmentation, eval_batch, train_batch
+from resnet_jax.data.small import Split
 from slow_hash import finalised
 
 shuffle = jax.jit(shuffled, static_argnums=2)
@@ -23,7 +24,7 @@ def split(count):
     """Examples that carry their own number in the first pixel and in the label."""
     images = np.zeros((count, 2, 2, 1), np.uint8)
     images[:, 0, 0, 0] = np.arange(count) % 256
-    return DeviceSplit(jnp.asarray(images), jnp.arange(count, dtype=jnp.int32))
+    return Split(jnp.asarray(images), jnp.arange(count, dtype=jnp.int32))
 
 
 PLAIN = Preprocessing(jnp.zeros((2, 2, 1)))
@@ -136,7 +137,7 @@ def test_images_stay_with_their_labels():
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
-    data = DeviceSplit(jnp.arange(200 * 64, dtype=jnp.uint8).reshape(200, 8, 8, 1), jnp.arange(200, dtype=jnp.int32))
+    data = Split(jnp.arange(200 * 64, dtype=jnp.uint8).reshape(200, 8, 8, 1), jnp.arange(200, dtype=jnp.int32))
     plain = Preprocessing(jnp.zeros((8, 8, 1)))
 
     def make(step, seed=0):
@@ -152,7 +153,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 
 
 def test_augmentation_differs_between_steps_and_seeds():
-    data = DeviceSplit(jnp.arange(36, dtype=jnp.uint8).reshape(1, 6, 6, 1), jnp.zeros(1, jnp.int32))
+    data = Split(jnp.arange(36, dtype=jnp.uint8).reshape(1, 6, 6, 1), jnp.zeros(1, jnp.int32))
     crops = [
         train_batch(data, Preprocessing(jnp.zeros((6, 6, 1))), Augmentation(3, True), seed, jnp.asarray(step), 8)
         for seed, step in ((0, 0), (0, 1), (1, 0))

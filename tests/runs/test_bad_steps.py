@@ -13,7 +13,8 @@ from members import STREAMED, photograph_config
 
 from resnet_jax.data import images as images_module, small, stream
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.data.resident import Augmentation, DeviceSplit, train_batch
+from resnet_jax.data.resident import Augmentation, train_batch
+from resnet_jax.data.small import Split
 from resnet_jax.errors import DivergedError
 from resnet_jax.runs import build
 from resnet_jax.runs.loop import train
@@ -37,7 +38,7 @@ GENTLE = {"optimizer.learning_rate": 0.01}
 def raw_batches(steps):
     """The images of some steps of a small run, neither shifted nor normalised."""
     train_split = small.load("digits").train
-    split = DeviceSplit(jnp.asarray(train_split.images), jnp.asarray(train_split.labels))
+    split = Split(jnp.asarray(train_split.images), jnp.asarray(train_split.labels))
     plain = Preprocessing(jnp.zeros(train_split.images.shape[1:]))
     make = jax.jit(lambda step: train_batch(split, plain, Augmentation(0, False), 0, step, BATCH).images)
     return [np.asarray(make(jnp.int32(step))) for step in steps]

@@ -12,7 +12,8 @@ from resnet_jax import models
 from resnet_jax.data import small
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.data.resident import Augmentation, DeviceSplit, eval_batch, train_batch
+from resnet_jax.data.resident import Augmentation, eval_batch, train_batch
+from resnet_jax.data.small import Split
 from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
 from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import compile_evaluation, compile_steps
@@ -48,8 +49,8 @@ class Run:
         self.mesh = make_mesh(devices)
         self.model = small_model(dtype=dtype, **fields)
         everywhere = replicated(self.mesh)
-        self.split = jax.device_put(DeviceSplit(digits.train.images, digits.train.labels), everywhere)
-        self.test = jax.device_put(DeviceSplit(digits.test.images, digits.test.labels), everywhere)
+        self.split = jax.device_put(Split(digits.train.images, digits.train.labels), everywhere)
+        self.test = jax.device_put(Split(digits.test.images, digits.test.labels), everywhere)
         self.preprocessing = jax.device_put(Preprocessing(per_pixel_mean(digits.train.images)), everywhere)
         self.state = jax.device_put(initial_state(dtype), everywhere)
         self.seed = jax.device_put(np.uint32(3), everywhere)

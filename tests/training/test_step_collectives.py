@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 from resnet_jax import models
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.data.resident import Augmentation, DeviceSplit, eval_batch, train_batch
+from resnet_jax.data.resident import Augmentation, eval_batch, train_batch
+from resnet_jax.data.small import Split
 from resnet_jax.distributed.mesh import AXES, batch_sharded, make_mesh, replicated
 from resnet_jax.training import optimizers
 from resnet_jax.training.compiled import compile_evaluation, compile_steps
@@ -80,7 +81,7 @@ def resident(mesh):
     images = ShapeDtypeStruct((3 * BATCH, SIDE, SIDE, 3), jnp.uint8, sharding=everywhere)
     labels = ShapeDtypeStruct((3 * BATCH,), jnp.int32, sharding=everywhere)
     mean, std = (ShapeDtypeStruct(shape, jnp.float32, sharding=everywhere) for shape in ((SIDE, SIDE, 3), (1, 1, 3)))
-    return DeviceSplit(images, labels), Preprocessing(mean, std)
+    return Split(images, labels), Preprocessing(mean, std)
 
 
 def resident_steps(model, steps):

@@ -16,7 +16,8 @@ from resnet_jax import models, rng
 from resnet_jax.analysis import summary
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.data.resident import Augmentation, DeviceSplit, train_batch
+from resnet_jax.data.resident import Augmentation, train_batch
+from resnet_jax.data.small import Split
 from resnet_jax.distributed.machine import describe_environment, environment_lines
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, replicated
 from resnet_jax.errors import InputError
@@ -197,7 +198,7 @@ def _on_device(batch_size: int, shape: Sequence[int]) -> tuple[Any, Any]:
     """Four batches of noise as uint8 images, and how training makes the batch of a step of them."""
     count = 4 * batch_size
     images = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
-    split = DeviceSplit(images, np.arange(count, dtype=np.int32) % 10)  # pyright: ignore[reportArgumentType]
+    split = Split(images, np.arange(count, dtype=np.int32) % 10)
     data = split, Preprocessing(per_pixel_mean(images))  # pyright: ignore[reportArgumentType]
 
     def make_batch(data: Any, seed: jax.Array, step: jax.Array) -> Batch:

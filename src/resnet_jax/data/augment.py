@@ -19,16 +19,11 @@ def mirror(
 def pad_crop_mirror(
     key: PRNGKeyArray, images: Float[Array | np.ndarray, "batch height width channels"], pad: int, mirrored: bool
 ) -> Float[Array, "batch height width channels"]:
-    """The paper's CIFAR-10 augmentation (section 4.2): zero padding, a random crop of the old size, a random mirror
-    image.
+    """The paper's CIFAR-10 augmentation (section 4.2): `pad` zeros on each side, a random crop of the old size, and, if
+    asked for, half of the images mirrored.
 
-    Applied after the mean is subtracted, so that the padding is the mean grey (the paper leaves the order open).
-
-    Args:
-      key: of this batch; the draws do not depend on how the batch is sharded.
-      images: (batch, height, width, channels) float.
-      pad: pixels added on each side.
-      mirrored: whether half of the images are mirrored.
+    Applied after the mean is subtracted, so that the padding is the mean grey (the paper leaves the order open). The
+    draws do not depend on how the batch is sharded.
     """
     batch, height, width, channels = images.shape
     offset_key, mirror_key = jax.random.split(key)
@@ -57,11 +52,8 @@ def pca_lighting(
 
     Args:
       key: of this batch.
-      images: RGB (batch, height, width, 3), 0 to 255.
+      images: RGB (batch, height, width, 3), 0 to 255; what is returned is float32, not clipped.
       std: 0.1 in AlexNet: 5.5 grey levels along the first component.
-
-    Returns:
-      float32, not clipped.
     """
     draws = std * jax.random.normal(key, (images.shape[0], 3))
     shift = jnp.einsum("cp,bp->bc", _EIGENVECTORS, draws * _EIGENVALUES[None], precision="highest")
@@ -75,17 +67,10 @@ def augment_images(
     pca_lighting_std: float,
     mirrored: bool,
 ) -> Float[Array, "batch height width 3"]:
-    """What is left of the paper's ImageNet augmentation (section 3.4) when the windows are cut: colour noise,
-    pre-processing, mirror images.
+    """What is left of the paper's ImageNet augmentation (section 3.4) when the windows are cut: colour noise (see
+    `pca_lighting`; 0 for none), pre-processing, and half of the images mirrored: (batch, height, width, 3) RGB.
 
-    The mean image is subtracted before mirroring, as in Caffe.
-
-    Args:
-      key: of this batch; the draws do not depend on how the batch is sharded.
-      images: (batch, height, width, 3) uint8, RGB.
-      preprocessing: of the run.
-      pca_lighting_std: see `pca_lighting`; 0 for none.
-      mirrored: whether half of the images are mirrored.
+    The mean image is subtracted before mirroring, as in Caffe. The draws do not depend on how the batch is sharded.
     """
     noise_key, mirror_key = jax.random.split(key)
     noisy = pca_lighting(noise_key, images, pca_lighting_std) if pca_lighting_std else images

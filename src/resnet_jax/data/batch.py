@@ -11,13 +11,8 @@ from resnet_jax import rng
 
 
 class Batch(NamedTuple):
-    """Images and their classes.
-
-    Attributes:
-      images: (batch, height, width, channels): uint8 as they come from the host, float32 once they are pre-processed.
-      labels: (batch,) int32.
-      weights: (batch,) float32: 1, or 0 for a row that holds no example (the last batch of an evaluation); None where
-        every row holds one.
+    """Images, uint8 as they come from the host and float32 once they are pre-processed; their classes, int32; and
+    weights, float32: 1, or 0 for a row that holds no example. None where every row holds one.
     """
 
     images: Num[Array | np.ndarray, "batch height width channels"]
@@ -31,13 +26,10 @@ def batch_indices(
     batch_size: int,
     count: int,
 ) -> Int32[Array, " {batch_size}"]:
-    """Which of `count` examples a step's batch holds: (batch_size,) int32.
-
-    Raises:
-      ValueError: there are so many examples, and so many in a batch, that their positions do not fit into 32 bits.
+    """Which of `count` examples a step's batch holds: (batch_size,) int32; a ValueError where there are so many, and so
+    many in a batch, that their positions do not fit into 32 bits.
     """
-    # The first position in an endless sequence is step * batch_size, which 32 bits do not hold for long: batches and
-    # steps are divided into whole epochs and a rest first.
+    # Nor does step * batch_size for long: batches and steps are divided into whole epochs and a rest first.
     epochs, rest = divmod(batch_size, count)
     if (count - 1) * rest + batch_size >= 2**32:
         raise ValueError(f"batches of {batch_size} out of {count} examples have positions beyond 2**32")
@@ -63,11 +55,6 @@ def shuffled(
     A swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): every round pairs each index with another one and a
     coin decides whether the two are swapped. Unlike a sorted permutation it costs nothing for the examples that are
     not asked for: a batch of 128 out of 50,000 takes microseconds, also on CPU, and no state.
-
-    Args:
-      position, epoch: uint32 arrays of one shape.
-      count: examples in an epoch.
-      seed: of the run.
     """
     size = jnp.uint32(count)
     word = rng.hash_words(rng.hash_words(jnp.asarray(epoch, jnp.uint32)) + jnp.asarray(seed, jnp.uint32))

@@ -117,7 +117,7 @@ def resample(image: np.ndarray, box: Box, size: tuple[int, int], interpolation: 
     It is one antialiased resampling, and equals resizing the whole image and cutting the window out, but for the
     rounding of a pixel.
     """
-    return np.asarray(Image.fromarray(image).resize(size[::-1], INTERPOLATIONS[interpolation], box=box))
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), INTERPOLATIONS[interpolation], box=box))
 
 
 def read_window(data: ImageData, choose: Callable[[int, int], Box], image_size: int) -> np.ndarray:

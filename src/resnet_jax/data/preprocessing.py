@@ -45,11 +45,8 @@ class Preprocessing:
         >>> print(Preprocessing.of_channels(mean=[0.5], std=[0.25])(jnp.full((1, 1, 1, 1), 255)))
         [[[[2.]]]]
         """
-
-        def array(numbers: Sequence[float]) -> jax.Array:
-            return 255 * jnp.array(numbers, jnp.float32)[None, None]
-
-        return cls(array(mean), array(std), **fields)
+        mean_array, std_array = (255 * jnp.array(each, jnp.float32)[None, None] for each in (mean, std))
+        return cls(mean_array, std_array, **fields)
 
     def __call__(
         self, images: Num[Array | np.ndarray, "batch height width channels"]
@@ -68,7 +65,7 @@ class Preprocessing:
 
 
 def per_pixel_mean(
-    images: UInt8[np.ndarray, "count height width channels"],
+    images: UInt8[Array | np.ndarray, "count height width channels"],
 ) -> Float32[np.ndarray, "height width channels"]:
     """The mean image of a training set (paper section 4.2): (count, height, width, channels) uint8 -> float32."""
-    return images.mean(0, dtype=np.float64).astype(np.float32)
+    return np.asarray(images).mean(0, dtype=np.float64).astype(np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import flax.struct
 import jax
 import numpy as np
 
@@ -19,15 +20,15 @@ from resnet_jax.errors import InputError
 NAMES = ("digits", "cifar10", "cifar100")
 
 
-@dataclass(frozen=True)
+@flax.struct.dataclass
 class Split:
-    """Images, (count, height, width, channels) uint8, and their labels, (count,) int32."""
+    """Images, (count, height, width, channels) uint8, and their labels, (count,) int32: on the host or on devices."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray | jax.Array
+    labels: np.ndarray | jax.Array
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.labels.shape[0]
 
     def take(self, rows: np.ndarray | list[int]) -> "Split":
         """The examples of these rows."""
@@ -56,14 +57,13 @@ class Dataset:
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_images: int = 0) -> Dataset:
-    """Reads a data set into memory, once while its files stay as they are: a sweep reads its data once. The arrays are
-    shared, and cannot be written to.
+    """Reads a data set into memory, once while its files stay as they are: the arrays are shared, and not writeable.
 
     Args:
       name: "digits", "cifar10" or "cifar100".
       data_dir: where TFDS keeps its prepared data sets (`~/tensorflow_datasets` by default); unused by digits.
-      validation_images: how many training images to keep back; 5000 is the paper's 45k/5k split (section 4.2). Which
-        ones is fixed, whatever the seed of a run.
+      validation_images: how many training images to keep back, the same ones for every seed; 5000 is the paper's
+        45k/5k split (section 4.2).
 
     Raises:
       InputError: unknown name, data that is absent or of another data set, or too many validation images.
@@ -73,6 +73,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
     if name == "digits":
         return _load(name, None, validation_images, ())
     folder = prepared_folder(name, data_dir).absolute()
+    # What tells its files from those that were read before.
     files = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
     seen = tuple((name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in files)
     # The folder's data_dir, and not the given one: another folder may have come to be meant by that.
@@ -80,8 +81,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
 
 
 @functools.lru_cache(maxsize=1)
-def _load(name: str, data_dir: str | None, validation_images: int, seen: tuple[Any, ...]) -> Dataset:
-    del seen  # what tells its files from those that were read before
+def _load(name: str, data_dir: str | None, validation_images: int, _seen: tuple[Any, ...]) -> Dataset:
     dataset = _digits() if name == "digits" else _cifar(name, data_dir)
     if validation_images:
         if not 0 < validation_images < len(dataset.train):
@@ -91,9 +91,8 @@ def _load(name: str, data_dir: str | None, validation_images: int, seen: tuple[A
         order = np.random.default_rng(0).permutation(len(dataset.train))
         kept, held = np.sort(order[validation_images:]), np.sort(order[:validation_images])
         dataset = replace(dataset, train=dataset.train.take(kept), validation=dataset.train.take(held))
-    for split in (dataset.train, dataset.validation, dataset.test):
-        if split is not None:
-            split.images.flags.writeable = split.labels.flags.writeable = False
+    for array in jax.tree.leaves((dataset.train, dataset.validation, dataset.test)):
+        array.flags.writeable = False
     return dataset
 
 

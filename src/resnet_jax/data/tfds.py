@@ -1,5 +1,6 @@
 """Data sets as TFDS prepares them, in array_record files. This file alone knows TFDS."""
 
+import contextlib
 import importlib.util
 import os
 import zlib
@@ -17,8 +18,8 @@ NAMES = ("cifar10", "cifar100", "imagenet2012")
 
 
 class Records(NamedTuple):
-    """The undecoded records of a data set's splits, by their names: each record holds "image" (bytes), "label" (int)
-    and, where the data set has names, "file_name".
+    """The undecoded records of a data set's splits, by their names: dicts of "image" (bytes), "label" (int) and, where
+    the data set has names, "file_name".
     """
 
     folder: Path
@@ -88,14 +89,12 @@ def _root(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder of the newest prepared version of a TFDS data set, in array_record files; an InputError that names the
-    command which prepares it where there is none.
-    """
+    """The folder of a data set's newest version in array_record files; or an InputError that says how to prepare it."""
     root = _root(data_dir)
     prepare = f"prepare it with: resnet-jax prepare --dataset={name} --data_dir={root}"
     if not root.is_dir():
         raise InputError(f"the folder dataset.data_dir={root} does not exist; {prepare}")
-    versions = sorted((root / name).glob("*/dataset_info.json"), key=lambda path: path.parent.name)
+    versions = sorted((root / name).glob("*/dataset_info.json"))
     if not versions:
         present = sorted(path.parent.parent.name for path in root.glob("*/*/dataset_info.json"))
         holds = f"it holds {', '.join(present)}" if present else "it holds no prepared data set"
@@ -118,10 +117,8 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
         raise InputError("digits needs no preparation: it ships inside scikit-learn")
     if name not in NAMES:
         raise InputError(f"unknown --dataset={name!r}: it is one of {', '.join(NAMES)}")
-    try:
+    with contextlib.suppress(InputError):
         return prepared_folder(name, data_dir)
-    except InputError:
-        pass
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
             "preparing a data set for the first time needs TensorFlow (training does not): pip install tensorflow"

@@ -19,7 +19,7 @@ from resnet_jax.data import cache, images, sequential, small, stream
 from resnet_jax.data.augment import augment_images
 from resnet_jax.data.batch import Batch, batch_indices
 from resnet_jax.data.preprocessing import Preprocessing, per_pixel_mean
-from resnet_jax.data.resident import Augmentation, eval_batch, put_split, train_batch
+from resnet_jax.data.resident import Augmentation, eval_batch, train_batch
 from resnet_jax.distributed import agreement
 from resnet_jax.distributed.mesh import batch_sharded, put_batch, put_everywhere
 from resnet_jax.errors import InputError, warn
@@ -120,10 +120,10 @@ class ResidentInput:
         self.preprocessing = put_everywhere(
             mesh, preprocessing or Preprocessing(jnp.asarray(per_pixel_mean(train.images)))
         )
-        self._train = put_split(train, mesh)
-        self._scored = {"test": put_split(dataset.test, mesh)}
+        self._train = put_everywhere(mesh, train)
+        self._scored = {"test": put_everywhere(mesh, dataset.test)}
         if dataset.validation is not None:
-            self._scored["validation"] = put_split(dataset.validation, mesh)
+            self._scored["validation"] = put_everywhere(mesh, dataset.validation)
         self._config, self._mesh, self._seed = config, mesh, put_everywhere(mesh, np.uint32(config.seed))
         self._augmentation = Augmentation(config.dataset.pad, config.dataset.mirror)
 
