@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from pictures import encoded, exif, noise, pillows, smooth
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from resnet_jax.data import decode, image_files, windows
 from resnet_jax.data.decode import UnreadableImageError
@@ -119,6 +119,18 @@ def test_orientation_in_other_places(data):
         expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     assert expected.shape == (64, 40, 3)
     np.testing.assert_array_equal(decode.decode(UprightFile(data)), expected)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_orientation_in_the_xmp_of_a_tiff(compression):
+    """Pillow applies it while it loads the file, in a way that nobody can turn off."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[700] = 1
+    tags[700] = XMP
+    data = encoded(IMAGE, "TIFF", tiffinfo=tags, compression=compression)
+    for given, expected in ((data, IMAGE), (UprightFile(data), np.rot90(IMAGE, -1))):
+        np.testing.assert_array_equal(decode.decode(given), expected)
+        assert decode.size_of(given) == expected.shape[:2]
 
 
 # ---- Pixels decide, and not metadata

@@ -71,7 +71,10 @@ def open_image(data: bytes) -> Image.Image:
     number of pixels, which is the caller's concern here; and it opens programs and videos.
     """
     with one_error():
-        return _open(_without_metadata(data))
+        opened = _open(_without_metadata(data))
+        if opened.format == "TIFF":  # Pillow would turn it while it loads it, as XMP says where EXIF does not
+            opened.getexif()[_ORIENTATION] = 1
+        return opened
 
 
 def _open(data: bytes) -> Image.Image:
@@ -113,7 +116,7 @@ def _without_metadata(data: bytes) -> bytes:
             if end - begin >= 16 if marker in (0xE0, 0xEE) else marker != 0xFE and not 0xE0 <= marker <= 0xEF:
                 kept.append(view[begin:end])
         return b"".join((_JPEG, *kept, view[end:]))
-    if found := _orientation_in(data):  # Pillow would turn a TIFF while it loads it
+    if found := _orientation_in(data):  # of a TIFF Pillow would say what size it had if it were turned
         changed = bytearray(data)
         struct.pack_into(found[1], changed, found[0], 1)
         return bytes(changed)
@@ -160,14 +163,11 @@ def orientation(data: bytes) -> int:
     return found if isinstance(found, int) and found in _TURNS else 1
 
 
-_EXIF = b"Exif\0\0"
-
-
 def _orientation_of_jpeg(data: bytes) -> int | None:
     """The orientation in EXIF or XMP, without Pillow, which would read all of it, in 200 microseconds."""
     payloads = [data[begin + 4 : end] for marker, begin, end in jpeg_segments(data) if marker == 0xE1]
     # Longer than a segment, EXIF goes on in the next.
-    exif = b"".join(each[len(_EXIF) :] for each in payloads if each.startswith(_EXIF))
+    exif = b"".join(each[6:] for each in payloads if each.startswith(b"Exif\0\0"))
     if found := _orientation_in(exif):
         return struct.unpack_from(found[1], exif, found[0])[0]
     match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', b"".join(payloads))
