@@ -1,5 +1,6 @@
 """One pass over undecoded images, each of them once and in order: for evaluation, and for the mean image."""
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from resnet_jax.data.decode import UnreadableImageError, decode, read_window, re
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.tiles import ImageData
-from resnet_jax.data.windows import Box, center_window
+from resnet_jax.data.windows import center_window
 from resnet_jax.distributed.machine import available_cores
 from resnet_jax.errors import InputError
 
@@ -82,7 +83,7 @@ def central_batches(
     views = in_order(
         source,
         lambda data: center_view(decode(data), resize_size, (height, width), interpolation),
-        itertools.chain.from_iterable(mine),
+        itertools.chain(*mine),
     )
     for indices in mine:
         images = np.zeros((count, *image_shape), np.uint8)
@@ -103,10 +104,7 @@ def mean_image(source: ImageSource, count: int, resize_size: int, image_size: in
     """
     chosen = np.linspace(0, len(source) - 1, min(count, len(source)), dtype=np.int64).tolist()
     total, seen = np.zeros((image_size, image_size, 3), np.int64), 0
-
-    def choose(height: int, width: int) -> Box:
-        return center_window(height, width, resize_size, (image_size, image_size))
-
+    choose = functools.partial(center_window, resize_size=resize_size, size=(image_size, image_size))
     for _, _, image in in_order(source, lambda data: read_window(data, choose, image_size), chosen):
         if image is not None:
             total += image

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_jax.data.batch import Batch, batch_indices
 from resnet_jax.data.decode import UnreadableImageError, decode
-from resnet_jax.data.tfds import Records, open_records, prepared_folder
+from resnet_jax.data.tfds import open_records, prepared_folder
 from resnet_jax.errors import InputError
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -116,16 +116,13 @@ def _digits() -> Dataset:
 
 
 def _cifar(name: str, data_dir: str | None) -> Dataset:
-    records = open_records(name, data_dir, ("train", "test"))
-    return Dataset(_read_split(records, "train"), None, _read_split(records, "test"), records.class_names)
-
-
-def _read_split(records: Records, split: str) -> Split:
-    source: Any = records.splits[split]
-    try:
-        # Undecoded records, since TFDS decodes slowly; and no threads, which make such small images slower.
-        read = source.__getitems__(list(range(len(source))))
-        images = np.stack([decode(record["image"]) for record in read])
-    except (OSError, RuntimeError, ValueError, UnreadableImageError) as error:
-        raise InputError(f"the {split} split in {records.folder} cannot be read: {error}") from error
-    return Split(images, np.array([record["label"] for record in read], np.int32))
+    records, splits = open_records(name, data_dir, ("train", "test")), {}
+    for split, source in records.splits.items():
+        try:
+            # Undecoded records, since TFDS decodes slowly; and no threads, which make such small images slower.
+            read = source.__getitems__(list(range(len(source))))
+            images = np.stack([decode(record["image"]) for record in read])
+        except (OSError, RuntimeError, ValueError, UnreadableImageError) as error:
+            raise InputError(f"the {split} split in {records.folder} cannot be read: {error}") from error
+        splits[split] = Split(images, np.array([record["label"] for record in read], np.int32))
+    return Dataset(splits["train"], None, splits["test"], records.class_names)

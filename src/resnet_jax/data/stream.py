@@ -25,7 +25,7 @@ from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.image_files import quiet_pillow
 from resnet_jax.data.shared_memory import check_room, ran_out
 from resnet_jax.data.tiles import ImageData
-from resnet_jax.data.windows import Box, area_window, scale_window
+from resnet_jax.data.windows import area_window, scale_window
 from resnet_jax.distributed.machine import available_cores
 from resnet_jax.errors import InputError, PeerLostError
 
@@ -45,12 +45,9 @@ class Cropping:
 
     def __call__(self, data: ImageData, random: np.random.Generator) -> np.ndarray:
         """An image -> a window of it, (image_size, image_size, 3) uint8."""
-
-        def choose(height: int, width: int) -> Box:
-            if self.crop == "random_scale":
-                return scale_window(height, width, random, self.scales, self.image_size)
-            return area_window(height, width, random)
-
+        choose = functools.partial(area_window, random=random)
+        if self.crop == "random_scale":
+            choose = functools.partial(scale_window, random=random, scales=self.scales, side=self.image_size)
         return read_window(data, choose, self.image_size)
 
 

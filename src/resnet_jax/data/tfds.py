@@ -23,7 +23,7 @@ class Records(NamedTuple):
     """
 
     folder: Path
-    splits: dict[str, Sequence[Any]]
+    splits: dict[str, Any]
     class_names: tuple[str, ...]
     version: str
 
