@@ -47,7 +47,6 @@ def is_passing(error: BaseException | None) -> bool:
 # Exit statuses. Those of a run that should be started again are not those of one that would only fail again.
 WRONG, STOPPED, LOST = 2, 75, 76
 
-
 # Of the invisible characters these two join letters, as in Persian, and parts of emojis.
 _JOINERS = "\u200c\u200d"
 
@@ -55,8 +54,7 @@ _JOINERS = "\u200c\u200d"
 def printable(text: str) -> str:
     """A text on one line that cannot steer a terminal: what has no shape is escaped, as "\\n" or "\\x1b".
 
-    Names of files may hold line ends, escape sequences, marks that turn the direction of writing, and, as surrogates,
-    bytes that are no UTF-8.
+    Names of files may hold such, marks that turn the direction of writing, and bytes that are no UTF-8.
     """
     if text.isprintable():
         return text
@@ -102,12 +100,7 @@ def no_progress(iterable: Iterable[T], total: int, label: str) -> Iterable[T]:
 
 @contextlib.contextmanager
 def optional(what: str, log: Callable[[str], None] = warn) -> Iterator[None]:
-    """Whatever goes wrong inside is one line: no result waits for a picture.
-
-    Args:
-      what: is missing then, such as "the picture curves.png".
-      log: is given the line.
-    """
+    """Whatever goes wrong inside is one line, which says `what` is missing then: no result waits for a picture."""
     try:
         yield
     except Exception as error:

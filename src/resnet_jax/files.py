@@ -18,12 +18,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 def expanded(given: str | os.PathLike[str], name: str = "a path") -> Path:
     """The path that somebody means: `~` and `~name` stand for a home. Expanding a path twice changes nothing.
 
-    Args:
-      given: on the command line, in a config or in Python.
-      name: of what it was given for, such as "--workdir".
-
     Raises:
-      InputError: it is empty, or an address such as gs://bucket, or there is no such home.
+      InputError: it is empty, or an address such as gs://bucket, or there is no such home. `name` is of what it was
+        given for, such as "--workdir".
     """
     text = os.fspath(given)
     if not text or "\0" in text:
@@ -48,9 +45,7 @@ def expanded(given: str | os.PathLike[str], name: str = "a path") -> Path:
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that then takes the place of an old one: whenever the process is killed, one of the two is there.
-
-    Raises:
-      InputError: it cannot be written.
+    An InputError where it cannot be written.
     """
     # One name: what a killed process left is written over, not beside.
     partial = path.with_name(f".{path.name}.partial")
@@ -68,10 +63,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Holds a lock file, until the block or the process ends, however it ends.
-
-    Raises:
-      InputError: another process holds it; `refusal` is the message.
+    """Holds a lock file, until the block or the process ends, however it ends; where another process holds it,
+    `refusal` is the message of an InputError.
     """
     with path.open("w") as file:
         try:

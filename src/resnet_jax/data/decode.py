@@ -128,10 +128,7 @@ def read_window(data: ImageData, choose: Callable[[int, int], Box], image_size: 
     On ImageNet's images at 224 pixels that is 0.3 to 1.4 grey levels from Pillow's antialiased resizing, which takes
     half as long again as all of this; at 48 pixels it is 4 (measured).
 
-    Args:
-      data: see `decode`, whose errors are raised.
-      choose: (height, width) of the whole image, upright -> the part to show.
-      image_size: the side of the window, in pixels.
+    `choose` is given (height, width) of the whole image, upright, and says which part to show. Errors as of `decode`.
     """
     # The small window is turned, and not the whole image.
     turn = 1

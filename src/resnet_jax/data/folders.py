@@ -22,12 +22,7 @@ _CLOSED = "without permission to read it"
 
 
 class Found(NamedTuple):
-    """What is below a folder, by paths below it.
-
-    Attributes:
-      images: sorted by the parts of their paths.
-      passed: (reason, path) of each file or folder that was passed over.
-    """
+    """The images below a folder, sorted by the parts of their paths, and (reason, path) of what was passed over."""
 
     images: list[str]
     passed: list[tuple[str, str]]

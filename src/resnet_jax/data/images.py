@@ -108,7 +108,7 @@ class ImageSplit:
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         """The central windows of all images, each once and in order, uint8 (batch, image_size, image_size, 3).
 
-        Every batch has `batch_size` rows. Those past the last image, and those of damaged ones, have weight 0.
+        Rows past the last image, and those of damaged ones, have weight 0.
         """
         report = DamageReport(self.source, self.max_corrupt_fraction, self.log, "it is left out")
         view = Preprocessing(jnp.zeros((1, 1, 3)), resize_size=self.resize_size)
@@ -137,8 +137,7 @@ def image_folder(
       folder: images in any format that Pillow reads, see `open_images`.
       image_size: the side of the images that a network is shown, in pixels.
       resize_size: the shorter side of an image before its centre is cut out; None is 256/224 of `image_size`.
-      num_workers: processes that decode; 0 decodes in threads. With processes, a script needs the usual
-        `if __name__ == "__main__":`.
+      num_workers: processes that decode, for which a script needs `if __name__ == "__main__":`; 0 decodes in threads.
       max_corrupt_fraction: of a split's images that may be damaged.
       log: is given lines about files that are passed over, and about damaged images.
 

@@ -36,11 +36,8 @@ class Preprocessing:
     def of_channels(
         cls, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, **fields: Any
     ) -> "Preprocessing":
-        """Subtracts each channel's mean and divides by its standard deviation, both of pixels in [0, 1].
-
-        Args:
-          mean, std: in the network's order of the channels; ImageNet's by default.
-          **fields: the others of a `Preprocessing`.
+        """Subtracts each channel's mean and divides by its standard deviation, both of pixels in [0, 1] and in the
+        network's order of the channels; ImageNet's by default.
 
         >>> print(Preprocessing.of_channels(mean=[0.5], std=[0.25])(jnp.full((1, 1, 1, 1), 255)))
         [[[[2.]]]]

@@ -26,10 +26,7 @@ def free_bytes() -> int | None:
 
 def check_room(batch_bytes: int, num_workers: int) -> None:
     """Refuses workers whose batches, each of so many bytes on this host, have no room: the kernel would kill one of
-    them, at every start again.
-
-    Raises:
-      InputError: says how many workers have room.
+    them, at every start again. The InputError says how many have room.
     """
     needed, free = batch_bytes * (_OF_A_WORKER * num_workers + _OF_THEIR_READER), free_bytes()
     if not num_workers or free is None or needed <= free:
@@ -44,9 +41,7 @@ def check_room(batch_bytes: int, num_workers: int) -> None:
 
 
 def ran_out(death: str) -> str | None:
-    """A worker's death, as Grain tells of it, in a line for the user, where the kernel killed it for want of shared
-    memory.
-    """
+    """A line for the user where the kernel killed a worker for want of shared memory, as Grain tells of its death."""
     code = re.search(r"exit code (-?\d+)", death)
     if code is None or int(code[1]) != -signal.SIGBUS:
         return None

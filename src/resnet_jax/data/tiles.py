@@ -68,11 +68,7 @@ def _layout(data: bytes) -> _Layout:
 
 
 def find_tiles(data: bytes) -> TiledJpeg:
-    """A JPEG whose restart markers divide each row of blocks equally, with its tiles.
-
-    Raises:
-      ValueError: it has no restart markers, or they do not divide the rows equally.
-    """
+    """A JPEG with its tiles; a ValueError where no restart markers divide each row of blocks equally."""
     layout = _layout(data)
     tiles = np.array([layout.start, *(end.end() for end in _ENDS.finditer(data, layout.start))], np.int32)
     rows, columns = -(-layout.height // layout.tile_height), -(-layout.width // layout.tile_width)
@@ -82,13 +78,10 @@ def find_tiles(data: bytes) -> TiledJpeg:
 
 
 def encode_tiles(image: np.ndarray, quality: int, original: bytes | None) -> TiledJpeg:
-    """Writes an image as a JPEG in tiles.
+    """Writes an image, (height, width, 3) uint8 RGB, as a JPEG in tiles, with chroma at full resolution.
 
-    Args:
-      image: (height, width, 3) uint8 RGB.
-      quality: of JPEG, 1 to 100, with chroma at full resolution.
-      original: the file that `image` was decoded from, or None. Where it is a JPEG, its quantisation and its sampling
-        are kept, whatever `quality` is: hardly anything is lost a second time, and nothing grows.
+    Where `original`, the file that it was decoded from, is a JPEG, its quantisation and its sampling are kept, whatever
+    `quality` is (1 to 100): hardly anything is lost a second time, and nothing grows.
     """
     shown, options = Image.fromarray(image), {"quality": quality, "subsampling": 0}
     if original is not None:

@@ -48,12 +48,9 @@ def area_window(height: int, width: int, random: np.random.Generator) -> Box:
 
 
 def resized_size(height: int, width: int, resize_size: int) -> tuple[int, int]:
-    """(height, width) of an image whose shorter side becomes `resize_size`; the longer one is rounded down, as in
-    torchvision.
-    """
-    if height <= width:
-        return resize_size, resize_size * width // height
-    return resize_size * height // width, resize_size
+    """(height, width) with a shorter side of `resize_size`; the longer one is rounded down, as in torchvision."""
+    shorter = min(height, width)
+    return resize_size * height // shorter, resize_size * width // shorter
 
 
 def center_window(height: int, width: int, resize_size: int, size: tuple[int, int]) -> Box:
