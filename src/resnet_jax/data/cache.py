@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -82,9 +83,14 @@ class CachedImages:
         return EncodedImage(data, label, os.fsdecode(name))
 
 
+_PARSING = threading.Lock()
+
+
 @functools.cache
 def _index(root: str, split: str, _version: int) -> np.ndarray:
-    return np.load(Path(root, f"{split}.npy"), mmap_mode="r").view(np.ndarray)
+    # In several threads at once, CPython 3.11 fails to parse what begins a file of NumPy's (SystemError).
+    with _PARSING:
+        return np.load(Path(root, f"{split}.npy"), mmap_mode="r").view(np.ndarray)
 
 
 @functools.cache
