@@ -293,6 +293,15 @@ def test_wrong_arguments(folder, tmp_path, options, message):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("text", [b"{", b"\xff", b"[]", b"{}", b'{"settings": {}}'])
+def test_a_damaged_description_of_a_cache(folder, tmp_path, text):
+    (tmp_path / "cache.json").write_bytes(text)
+    with pytest.raises(InputError, match="is no cache of images"):
+        open_images("cache", str(tmp_path))
+    with pytest.raises(InputError, match="is damaged: remove"):
+        write(folder, tmp_path)
+
+
 def test_what_is_no_cache(caches, folder, tmp_path):
     with pytest.raises(InputError, match="data_dir is missing"):
         open_images("cache", None)

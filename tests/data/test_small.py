@@ -152,6 +152,13 @@ def test_data_in_another_file_format(tmp_path):
         small.load("cifar10", str(tmp_path))
 
 
+def test_the_newest_version_is_the_one_of_the_largest_numbers(tmp_path):
+    for version in ("3.0.2", "3.0.10", "2.9.9"):
+        write_info(tmp_path / "cifar10" / version)
+        (tmp_path / "cifar10" / version / "cifar10-test.array_record-00000-of-00001").touch()
+    assert tfds.prepared_folder("cifar10", tmp_path).name == "3.0.10"
+
+
 @pytest.mark.test_data
 def test_another_data_set_under_this_name(test_data, tmp_path):
     (tmp_path / "cifar100").mkdir()

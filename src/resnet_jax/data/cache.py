@@ -103,12 +103,12 @@ def open_cache(root: Path) -> ImageDataset:
     """A cache that `write_cache` wrote; an InputError where it is none, or not complete."""
     try:
         about = json.loads((root / "cache.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        settings, complete = about["settings"], about["complete"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{root} is no cache of images (no readable cache.json): write one with resnet-jax prepare cache"
         ) from error
-    settings = about["settings"]
-    if not about["complete"]:
+    if not complete:
         given = {"dataset": "dataset", "form": "form", "shorter_side": "resize_size", "quality": "quality"}
         options = " ".join(f"--{flag}={settings[name]}" for name, flag in given.items() if settings.get(name))
         raise InputError(
@@ -192,9 +192,9 @@ def _claim(folder: Path, settings: dict[str, Any]) -> bool:
         return False
     try:
         present = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        theirs, complete = present["settings"], present["complete"]
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is damaged: remove {folder} and write the cache anew") from error
-    theirs = present["settings"]
     differing = [
         f"{field} ({theirs.get(field)!r} there, {settings.get(field)!r} asked for)"
         for field in sorted(theirs | settings)
@@ -202,7 +202,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> bool:
     ]
     if differing:
         raise InputError(f"{folder} holds another cache, which differs in {', '.join(differing)}: use another --output")
-    return present["complete"]
+    return complete
 
 
 def _encode(data: ImageData, form: str, resize_size: int | None, quality: int) -> _Kept:

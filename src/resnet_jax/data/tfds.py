@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,12 +95,12 @@ def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     prepare = f"prepare it with: resnet-jax prepare --dataset={name} --data_dir={root}"
     if not root.is_dir():
         raise InputError(f"the folder dataset.data_dir={root} does not exist; {prepare}")
-    versions = sorted((root / name).glob("*/dataset_info.json"))
+    versions = [path.parent for path in (root / name).glob("*/dataset_info.json")]
     if not versions:
         present = sorted(path.parent.parent.name for path in root.glob("*/*/dataset_info.json"))
         holds = f"it holds {', '.join(present)}" if present else "it holds no prepared data set"
         raise InputError(f"dataset.data_dir={root} does not hold {name!r} ({holds}); {prepare}")
-    folder = versions[-1].parent
+    folder = max(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version.name)])
     if not list(folder.glob("*.array_record*")):
         raise InputError(f"{folder} holds no array_record files, which reading without TensorFlow needs; {prepare}")
     return folder
