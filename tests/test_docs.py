@@ -33,6 +33,7 @@ TINY = (
     "--config.stream.resize_size=40 --config.stream.scales=40,48 --config.train.batch_size=4 "
     f"--config.eval.batch_size=4 --config.optimizer.boundaries=0.5 {SHORT}"
 )
+TUNED = f"{SHORT} --config.stream.image_size=32 --config.stream.resize_size=40 --config.train.batch_size=4"
 ON_PHOTOS = f"{TINY} --config.dataset.name=folder --config.dataset.data_dir=photos --config.stream.mean_images=4"
 
 # How each line is run, in this order: what is added to it, where its recipe is too long, and what of it is replaced.
@@ -52,17 +53,21 @@ RUN = {
     "resnet-jax predict --workdir=runs/cifar10-56 photo.jpg": ("", {}),
     "resnet-jax sweep --config=cifar10 --axis model.depth=20,32,44 --axis seed=0,1,2 --workdir=runs/cifar10-depths": (
         ON_DIGITS.replace("--config.model.depth=8 ", ""),
-        {"20,32,44": "8", "0,1,2": "0,1"},
+        {"20,32,44": "8", "0,1,2": "0"},
     ),
+    "resnet-jax runs runs/cifar10-depths --output=depths.png": ("", {}),
     "resnet-jax sweep --config=digits --config.dataset.validation_images=200 --searcher=optuna --trials=20 "
     "--axis optimizer.learning_rate=0.01..1:log --workdir=runs/rates": (
         f"--config.model.depth=8 {SHORT}",
-        {"trials=20": "trials=2"},
+        {"trials=20": "trials=1"},
     ),
     "resnet-jax train --config=folder --config.dataset.data_dir=photos --workdir=runs/scratch": (TINY, {}),
-    "resnet-jax predict --workdir=runs/scratch new_photos/": ("", {}),
-    "resnet-jax train --config=folder --config.dataset.data_dir=photos --workdir=runs/mine": (TINY, {}),
+    "resnet-jax train --config=finetune --config.init.weights=resnet18-f37072fd.pth --config.dataset.data_dir=photos "
+    "--workdir=runs/mine": (TUNED, {}),
+    "resnet-jax evaluate --workdir=runs/mine": ("", {}),
     "resnet-jax predict --workdir=runs/mine new_photos/": ("", {}),
+    "resnet-jax train --config=finetune --config.init.weights=runs/mine --config.init.freeze=stage2 "
+    "--config.optimizer.rate_factors=1,1,1,0.1,0.1,1 --config.dataset.data_dir=photos --workdir=runs/more": (TUNED, {}),
     "resnet-jax train --config=imagenet --config.model.depth=50 --workdir=runs/resnet50": (ON_PHOTOS, {}),
     "resnet-jax evaluate --workdir=runs/resnet50 --protocol=ten_crop": ("", {}),
     "resnet-jax evaluate --workdir=runs/resnet50,runs/resnet152 --protocol=dense --scales=224,256,384,480,640": (
@@ -185,7 +190,7 @@ def test_lines_run(sandbox, capsys):
         status = main([*name.split(), *arguments, *more.split()])
         printed = capsys.readouterr()
         assert status == 0, f"{line}\n{printed.out[-1000:]}{printed.err[-1000:]}"
-    for path in ("runs/digits/curves.png", "runs/cifar10-56/result.json", "resnet50.stablehlo", "resnet50.safetensors"):
+    for path in ("runs/digits/curves.png", "runs/cifar10-56/result.json", "resnet50.stablehlo", "depths.png"):
         assert Path(path).exists(), path
 
 

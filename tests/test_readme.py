@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_readme_has_the_ten_lines_of_the_guide():
     assert python_blocks("README.md") == [TEN_LINES]
-    tested = {"python.md", "weights.md"}
+    tested = {"photographs.md", "python.md", "weights.md"}
     assert {path.name for path in DOCUMENTS[1:] if python_blocks(path)} == tested
 
 
@@ -127,6 +128,14 @@ def test_an_exported_program_is_read_as_the_guide_says(folder):
     names = {"images": np.zeros((3, 32, 32, 3), np.uint8)}
     exec(block, names)
     assert names["logits"].shape == (3, 3)
+
+
+def test_a_head_is_fitted_as_the_guide_says(folder, capsys):
+    shutil.copy("resnet50.safetensors", "resnet18.safetensors")
+    (block,) = python_blocks("docs", "photographs.md")
+    names = execute(block, **{"image_size=224": "image_size=32"})
+    assert names["classifier"].class_names == ("bright", "dark")
+    assert "8 images" in capsys.readouterr().out
 
 
 def test_names_are_found_when_they_are_asked_for():
