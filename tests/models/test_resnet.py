@@ -287,3 +287,36 @@ def test_the_responses_of_all_layers_can_be_captured_through_the_scan(unroll):
     assert len(responses) == len(expected) == 19
     for actual, reference in zip(responses, expected, strict=True):
         assert_close(actual, reference, 1e-4)
+
+
+def test_the_parts_of_a_network_can_be_frozen_by_name():
+    for name, last in (("cifar_resnet20", 3), ("cifar_plain8", 3), ("resnet50", 4), ("plain18", 4)):
+        stages = [f"stage{i}" for i in range(1, last + 1)]
+        model = models.create(name)
+        assert (model.parts, model.frozen) == (("stem", *stages, "fc"), ())
+        for i, freeze in enumerate(("stem", *stages)):
+            assert model.clone(freeze=freeze).frozen == ("conv1", "bn1", *stages[:i])
+        assert model.clone(freeze="backbone").frozen == ("conv1", "bn1", *stages)
+        assert model.clone(freeze="stem", live_statistics=True).frozen_statistics == ()
+        for wrong in ("fc", f"stage{last + 1}", "stage0", "conv1", ""):
+            with pytest.raises(ValueError, match=f"freeze is '{wrong}', but .* are stem, .*stage{last}, backbone$"):
+                model.clone(freeze=wrong)
+
+
+def test_frozen_parts_are_as_in_evaluation_and_no_gradient_enters_them():
+    variables, images = random_variables(SMALL), pictures(2)
+    for live in (False, True):
+        model = SMALL.clone(freeze="stage2", live_statistics=live)
+
+        def loss(params, model=model):
+            logits, updated = model.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
+            return logits[:, 0].sum(), updated["batch_stats"]
+
+        gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+        assert {name for name, each in gradients.items() if any(leaf.any() for leaf in jax.tree.leaves(each))} == {
+            "stage3",
+            "fc",
+        }
+        _, all_live = train(SMALL, variables, images)
+        expected = all_live["batch_stats"] if live else variables["batch_stats"]
+        assert_trees_close(stats["stage2"], expected["stage2"], 1e-6 if live else 0)
