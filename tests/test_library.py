@@ -77,7 +77,7 @@ def test_wrong_inputs_are_named(photos):
         (lambda: rj.evaluate(classifier, batch), "^Batch is no split"),
         (lambda: rj.evaluate(classifier, []), "^list is no split"),
         (lambda: rj.evaluate(data.validation, classifier), "^ImageSplit is no classifier"),
-        (lambda: rj.evaluate("runs/mine", data.validation), "^str is no classifier: give evaluate what load"),
+        (lambda: rj.evaluate("runs/mine", data.validation), "^str is no classifier: give what load"),
         (lambda: rj.evaluate(classifier, rj.data.Split(floats, batch.labels)), "are float32, but they must be uint8"),
         (lambda: rj.predict(classifier, [batch.images[0]]), "neither paths nor one array"),
         (lambda: rj.predict(classifier, Image.fromarray(batch.images[0])), "neither paths nor one array"),

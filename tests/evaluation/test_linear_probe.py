@@ -120,7 +120,7 @@ def test_a_channel_that_is_constant_changes_nothing(network, split):
 def test_what_does_not_fit_is_named(network, split):
     found = features(network, split)
     for call, message in (
-        (lambda: features("runs/mine", split), "^str is no classifier: give features what load"),
+        (lambda: features("runs/mine", split), "^str is no classifier: give what load"),
         (lambda: features(network, split.images), "^ndarray is no split"),
         (lambda: features(network, [EncodedImage(b"", 0, "x")], log=print), "all of the 1 images are damaged"),
         (lambda: features(network, split, 0), "batch size is 0"),

@@ -98,10 +98,11 @@ def transfer(
     """
     if head not in HEADS:
         raise InputError(f"head is {head!r}, but it must be one of {', '.join(HEADS)}")
+    network = with_outputs(classifier, class_names)
     try:
-        network = with_outputs(classifier, class_names).clone(freeze=freeze, live_statistics=live_statistics)
+        network = network.clone(freeze=freeze, live_statistics=live_statistics)
     except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(str(error)) from error
+        raise InputError(str(error)) from error
     last_maps = jnp.zeros((1, 1, 1, len(classifier.variables["params"]["fc"]["kernel"])))
     fc = network.init(rng.stream(seed, "head"), last_maps, method="head")["params"]["fc"]
     return with_head(classifier, network, class_names, fc if head == "normal" else jax.tree.map(jnp.zeros_like, fc))
@@ -124,12 +125,3 @@ def with_head(classifier: Classifier, network: ResNet, class_names: Sequence[str
     """The classifier with other classes: the network of `with_outputs`, and its head {"kernel", "bias"}."""
     variables = {**classifier.variables, "params": {**classifier.variables["params"], "fc": fc}}
     return classifier.replace(model=network, variables=variables, class_names=tuple(class_names))
-
-
-def check_classifier(given: Any, function: str) -> None:
-    """Refuses what is no `Classifier` in the name of a function that wants one and a split."""
-    if not isinstance(given, Classifier):
-        raise InputError(
-            f"{type(given).__name__} is no classifier: give {function} what load, load_torch or train(…).classifier "
-            "returns, and then a split"
-        )

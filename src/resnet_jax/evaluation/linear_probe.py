@@ -11,7 +11,7 @@ import numpy as np
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.small import Split
 from resnet_jax.errors import InputError, Progress, no_progress, warn
-from resnet_jax.evaluation.classifier import Classifier, check_classifier, with_head, with_outputs
+from resnet_jax.evaluation.classifier import Classifier, with_head, with_outputs
 from resnet_jax.evaluation.protocols import Protocol
 from resnet_jax.evaluation.scoring import computed, shown
 from resnet_jax.models import ResNet
@@ -44,10 +44,9 @@ def features(
     log: Callable[[str], None] = warn,
     progress: Progress = no_progress,
 ) -> Features:
-    """What the head of a network is given of each image of a split; `fit_head` makes a new head of that.
+    """What the head of a network is given of each image of a split, in its order; `fit_head` makes a head of that.
 
-    The network sees of each image what the protocol "center" of `evaluate` shows it, and normalises by its running
-    statistics. Every image is computed exactly once; the features are in the order of the split.
+    The network sees each image once, as the protocol "center" of `evaluate` shows it.
 
     Args:
       classifier: a trained network.
@@ -63,19 +62,17 @@ def features(
       >>> import resnet_jax as rj
       >>> digits, model = rj.data.load("digits"), rj.create("cifar_resnet8")
       >>> variables = rj.models.init(model, (8, 8, 1), jax.random.key(0))
-      >>> pixels = rj.data.Preprocessing(rj.data.per_pixel_mean(digits.train.images))
-      >>> random = rj.Classifier(model, variables, pixels, digits.class_names, (8, 8, 1))
-      >>> found = rj.features(random, digits.train)
+      >>> mean = rj.data.Preprocessing(rj.data.per_pixel_mean(digits.train.images))
+      >>> drawn = rj.Classifier(model, variables, mean, digits.class_names, (8, 8, 1))
+      >>> found = rj.features(drawn, digits.train)
       >>> found
       Features(1437 x 64: images x channels)
-      >>> fitted = rj.fit_head(random, found, digits.class_names)
-      >>> rj.evaluate(fitted, digits.test).error < 0.2
+      >>> rj.evaluate(rj.fit_head(drawn, found, digits.class_names), digits.test).error < 0.2
       True
     """
-    check_classifier(classifier, "features")
+    images, protocol = shown(split, [classifier], Protocol("center"), batch_size)
     if not isinstance(classifier.model, ResNet):
         raise InputError(f"a {type(classifier.model).__name__} has no features known here: only ResNets have")
-    images, protocol = shown(split, [classifier], Protocol("center"), batch_size)
     found: dict[int, tuple[np.ndarray, int, str]] = {}
     rows_of = computed(_features, [classifier], images, protocol, batch_size)
     for image, rows in progress(rows_of, len(images), "images"):

@@ -10,7 +10,7 @@ from resnet_jax.data.folders import same_name
 from resnet_jax.data.small import Split
 from resnet_jax.errors import InputError, Progress, no_progress, warn
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.classifier import Classifier, check_classifier
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.scoring import Scored, score_images, shown
 from resnet_jax.models import ResNet
 
@@ -124,15 +124,13 @@ def evaluate(
     members: list[Any] = list(classifiers) if isinstance(classifiers, (list, tuple)) else [classifiers]
     if not members:
         raise InputError("there is nothing to evaluate: give at least one classifier")
-    for member in members:
-        check_classifier(member, "evaluate")
+    images, chosen = shown(split, members, chosen, batch_size)
     for i, member in enumerate(members):
         check_classes(f"classifier {i}", member.class_names, "classifier 0", members[0].class_names)
         if protocol == "dense" and not isinstance(member.model, ResNet):
             raise InputError(
                 f"a {type(member.model).__name__} has no maps of classes: the protocol dense is for ResNets"
             )
-    images, chosen = shown(split, members, chosen, batch_size)
     found = Outcomes(len(images), len(members[0].class_names))
     for scored in progress(score_images(members, images, chosen, batch_size), len(images), "images"):
         if scored.scores is None:

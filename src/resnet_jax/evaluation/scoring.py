@@ -50,8 +50,14 @@ def shown(
     """The images of a split, and how they are shown: arrays as they are.
 
     Raises:
-      InputError: the images do not fit to the networks or the protocol, or this is no split.
+      InputError: these are no classifiers, or no split, or the images do not fit to the networks or the protocol.
     """
+    for each in classifiers:
+        if not isinstance(each, Classifier):
+            raise InputError(
+                f"{type(each).__name__} is no classifier: give what load, load_torch or train(…).classifier returns, "
+                "and then a split"
+            )
     images: Any = split
     if isinstance(split, Split):
         if protocol.name != "center":
