@@ -165,3 +165,37 @@ def export(*, workdir: Path, output: Path) -> None:
 
     run = load_run(workdir)
     print(f"wrote {output} and {export(run.classifier, output, run.step)}")
+
+
+@command
+def features(
+    *,
+    weights: Path,
+    dataset: str = "folder",
+    data_dir: Path | None = None,
+    output: Path,
+    workdir: Path | None = None,
+    batch_size: int = 64,
+    format: Format = "table",
+) -> None:
+    """Computes the features of a data set's images once, and fits a head to them.
+
+    resnet-jax features --weights=DIR|FILE [--dataset=folder] --data_dir=DIR --output=FILE.npz [--workdir=DIR]
+                        [--batch_size=N] [--format=table|json]
+
+    The weights are a run's or a file's, as for `train --config=finetune`. The head, a logistic regression, is fitted to
+    the features of the training images and scored on those of the validation images (of digits and CIFAR: the test
+    images). FILE.npz holds the features, labels and file names of both; --workdir becomes a workdir with the network
+    and this head, which evaluate, predict, export and convert take.
+    """
+    from resnet_jax.runs import terminal
+    from resnet_jax.runs.extraction import extract_features
+
+    if batch_size < 1:
+        raise InputError(f"--batch_size={batch_size}, but it must be at least 1")
+    score = extract_features(
+        weights, dataset, output, data_dir, workdir, batch_size, log=warn, progress=terminal.progress
+    )
+    lines = [f"{score['split']} error {score['error']:.2%} on {score['images']} images", f"features   {output}"]
+    lines += [] if workdir is None else [f"workdir    {workdir}"]
+    show(format, score, lambda: "\n".join(lines))

@@ -1,4 +1,5 @@
 from .evaluate import evaluate_runs as evaluate_runs
+from .extraction import extract_features as extract_features
 from .inputs import (
     Input as Input,
     Program as Program,
