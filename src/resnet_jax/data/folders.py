@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,21 +20,15 @@ _AGAIN = "entered already"
 _CLOSED = "without permission to read it"
 
 
-class Found(NamedTuple):
-    """The images below a folder, sorted by the parts of their paths, and (reason, path) of what was passed over."""
-
-    images: list[str]
-    passed: list[tuple[str, str]]
-
-
-def image_files(folder: str | Path) -> Found:
-    """The image files in a folder and in the folders below it; an InputError where it cannot be read.
+def image_files(folder: str | Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The image files in a folder and in the folders below it, by paths below it and sorted by the parts of these; and
+    (reason, path) of each file or folder that was passed over. An InputError where the folder cannot be read.
 
     A name with a suffix of an image is one, whatever its case, and without one it is none. What is hidden, a name that
     begins with a dot, is not entered. Links are followed. No folder is entered twice, so that links in a circle end.
     """
     images, passed, _ = _walk(str(folder))
-    return Found(sorted(images, key=lambda path: path.split(os.sep)), passed)
+    return sorted(images, key=lambda path: path.split(os.sep)), passed
 
 
 def folders(folder: str | Path) -> list[str]:
@@ -45,10 +38,10 @@ def folders(folder: str | Path) -> list[str]:
 
 def _walk(folder: str) -> tuple[list[str], list[tuple[str, str]], list[str]]:
     """The images, what is passed over, and the folders that are entered, the first of them ""."""
-    # A link to a folder that holds this one would bring in all that lies beside it.
-    # Names alone can lie: `link/..` need not be where the link is.
+    # A link to a folder that holds this one would bring in all that lies beside it. Names alone can lie: `link/..` need
+    # not be where the link is. Path.exists would raise where a folder above must not be searched.
     above = {path for made in (os.path.abspath, os.path.realpath) for path in Path(made(folder)).parents}
-    seen = {_identity(path) for path in above if path.exists()}
+    seen = {_identity(path) for path in above if os.path.exists(path)}
     images, passed, entered = [], [], []
     # Links wait for the folders, of which they are then found to lead to one that was entered.
     waiting, links = [""], []
