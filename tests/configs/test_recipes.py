@@ -11,7 +11,7 @@ from resnet_jax.configs import fields as config_fields, parsing
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet, create
 from resnet_jax.models.layers import batch_norm_maps
-from resnet_jax.runs import build, checks, loop, workdir
+from resnet_jax.runs import build, checks, length, loop, workdir
 from resnet_jax.training import optimizers
 from small_run import parts
 
@@ -23,7 +23,7 @@ def test_large_batches_follow_goyal():
     assert (config.train.batch_size, config.model.bn_group_size, config.model.zero_init_residual) == (8_192, 32, True)
     assert (fields.momentum, fields.momentum_form, fields.decay, fields.weight_decay) == (0.9, "torch", "kernels", 1e-4)
     epoch = 1_281_167 / 8_192
-    assert fields.warmup_steps == int(5 * epoch)
+    assert length.length(config).warmup == int(5 * epoch)
     # "from a learning rate of eta … increment it by a constant amount at each iteration such that it reaches k eta
     # after 5 epochs"; then a tenth of it at the 30th, 60th and 80th epoch.
     steps = [0, 1, 390, 780, 781, 4_690, 4_691, 9_382, 9_383, 12_510, 12_511]

@@ -13,7 +13,7 @@ from PIL import Image
 from resnet_jax.configs import folder as folder_config, parsing
 from resnet_jax.data.images import open_images
 from resnet_jax.errors import InputError
-from resnet_jax.runs import build, checks, loop
+from resnet_jax.runs import build, checks, length, loop
 from resnet_jax.runs.loading import load
 from resnet_jax.training.state import create_state
 from small_run import assert_same_run, lines_of, parts, saved_steps, train_until
@@ -259,7 +259,7 @@ def test_the_90_epochs_follow_the_batch_size(batch_size, variant):
     assert config.train.batch_size == size
     assert config.train.iterations == 90 * 1_281_167 // size
     assert config.optimizer.learning_rate == pytest.approx(0.1 * size / 256)
-    assert config.optimizer.warmup_steps == (5 * 1_281_167 // size if variant else 0)
+    assert length.length(config).warmup == (5 * 1_281_167 // size if variant else 0)
     checks.check(config)
     fields = json.loads(config.to_json_best_effort())
     assert fields["train"]["iterations"] == 90 * 1_281_167 // size
@@ -279,4 +279,5 @@ def test_what_is_given_outright_does_not_follow():
     for each in (overrides, overrides[::-1]):
         config = parsing.load("imagenet_90ep:large_batch", each)
         assert (config.train.iterations, config.optimizer.learning_rate) == (10, 0.7)
-        assert config.optimizer.warmup_steps == 5 * 1_281_167 // 512
+        # Shares follow.
+        assert length.length(config).warmup == 0

@@ -13,6 +13,7 @@ from resnet_jax.files import expanded
 def evaluate(
     *,
     workdir: list[Path],
+    checkpoint: str = "last",
     protocol: Literal["center", "ten_crop", "dense"] = "center",
     scales: list[int] | None = None,
     averaging: Literal["logits", "softmax"] = "logits",
@@ -24,12 +25,15 @@ def evaluate(
     output: Path | None = None,
     format: Format = "table",
 ) -> None:
-    """Scores runs' newest checkpoints on a whole split; several runs are an ensemble.
+    """Scores runs' checkpoints on a whole split; several runs are an ensemble.
 
-    resnet-jax evaluate --workdir=DIR[,DIR…] [--protocol=center|ten_crop|dense] [--scales=224,256,…]
-                        [--averaging=logits|softmax] [--recalibrate=N] [--split=validation|test|train]
-                        [--dataset=NAME] [--data_dir=DIR] [--batch_size=N] [--output=DIR] [--format=table|json]
+    resnet-jax evaluate --workdir=DIR[,DIR…] [--checkpoint=last|best|ITERATION] [--protocol=center|ten_crop|dense]
+                        [--scales=224,256,…] [--averaging=logits|softmax] [--recalibrate=N]
+                        [--split=validation|test|train] [--dataset=NAME] [--data_dir=DIR] [--batch_size=N]
+                        [--output=DIR] [--format=table|json]
 
+    The checkpoint is the newest one by default; "best" is that with the least validation error, which a run with
+    --config.train.keep_best=true keeps, and whose error on the validation images flatters it.
     The split is "validation" for image files and "test" for other data by default. The scales (shorter sides, in
     pixels) and the averaging are those of the protocol dense. --recalibrate averages the batch-norm statistics over N
     training batches first. --dataset says what --data_dir holds where that is not what the run was trained on:
@@ -44,19 +48,20 @@ def evaluate(
     score = evaluate_runs(workdir, **flags, log=warn, progress=terminal.progress)
     top5 = f" (top-5 {score['top5_error']:.2%})" if "top5_error" in score else ""
     damaged = f" ({score['damaged']} damaged)" if score["damaged"] else ""
+    best = ", the best on validation images" if checkpoint == "best" else ""
     line = (
         f"{score['split']} error {score['error']:.2%}{top5}, loss {score['loss']:.4f} "
         f"on {score['images']} images{damaged} by {score['protocol']} "
-        f"after {', '.join(map(str, score['steps']))} iterations"
+        f"after {', '.join(map(str, score['steps']))} iterations{best}"
     )
     show(format, score, lambda: line)
 
 
 @command
-def predict(*images: str, workdir: Path, format: Format = "table") -> None:
+def predict(*images: str, workdir: Path, checkpoint: str = "last", format: Format = "table") -> None:
     """Names the five most probable classes of images.
 
-    resnet-jax predict --workdir=DIR [--format=table|json] IMAGE|FOLDER|PATTERN…
+    resnet-jax predict --workdir=DIR [--checkpoint=last|best|ITERATION] [--format=table|json] IMAGE|FOLDER|PATTERN…
 
     A folder stands for all images below it, a pattern in quotes such as 'photos/**/*.jpg' for the files that match it.
     Hidden ones are left out, links are followed, and images are turned as their EXIF orientation says.
@@ -67,7 +72,7 @@ def predict(*images: str, workdir: Path, format: Format = "table") -> None:
     from resnet_jax.runs import terminal
     from resnet_jax.runs.loading import load
 
-    found = predict(load(workdir), images)
+    found = predict(load(workdir, checkpoint=checkpoint), images)
     rows: list[Sequence[str]] = []
     for file, classes in found:
         for i, (name, probability) in enumerate(classes):
@@ -103,6 +108,7 @@ def summary(
 @command
 def convert(
     *paths: str,
+    checkpoint: str | None = None,
     model: str | None = None,
     shortcut_padding: str | None = None,
     bottleneck_stride: str | None = None,
@@ -116,13 +122,13 @@ def convert(
     interpolation: str | None = None,
     prefix: str | None = None,
 ) -> None:
-    """Turns PyTorch weights into a workdir, or a run's newest checkpoint into PyTorch weights.
+    """Turns PyTorch weights into a workdir, or a run's checkpoint into PyTorch weights.
 
     resnet-jax convert WEIGHTS DIR [--model=resnet18|plain18|…] [--bottleneck_stride=1x1|3x3]
                        [--stem_pool_padding=caffe|torch] [--shortcut_padding=end|both] [--batch_norm_epsilon=1e-5]
                        [--mean=R,G,B --std=R,G,B] [--channel_order=rgb|bgr] [--image_size=N] [--resize=N]
                        [--interpolation=bilinear|bicubic] [--prefix=NAME]
-    resnet-jax convert DIR WEIGHTS
+    resnet-jax convert DIR WEIGHTS [--checkpoint=last|best|ITERATION]
 
     WEIGHTS is a file of torchvision's, timm's or akamaster's ResNets or of this command: .safetensors, or .pth, .pt,
     .th, .bin, .ckpt or .pth.tar, which need torch. Tensors show neither strides nor pooling nor pixels: what the flags
@@ -132,27 +138,31 @@ def convert(
     becomes before --image_size x --image_size pixels are cut out. --prefix says which network is meant where a file
     holds several, such as "model" and "model_ema".
     """
-    stated = {name: value for name, value in locals().items() if name != "paths" and value is not None}
+    stated = {name: value for name, value in locals().items() if value is not None}
+    del stated["paths"]
+    stated.pop("checkpoint", None)
     if len(paths) != 2:
         raise InputError(f"a source and a destination are wanted, but {len(paths)} arguments were given: see --help")
     source, destination = expanded(paths[0], "the source"), expanded(paths[1], "the destination")
     from resnet_jax.runs import convert as conversion
 
     if not source.is_dir():
+        if checkpoint is not None:
+            raise InputError(f"--checkpoint is of a run, but {source} is a file of weights: leave it away")
         name = conversion.from_torch(source, destination, lambda line: print(printable(line)), **stated)
         print(f"{name} in {destination}")
         return
     if stated:
         raise InputError(f"--{min(stated)} says what is in a file of weights, but {source} is a run: leave it away")
-    conversion.to_torch(source, destination)
+    conversion.to_torch(source, destination, checkpoint=checkpoint or "last")
     print(f"wrote {destination}")
 
 
 @command
-def export(*, workdir: Path, output: Path) -> None:
-    """Writes a run's newest checkpoint as a program that needs JAX and not this package.
+def export(*, workdir: Path, output: Path, checkpoint: str = "last") -> None:
+    """Writes a run's checkpoint as a program that needs JAX and not this package.
 
-    resnet-jax export --workdir=DIR --output=FILE
+    resnet-jax export --workdir=DIR --output=FILE [--checkpoint=last|best|ITERATION]
 
     The program holds the weights and the pre-processing, takes batches of any size, and is compiled for CPU, CUDA or
     TPU where it is loaded. FILE.json beside it names the classes and says how to load the file and what to show it.
@@ -163,7 +173,7 @@ def export(*, workdir: Path, output: Path) -> None:
     from resnet_jax.interop.exporting import export
     from resnet_jax.runs.loading import load_run
 
-    run = load_run(workdir)
+    run = load_run(workdir, checkpoint=checkpoint)
     print(f"wrote {output} and {export(run.classifier, output, run.step)}")
 
 

@@ -163,8 +163,8 @@ def get_config() -> Config:
                 # The rate until the training error is below 80 %. None: 0.01 from 110 layers on (n = 18), else 0, which
                 # is no warm-up.
                 "constant_warmup": placeholder(float),
-                # Iterations over which the rate rises linearly, for large batches.
-                "warmup_steps": 0,
+                # Over which the rate rises linearly, for large batches: iterations, or below 1 a share of the training.
+                "warmup_steps": 0.0,
                 # The rate that it rises from. None: from 0, of which the first iteration is one step away.
                 "warmup_start": placeholder(float),
                 # LARS (1708.03888), for batches of more than 8,192 images: the step of each kernel is this part of its
@@ -181,6 +181,8 @@ def get_config() -> Config:
                 "grad_accum_steps": 1,
                 # Of the whole training; one is one step of the optimiser.
                 "iterations": 64_000,
+                # Instead of the iterations how often each training image is seen, such as 90 or 0.5.
+                "epochs": placeholder(float),
                 # Iterations in one dispatch and between two lines of metrics.jsonl.
                 "log_every": 100,
                 # Iterations between two evaluations; rounded up to whole dispatches.
@@ -191,6 +193,8 @@ def get_config() -> Config:
                 "keep_last": 3,
                 # Every checkpoint whose iteration this number divides is kept for good; None keeps none of them so.
                 "keep_every": placeholder(int),
+                # Keeps the checkpoint with the least validation error too. The result stays that of the last iteration.
+                "keep_best": False,
                 # Steps in a row that are left out when the loss or a gradient is not finite, before the run stops;
                 # with 0 it stops at the first one.
                 "max_skipped_steps": 0,

@@ -69,6 +69,8 @@ CHANGES = {
             "init.freeze": None,
             "init.live_statistics": False,
             "optimizer.rate_factors": (),
+            "train.epochs": None,
+            "train.keep_best": False,
         },
         values={},
     ),

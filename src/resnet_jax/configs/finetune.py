@@ -20,7 +20,7 @@ def get_config() -> Config:
     config.model.dtype = "auto"
     config.dataset.name = "folder"
     config.stream.update(crop="random_resized_crop", pca_lighting_std=0.0, max_corrupt_fraction=0.1)
-    config.optimizer.update(learning_rate=0.01, momentum_form="torch", weight_decay=0.0, warmup_steps=20)
+    config.optimizer.update(learning_rate=0.01, momentum_form="torch", weight_decay=0.0, warmup_steps=0.04)
     config.train.update(batch_size=32, iterations=500, log_every=20, eval_every=100, checkpoint_every=100)
     config.eval.batch_size = 64
     return config

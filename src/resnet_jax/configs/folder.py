@@ -5,8 +5,8 @@ EXIF orientation says.
 
     resnet-jax train --config=folder --config.dataset.data_dir=DIR --workdir=runs/mine
 
-A ResNet-18 with the common augmentation, sized for a few thousand photographs; `--config.train.iterations` times
-`--config.train.batch_size` over their number is how often each one is seen.
+A ResNet-18 with the common augmentation, sized for a few thousand photographs; `--config.train.epochs` says how often
+each one is seen.
 """
 
 from resnet_jax.configs import base
@@ -21,7 +21,7 @@ def get_config() -> Config:
     config.stream.update(
         crop="random_resized_crop", normalization="channels", pca_lighting_std=0.0, max_corrupt_fraction=0.05
     )
-    config.optimizer.update(learning_rate=0.05, warmup_steps=100)
+    config.optimizer.update(learning_rate=0.05, warmup_steps=1 / 30)
     config.train.update(batch_size=64, iterations=3_000, log_every=20, eval_every=200, checkpoint_every=200)
     config.eval.batch_size = 64
     return config

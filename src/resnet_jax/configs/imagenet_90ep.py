@@ -36,7 +36,6 @@ def get_config(variant: str = "") -> Config:
     config.optimizer.boundaries = (1 / 3, 2 / 3)
     if variant == "large_batch":
         config.optimizer.boundaries = (1 / 3, 2 / 3, 8 / 9)
-        config.optimizer.warmup_steps = 5 * _TRAIN_IMAGES // batch_size
-        config.optimizer.update(warmup_start=0.1, momentum_form="torch", decay="kernels")
+        config.optimizer.update(warmup_steps=5 / 90, warmup_start=0.1, momentum_form="torch", decay="kernels")
         config.model.zero_init_residual = True
     return config

@@ -22,6 +22,7 @@ from resnet_jax.distributed.mesh import check_divides, make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.models.layers import bn_groups
+from resnet_jax.runs import length
 from resnet_jax.training import optimizers
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -79,12 +80,9 @@ def schedule(config: Config) -> optax.Schedule:
     if fields.schedule == "plateau":
         rates = optax.constant_schedule(fields.learning_rate)
     else:
-        total = config.train.iterations
-        boundaries = tuple(each if isinstance(each, int) else int(each * total) for each in fields.boundaries)
-        rates = optimizers.piecewise(fields.learning_rate, boundaries, fields.factor)
-    if not fields.warmup_steps:
-        return rates
-    return optimizers.ramped(rates, fields.warmup_steps, fields.warmup_start)
+        rates = optimizers.piecewise(fields.learning_rate, length.length(config).drops, fields.factor)
+    warmup = length.length(config).warmup
+    return optimizers.ramped(rates, warmup, fields.warmup_start) if warmup else rates
 
 
 def optimizer(config: Config, train_images: int) -> optax.GradientTransformationExtraArgs:

@@ -7,7 +7,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,12 +64,16 @@ class Checkpoints:
       keep_last: of the last checkpoints so many are kept: a damaged one costs the steps of an interval and not the run.
       keep_every: checkpoints whose step this number divides are kept for good.
 
+    Attributes:
+      best: the step of a checkpoint that is kept too, which may change; it goes when the next one has been saved.
+
     Raises:
       InputError: with `write`, when another run is writing in this workdir; or its name is one that Orbax misreads.
     """
 
     def __init__(self, workdir: Path, *, write: bool, keep_last: int = 3, keep_every: int | None = None):
         self.directory = workdir.absolute() / "checkpoints"
+        self.best: int | None = None
         with contextlib.ExitStack() as held:
             folder = _without_patterns(workdir.absolute(), held)
             if write and is_lead():
@@ -79,9 +83,9 @@ class Checkpoints:
                 )
                 held.enter_context(locked(workdir / "lock", refusal))
             policies = ocp.training.preservation_policies
-            kept: Any = policies.LatestN(keep_last)
+            kept: list[Any] = [policies.LatestN(keep_last), _Best(self)]
             if keep_every is not None:
-                kept = policies.AnyPreservationPolicy([kept, policies.EveryNSteps(keep_every)])
+                kept.append(policies.EveryNSteps(keep_every))
             # For each device to write its part of a small array, Orbax would compile a program for every shape.
             context = ocp.Context()
             context.array.saving.min_slice_bytes_for_replica_parallel = 2**24
@@ -90,7 +94,7 @@ class Checkpoints:
                 context=context,
                 # The loop decides when to save; Orbax's own default would save as often as it can and keep everything.
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
-                preservation_policy=kept,
+                preservation_policy=policies.AnyPreservationPolicy(kept),  # pyright: ignore[reportArgumentType]
                 # What a killed run was writing; a reader must leave alone what a live run is writing.
                 cleanup_tmp_directories=write,
             )
@@ -127,7 +131,7 @@ class Checkpoints:
             )
         with _clear_errors(self.directory):
             # A run only gets to a step again when `restore` could not read its checkpoint.
-            for passed_over in (each for each in self._steps() if each >= step):
+            for passed_over in (each for each in self.steps() if each >= step):
                 self._checkpointer.delete(passed_over)
             card = seal(metadata, preprocessing, {name: int(value) for name, value in fingerprints.items()})
             self._checkpointer.save_checkpointables_async(step, {**parts, "card": card})
@@ -143,9 +147,12 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def restore(
-        self, abstract: Callable[[CheckpointMetadata], TrainState | dict[str, Any]], log: Callable[[str], None]
+        self,
+        abstract: Callable[[CheckpointMetadata], TrainState | dict[str, Any]],
+        log: Callable[[str], None],
+        step: int | None = None,
     ) -> Restored | None:
-        """Loads the newest whole checkpoint; None if there is none.
+        """Loads the newest whole checkpoint, or that of a step; None if there is none at all.
 
         Damaged ones are passed over; `save` replaces them when the run gets there again.
 
@@ -153,21 +160,26 @@ class Checkpoints:
           abstract: given what a checkpoint says of itself, the shapes, dtypes and shardings to restore to: of a whole
             `TrainState`, or of a network's variables alone: the averaged ones where there are some.
           log: is given one line about each damaged checkpoint.
+          step: None is the newest whole one.
 
         Raises:
-          InputError: there are checkpoints, and none can be read, or a newer resnet_jax wrote the newest one.
+          InputError: there are checkpoints, and none can be read, or not the one of `step`, or a newer resnet_jax wrote
+            the newest one.
         """
-
-        steps = self._steps()
-        for step in reversed(steps):
-            found, error = _attempt(lambda each: unseal(self._read(each, {"card": None})["card"]), step)
+        steps = self.steps()
+        if steps and step is not None and step not in steps:
+            there = ", ".join(map(str, steps))
+            raise InputError(f"there is no checkpoint of iteration {step} in {self.directory}: there are {there}")
+        for each in reversed(steps) if step is None else [step] if steps else []:
+            found, error = _attempt(lambda each: unseal(self._read(each, {"card": None})["card"]), each)
             if found is not None:
                 metadata, fields = found
-                wanted = abstract(metadata)
-                found, error = _attempt(self._load, step, fields, wanted)
+                found, error = _attempt(self._load, each, fields, abstract(metadata))
                 if found is not None:
-                    return Restored(step, *found, metadata)
-            log(f"checkpoint {step} is damaged and passed over: {error}")
+                    return Restored(each, *found, metadata)
+            if step is not None:
+                raise InputError(f"checkpoint {step} in {self.directory} is damaged: {error}: take another one")
+            log(f"checkpoint {each} is damaged and passed over: {error}")
         if steps:
             raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another --workdir")
         return None
@@ -194,12 +206,13 @@ class Checkpoints:
     def _read(self, step: int, parts: dict[str, Any]) -> dict[str, Any]:
         return self._checkpointer.load_checkpointables(step, parts)
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
+        """Of the checkpoints, the oldest first."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     def _seen(self) -> list[list[int]]:
         """The checkpoints, and for the newest ones a checksum of the names, sizes and first bytes of their files."""
-        steps = self._steps()
+        steps = self.steps()
         return [steps, [crc_of_files(self.directory / str(step)) for step in steps[-3:]]]
 
     def _agree(self) -> None:
@@ -219,6 +232,16 @@ class Checkpoints:
             f"the processes see different checkpoints in {self.directory}: use a --workdir on a file system that all "
             "hosts mount"
         )
+
+
+class _Best:
+    """Orbax's policy that keeps the checkpoint of the step `best`, which changes while a run goes on."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [each.step == self._checkpoints.best for each in checkpoints]
 
 
 def _attempt(read: Callable[..., T], *arguments: Any) -> tuple[T | None, str | None]:

@@ -12,7 +12,7 @@ from resnet_jax.data.images import NAMES
 from resnet_jax.errors import InputError, did_you_mean
 from resnet_jax.models import ResNet
 from resnet_jax.models.layers import batch_norm_maps
-from resnet_jax.runs import build
+from resnet_jax.runs import build, length
 
 _CHOICES = {
     "init.head": ("zero", "normal", "keep"),
@@ -40,6 +40,7 @@ _BOUNDS = {
     (0, math.inf): """model.batch_norm_epsilon dataset.pad optimizer.learning_rate optimizer.weight_decay
         optimizer.factor optimizer.constant_warmup optimizer.warmup_steps optimizer.warmup_start
         stream.pca_lighting_std stream.num_workers train.max_skipped_steps""",
+    (1e-6, 1e6): "train.epochs",
     (1, math.inf): """optimizer.patience stream.image_size stream.resize_size stream.mean_images train.batch_size
         train.grad_accum_steps train.iterations train.log_every train.eval_every train.checkpoint_every
         train.keep_every train.keep_last eval.batch_size mesh.data mesh.fsdp""",
@@ -73,6 +74,8 @@ def check(config: Config) -> None:
         hint = did_you_mean(config.dataset.name, names)
         raise InputError(f"unknown dataset.name {config.dataset.name!r}: {hint}it is one of {', '.join(names)}")
     _check_constants(config)
+    if config.train.epochs is None:  # else the data say how long it is
+        length.check(config)
     build.check_bn_groups(config, config.train.batch_size)
     missing = [name for name in OF_WEIGHTS if _value(config, name) is None]
     if missing and config.init.weights is None:

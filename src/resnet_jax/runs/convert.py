@@ -68,9 +68,13 @@ def write_workdir(
 
 
 def to_torch(
-    directory: str | os.PathLike[str], destination: str | os.PathLike[str], log: Callable[[str], None] = warn
+    directory: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    log: Callable[[str], None] = warn,
+    *,
+    checkpoint: str | int = "last",
 ) -> None:
-    """Writes the newest checkpoint of a workdir in torchvision's layout (akamaster's for CIFAR networks).
+    """Writes a checkpoint of a workdir, see `load_run`, in torchvision's layout (akamaster's for CIFAR networks).
 
     The other arguments are those of `classifiers.save_torch`.
 
@@ -79,5 +83,5 @@ def to_torch(
     """
     directory = expanded(directory, "the source")
     starting.check_is_run(directory)
-    run = load_run(directory)
+    run = load_run(directory, checkpoint=checkpoint)
     save_torch(run.classifier, destination, dataset=run.config.dataset.name, log=log)

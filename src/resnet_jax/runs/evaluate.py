@@ -35,8 +35,10 @@ def evaluate_runs(
     output: str | os.PathLike[str] | None = None,
     log: Callable[[str], None] = warn,
     progress: Progress = no_progress,
+    *,
+    checkpoint: str | int = "last",
 ) -> dict[str, Any]:
-    """Scores runs' newest checkpoints, see `evaluation.evaluate`; several runs are an ensemble.
+    """Scores checkpoints of runs, see `evaluation.evaluate`; several runs are an ensemble.
 
     Args:
       workdirs: of the runs.
@@ -50,10 +52,11 @@ def evaluate_runs(
         classes, `confusion.png`.
       log: is given lines about damaged checkpoints and images, which are left out, and about the data.
       progress: shows how many images are scored.
+      checkpoint: of each run, see `load_run`.
 
     Returns:
-      "workdirs", "steps", "split", "protocol", "scales", "averaging" and "recalibrated" where they apply, and what
-      `Outcomes.summary` says.
+      "workdirs", "checkpoint" as asked for, its "steps", "split", "protocol", "scales", "averaging" and "recalibrated"
+      where they apply, and what `Outcomes.summary` says.
 
     Raises:
       InputError: no checkpoint, no data, no such split or protocol, members of an ensemble that do not fit together, or
@@ -64,7 +67,7 @@ def evaluate_runs(
         raise InputError("no run was given: name the workdir of at least one")
     folder = None if output is None else _made(expanded(output, "output"))
     names = [str(expanded(workdir, "workdir")) for workdir in workdirs]
-    runs = [load_run(name, log) for name in names]
+    runs = [load_run(name, log, checkpoint=checkpoint) for name in names]
     classifiers = [run.classifier for run in runs]
     config = runs[0].config
     images, class_names, split, kept = _open(config, split, dataset, data_dir, log)
@@ -80,6 +83,7 @@ def evaluate_runs(
     found = evaluate(classifiers, images, protocol, scales, averaging, size, log, progress)
     result = {
         "workdirs": names,
+        "checkpoint": checkpoint,
         "steps": [run.step for run in runs],
         "split": split,
         "protocol": protocol,

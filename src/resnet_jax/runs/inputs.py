@@ -52,6 +52,7 @@ class Input(Protocol):
     Attributes:
       metadata: of the classes, the images and the data.
       train_images: how many.
+      split_sizes: how many images the splits have, for people; an input may lack it.
       preprocessing: of the run, on the devices.
       eval_split: the split that is evaluated during training.
       test_split: the split whose error after the last iteration is the result.
@@ -113,6 +114,8 @@ class ResidentInput:
         train = dataset.train
         self.metadata = CheckpointMetadata(tuple(dataset.class_names), train.images.shape[1:], small.checksum(train))
         self.train_images = len(train)
+        scored = {"validation": dataset.validation, "test": dataset.test}
+        self.split_sizes = {"training": len(train)} | {name: len(each) for name, each in scored.items() if each}
         self.test_split = "test"
         # Where there are images to validate on, the test images are looked at once, after the last iteration.
         self.eval_split = "test" if dataset.validation is None else "validation"
@@ -189,6 +192,7 @@ class StreamedInput:
         size = config.stream.image_size
         self.metadata = CheckpointMetadata(dataset.class_names, (size, size, 3), dataset.crc)
         self.train_images = len(dataset.train)
+        self.split_sizes = {"training": len(dataset.train), "validation": len(dataset.validation)}
         _check_same_data(self.metadata, len(dataset.train), len(dataset.validation), dataset.crc)
         self._config, self._mesh, self._log, self._dataset = config, mesh, log, dataset
         self._saved, self._placed = preprocessing, None

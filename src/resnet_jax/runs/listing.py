@@ -113,7 +113,7 @@ def _read(directory: Path) -> ListedRun:
             return nothing
 
     fields = attempt(lambda: flat(workdir.read_config(directory).to_dict()), {})
-    result = attempt(lambda: workdir.read_result(directory), None) or {}
+    result = attempt(lambda: workdir.complete_result(directory), None) or {}
     damaged = bool(problems)
     metrics = attempt(lambda: read_metrics(directory, problems.append), [])
     errors = {}

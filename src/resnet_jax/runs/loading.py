@@ -1,8 +1,10 @@
 """The trained network of a run, loaded from its workdir."""
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -14,13 +16,14 @@ from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.runs import build, workdir
 from resnet_jax.runs.checkpoints import Checkpoints, Restored
 from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.runs.metrics_log import better, read_metrics
 from resnet_jax.runs.tasks import TaskMaker, classification
 from resnet_jax.training.state import TrainState, abstract_variables
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run with the network and the step of its newest whole checkpoint, on a mesh of all devices."""
+    """A run with the network and the step of one of its checkpoints, on a mesh of all devices."""
 
     config: Config
     classifier: Classifier
@@ -28,49 +31,86 @@ class LoadedRun:
     mesh: Mesh
 
 
-def load(workdir: str | os.PathLike[str], log: Callable[[str], None] = warn) -> Classifier:
-    """The network of a run's newest whole checkpoint, on all devices; arguments and errors as of `load_run`."""
-    return load_run(workdir, log).classifier
+def load(
+    workdir: str | os.PathLike[str], log: Callable[[str], None] = warn, *, checkpoint: str | int = "last"
+) -> Classifier:
+    """The network of a run's checkpoint, on all devices; arguments and errors as of `load_run`."""
+    return load_run(workdir, log, checkpoint=checkpoint).classifier
 
 
-def load_run(directory: str | os.PathLike[str], log: Callable[[str], None] = warn) -> LoadedRun:
-    """Loads a run with its newest whole checkpoint.
+def load_run(
+    directory: str | os.PathLike[str], log: Callable[[str], None] = warn, *, checkpoint: str | int = "last"
+) -> LoadedRun:
+    """Loads a run with one of its checkpoints.
 
     Args:
       directory: the workdir that `loop.train` was given.
-      log: is given a line about each damaged checkpoint.
+      log: is given a line about each damaged checkpoint that is passed over.
+      checkpoint: "last" is the newest whole one; "best" the one with the least validation error, which a run with
+        `train.keep_best` keeps; a number the one of that iteration.
 
     Raises:
-      InputError: it is no workdir, or holds no whole checkpoint.
+      InputError: it is no workdir, holds no whole checkpoint, or not the one that is asked for, or that is damaged.
     """
     config, mesh = workdir.read_config(workdir.locate(directory)), make_mesh()
 
     def abstract(metadata: CheckpointMetadata) -> dict[str, Any]:
         return abstract_variables(build.model(config, len(metadata.class_names)), metadata.image_shape, mesh)
 
-    step, variables, preprocessing, metadata = _restore(directory, abstract, log)
+    step, variables, preprocessing, metadata = _restore(directory, abstract, log, checkpoint)
     model = build.model(config, len(metadata.class_names))
     classifier = Classifier(model, variables, preprocessing, metadata.class_names, metadata.image_shape)
     return LoadedRun(config, classifier, step, mesh)
 
 
 def load_state(
-    directory: str | os.PathLike[str], make_task: TaskMaker = classification, log: Callable[[str], None] = warn
+    directory: str | os.PathLike[str],
+    make_task: TaskMaker = classification,
+    log: Callable[[str], None] = warn,
+    *,
+    checkpoint: str | int = "last",
 ) -> TrainState:
-    """The state of a run's newest whole checkpoint, on all devices; see `load_run`, and `make_task` of `train`."""
+    """The state of a run's checkpoint, on all devices; see `load_run`, and `make_task` of `train`."""
     config, mesh = workdir.read_config(workdir.locate(directory)), make_mesh()
 
     def abstract(metadata: CheckpointMetadata) -> TrainState:
         return make_task(config, metadata, 1, mesh).abstract_state(metadata.image_shape, mesh)
 
-    return _restore(directory, abstract, log).state
+    return _restore(directory, abstract, log, checkpoint).state
 
 
-def _restore(directory: str | os.PathLike[str], abstract: Any, log: Callable[[str], None]) -> Restored:
+def _restore(
+    directory: str | os.PathLike[str], abstract: Any, log: Callable[[str], None], checkpoint: str | int
+) -> Restored:
     directory, restored = workdir.locate(directory), None
+    if not (isinstance(checkpoint, int) or checkpoint in ("last", "best") or checkpoint.isdecimal()):
+        raise InputError(f"checkpoint is {checkpoint!r}, but it must be last, best or an iteration")
     if (directory / "checkpoints").is_dir():
         with Checkpoints(directory, write=False) as checkpoints:
-            restored = checkpoints.restore(abstract, log)
+            step = None if checkpoint == "last" else checkpoint
+            if checkpoint == "best":
+                step = _best(directory, checkpoints.steps())
+            restored = checkpoints.restore(abstract, log, None if step is None else int(step))
     if restored is None:
         raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
     return restored
+
+
+def _best(directory: Path, steps: Sequence[int]) -> int | None:
+    """The step with the least validation error; None where there is no checkpoint at all."""
+    if not steps:
+        return None
+    # A run that is at work writes the line before the checkpoint.
+    lines = [line for line in read_metrics(directory) if line["step"] <= steps[-1]]
+    best = functools.reduce(better, lines, None)
+    if best is None:
+        raise InputError(
+            f"{directory} has no validation error that a checkpoint could be the best by: "
+            "config.dataset.validation_images keeps images back to validate on"
+        )
+    if best["step"] not in steps:
+        raise InputError(
+            f"the least validation error in {directory} was that of iteration {best['step']}, whose checkpoint was not "
+            f"kept, as config.train.keep_best=true does: there are {', '.join(map(str, steps))}"
+        )
+    return best["step"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -13,19 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.analysis import layer_costs
 from resnet_jax.configs.base import Config
 from resnet_jax.distributed import agreement
 from resnet_jax.distributed.machine import check_devices, describe_environment
 from resnet_jax.errors import DivergedError, InputError, Preempted, optional
 from resnet_jax.files import write_whole
-from resnet_jax.models import ResNet
-from resnet_jax.runs import build, checks, config_file, starting, terminal, workdir
+from resnet_jax.runs import build, checks, config_file, describe, length, starting, terminal, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.inputs import Input, InputOpener, Program, open_input
 from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.runs.metadata import CheckpointMetadata
-from resnet_jax.runs.metrics_log import MetricsLog, read_metrics
+from resnet_jax.runs.metrics_log import MetricsLog, better, read_metrics
 from resnet_jax.runs.run import Run
 from resnet_jax.runs.tasks import Task, TaskMaker, classification
 from resnet_jax.runs.terminal import Console
@@ -49,11 +48,13 @@ def train(
     Args:
       config: see `configs.base`.
       directory: becomes the run's workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/, curves.png,
-        and at the end result.json. All processes must see it.
+        and at the end result.json. All processes must see it. The run that it holds may become longer, also when it is
+        complete, where the learning rates until then stay what they were; see `length.change`.
       make_task, open_input: what is learnt, and from what; see `tasks.classification` and `inputs.open_input`.
 
     Returns:
       The run; its result has the errors after the final iteration, never the best one, and what they were measured on.
+      With `train.keep_best` it also has "best", the iteration with the least validation error and that error.
 
     Raises:
       InputError: the config or the directory cannot be used.
@@ -73,14 +74,16 @@ def train(
     agreement.check_shared(directory)
     # As process 0 sees them: all go the same way, whenever they look.
     result, begun = agreement.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]
-    complete = result is not None
-    if begun or complete:
+    theirs = None
+    if begun or result:
         config = starting.as_begun(config, directory)
-        workdir.claim(directory, config)  # before anything is read
-    if complete:
+        theirs = workdir.claim(directory, config)  # before anything is read
+    complete = False
+    if theirs and result and length.is_complete(result["step"], theirs, config):
+        complete = True
         console.print(f"{directory} is complete after {result['step']} iterations; nothing to train")
     else:
-        result = _go_on(config, directory, begun, make_task, open_input, console)
+        result = _go_on(config, theirs, directory, make_task, open_input, console)
         if agreement.is_lead():
             workdir.write_result(directory, result)
     _report(directory, result, complete, console)
@@ -88,9 +91,18 @@ def train(
 
 
 def _go_on(
-    config: Config, directory: Path, begun: bool, make_task: TaskMaker, open_input: InputOpener, console: Console
+    config: Config,
+    theirs: Config | None,
+    directory: Path,
+    make_task: TaskMaker,
+    open_input: InputOpener,
+    console: Console,
 ) -> dict[str, Any]:
-    """Trains from the newest whole checkpoint, or from the beginning; returns the result."""
+    """Trains from the newest whole checkpoint, or from the beginning; returns the result.
+
+    Args:
+      theirs: the config of the workdir; None where it has none yet.
+    """
     mesh, fields = build.mesh(config), config.train
 
     def open_checkpoints() -> Checkpoints:
@@ -101,7 +113,7 @@ def _go_on(
         return make_task(config, metadata, 1, mesh).abstract_state(metadata.image_shape, mesh)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(open_checkpoints()) if begun else None
+        checkpoints = stack.enter_context(open_checkpoints()) if theirs else None
         restored = checkpoints.restore(abstract, console.print) if checkpoints else None
         preprocessing, weights = restored.preprocessing if restored else None, None
         if restored is None and config.init.weights is not None:
@@ -115,11 +127,21 @@ def _go_on(
                 f"the data of {config.dataset.name!r} are not those that this run began with: "
                 "use another --workdir, or the same images for config.dataset.data_dir"
             )
+        if fields.keep_best and images.eval_split == "test":
+            raise InputError(
+                "config.train.keep_best=true chooses by validation images, and this run has test images only: keep "
+                "training images back with config.dataset.validation_images=N"
+            )
+        config = length.with_iterations(config, images.train_images)
+        length.check(config)
+        changed = length.change(directory, theirs, config, restored.step if restored else 0) if theirs else None
         task = make_task(config, images.metadata, images.train_images, mesh)
         if weights is not None:
             start = starting.begin(config, weights, images.metadata, task.model, console.print)
             task = dataclasses.replace(task, start=start)
         _ = images.preprocessing  # which can find the data to be damaged, before there is a workdir
+        if theirs is not None and changed:
+            workdir.lengthen(directory, theirs, config)
         if checkpoints is None:
             workdir.claim(directory, config)
             checkpoints = stack.enter_context(open_checkpoints())
@@ -129,7 +151,12 @@ def _go_on(
             state = create_state(network, task.optimizer, config.seed, shape, mesh, ema=task.ema)
         else:
             state = restored.state
-            console.print(f"going on from the checkpoint of iteration {restored.step}")
+        with optional("the description of the run", console.print):
+            for line in describe.run(config, images, state.params, directory, restored and restored.step):
+                console.print(line)
+        for line in (changed, length.unreached(config)):
+            if line:
+                console.print(line)
         return _train(config, images, task, state, directory, checkpoints, console)
 
 
@@ -145,18 +172,28 @@ def _train(
     fields, total, step, bad = config.train, config.train.iterations, int(state.step), int(state.skipped)
     scored, program = None, images.compile(task)
     metrics_log = MetricsLog(directory, step, console.print) if agreement.is_lead() else contextlib.nullcontext()
-    label = f"{config.model.family}{config.model.depth}"
+    best = agreement.exchange(functools.reduce(better, read_metrics(directory), None))[0] if fields.keep_best else None
+    checkpoints.best = best["step"] if best else None
+    label = describe.name(config)
     with metrics_log, terminal.bar(console, label, total, step) as update, Interruptible() as interruption:
+        reporter = describe.Reporter(console, update, config, images)
         if step < total:
-            compiled = program.steps(_steps(config, step))
-            console.print(_describe_program(config, task.model, images.metadata.image_shape, compiled))
+            with reporter.doing("compiling"):
+                compiled = program.steps(_steps(config, step))
+            with optional("what a step costs", console.print):
+                console.print(describe.program(config, task.model, images.metadata.image_shape, compiled))
         if agreement.exchange(_lacks_score(config, images.eval_split, directory, step))[0]:
             # It was stopped in the middle of that score.
-            scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
+            with reporter.doing("evaluating"):
+                scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
             if interruption.requested:
                 raise Preempted(f"the state of iteration {step} is saved")
+            means = _means(scored, images.eval_split)
             if isinstance(metrics_log, MetricsLog):
-                metrics_log.amend(step, _means(scored, images.eval_split))
+                metrics_log.amend(step, means)
+            if fields.keep_best:
+                best = better(best, {"step": step, **means})
+                checkpoints.best = best["step"] if best else None
         while step < total:
             started, before = time.perf_counter(), step
             state, metrics = program.run_steps(state, _steps(config, step), interruption.reached)
@@ -167,20 +204,27 @@ def _train(
             if "learning_rate" in metrics:
                 line["learning_rate"] = float(metrics["learning_rate"].total[-1])
             line["seconds"] = time.perf_counter() - started
-            if not interruption.requested and (step == total or _passes(fields.eval_every, before, step)):
-                scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
+            line["images_per_second"] = fields.batch_size * (step - before) / line["seconds"]
+            reporter.trained(step - before, line["seconds"])
+            evaluated = not interruption.requested and (step == total or _passes(fields.eval_every, before, step))
+            if evaluated:
+                with reporter.doing("evaluating"):
+                    scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
                 if not interruption.requested:
                     line |= _means(scored, images.eval_split)
-                    console.print(_describe(step, total, line))
+            reporter.tell(step, line, evaluated)
             if isinstance(metrics_log, MetricsLog):
                 metrics_log.write(step, line)
-            if interruption.requested or step == total or _passes(fields.checkpoint_every, before, step):
-                checkpoints.save(state, images.preprocessing, images.metadata, step)
+            found = better(best, {"step": step, **line}) if fields.keep_best else None
+            improved = found != best
+            if found and improved:
+                best, checkpoints.best = found, step
+            if interruption.requested or step == total or improved or _passes(fields.checkpoint_every, before, step):
+                with reporter.doing("saving"):
+                    checkpoints.save(state, images.preprocessing, images.metadata, step)
             if interruption.requested:
                 checkpoints.wait()
                 raise Preempted(f"the state of iteration {step} is saved")
-            speed = fields.batch_size * (step - before) / line["seconds"]
-            update(step, f"{speed:,.0f} images/s")
     lines = read_metrics(directory)
     # A run that ended between its last iteration and its result has not scored anything yet.
     if scored is None or images.test_split != images.eval_split:
@@ -191,6 +235,7 @@ def _train(
         "split": images.test_split,
         **_means(scored, images.test_split),
         f"{images.test_split}_images": int(scored["loss"].count),
+        **({"best": best} if best else {}),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "training_seconds": sum(line.get("seconds", 0.0) for line in lines),
         "environment": describe_environment(),
@@ -301,27 +346,3 @@ def _count_bad(
                 f"{kept}. {_ADVICE}"
             )
     return bad
-
-
-def _describe_program(config: Config, model: Any, image_shape: tuple[int, ...], program: Any) -> str:
-    """What a step costs, and what the compiled program holds in the memory of each device."""
-    (height, width, channels), devices, cost = image_shape, build.mesh(config).size, "a step"
-    if isinstance(model, ResNet) and height == width:
-        forward = sum(layer.multiply_adds for layer in layer_costs(model, height, channels))
-        work = 3 * forward * (config.train.batch_size // devices) / 1e9
-        cost += f" is {work:,.3g} billion multiply-adds on each of {devices} devices,"
-    memory = program.memory_analysis()
-    if memory is None:
-        return cost.rstrip(",")
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return (
-        f"{cost} in {(held + memory.temp_size_in_bytes) / 2**20:,.1f} MiB of memory: {held / 2**20:,.1f} MiB of state "
-        f"and data, {memory.temp_size_in_bytes / 2**20:,.1f} MiB to work in"
-    )
-
-
-def _describe(step: int, total: int, line: dict[str, float]) -> str:
-    told = [f"{key.replace('_', ' ')} {line[key]:.2%}" for key in line if key.endswith("_error")]
-    told += [f"loss {line['train_loss']:.4f}"] if "train_loss" in line else []
-    told += [f"learning rate {line['learning_rate']:.3g}"] if "learning_rate" in line else []
-    return f"iteration {step}/{total}: {', '.join(told)}"

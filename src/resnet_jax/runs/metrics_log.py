@@ -6,12 +6,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import optional, warn
 from resnet_jax.files import expanded, write_whole
+from resnet_jax.runs.workdir import complete_result
+
+_TIMES = ("seconds", "images_per_second")
 
 
 def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = warn) -> list[dict[str, Any]]:
@@ -34,6 +37,58 @@ def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = w
     if damaged:
         log(f"{path}: line {', '.join(damaged)} is damaged and left out")
     return lines
+
+
+def follow_metrics(workdir: str | os.PathLike[str], seconds: float = 1.0) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl as they come, and those that are there; ends when the run is complete.
+
+    A step's line comes again where it has changed: its evaluation was made later, or the run was stopped and has come
+    to the step again with other figures. The workdir need not be there yet. So other libraries can watch a run, in a
+    process or a thread beside it; for MLflow the line is `mlflow.log_metrics(line, step=line["step"])`:
+
+    >>> import wandb  # doctest: +SKIP
+    >>> import resnet_jax as rj
+    >>> with wandb.init(project="resnets", name="cifar10-56") as watched:  # doctest: +SKIP
+    ...     for line in rj.runs.follow_metrics("runs/cifar10-56"):
+    ...         watched.log(line, step=line["step"])
+
+    Args:
+      workdir: of the run.
+      seconds: between two looks at the file.
+    """
+    workdir = expanded(workdir, "workdir")
+    path, seen, before = workdir / "metrics.jsonl", {}, None
+    while True:
+        complete = complete_result(workdir) is not None  # asked before reading
+        found = path.stat() if path.exists() else None
+        state = found and (found.st_ino, found.st_size, found.st_mtime_ns)
+        if state != before:
+            before = state
+            for line in read_metrics(workdir, lambda said: None):
+                # Of two equal lines the times differ.
+                figures = {name: value for name, value in line.items() if name not in _TIMES}
+                if seen.get(line["step"]) != figures:
+                    seen[line["step"]] = figures
+                    yield line
+        if complete:
+            return
+        time.sleep(seconds)
+
+
+def better(best: dict[str, Any] | None, line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The evaluation with the lesser validation error of the best one so far and that of a line, if it has one.
+
+    Of a task that has no error it is the loss. Of two equal ones the first is the best.
+
+    >>> import functools
+    >>> lines = [{"step": 1, "validation_error": 0.5}, {"step": 2}, {"step": 3, "validation_error": 0.2}]
+    >>> functools.reduce(better, lines, None)
+    {'step': 3, 'validation_error': 0.2}
+    """
+    field = "validation_error" if "validation_error" in line else "validation_loss"
+    if field not in line or (best is not None and not line[field] < best[field]):
+        return best
+    return {"step": line["step"], field: line[field]}
 
 
 class MetricsLog:

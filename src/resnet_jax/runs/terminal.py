@@ -5,9 +5,11 @@ words. A console that cannot write stops nothing: the reader of `train | head` h
 """
 
 import contextlib
+import datetime
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any, TypeVar
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Protocol, TypeVar
 
 import rich.box
 import rich.console
@@ -65,21 +67,48 @@ def console(file: IO[str] | None = None, **settings: Any) -> Console:
     return made
 
 
+def shows_bars(console: Console) -> bool:
+    """Whether it is a terminal, on which a bar can move."""
+    return console.is_terminal and not console.is_jupyter
+
+
+class Update(Protocol):
+    """Moves a bar: how much is done, what is told of it, and in how many seconds all will be; what is None stays."""
+
+    def __call__(self, completed: int | None = None, note: str | None = None, left: float | None = None) -> None: ...
+
+
+class _Left(rich.progress.TimeRemainingColumn):
+    """The time that is left as the last update said, less what has passed since; Rich's estimate where none did."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        if task.fields["end"] is None:
+            return super().render(task)
+        seconds = max(round(task.fields["end"] - time.monotonic()), 0)
+        return Text(str(datetime.timedelta(seconds=seconds)), style="progress.remaining")
+
+
 @contextlib.contextmanager
-def bar(console: Console, label: str, total: int, completed: int = 0) -> Iterator[Callable[..., None]]:
-    """A progress bar below what the console prints, on terminals only; yields `update(completed, note="")`."""
+def bar(console: Console, label: str, total: int, completed: int = 0) -> Iterator[Update]:
+    """A progress bar below what the console prints, on terminals only; yields an `Update`."""
     columns = (
         rich.progress.TextColumn("{task.description}", markup=False),
-        rich.progress.BarColumn(),
+        # All of it fits 80 columns.
+        rich.progress.BarColumn(bar_width=12),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TextColumn("{task.fields[note]}", markup=False),
-        rich.progress.TimeRemainingColumn(),
+        _Left(),
         rich.progress.TextColumn("left"),
     )
-    hidden = console.is_jupyter or not console.is_terminal
-    with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as shown:
-        task = shown.add_task(printable(label), total=total, completed=completed, note="")
-        yield lambda completed, note="": shown.update(task, completed=completed, note=note)
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not shows_bars(console)) as shown:
+        task = shown.add_task(printable(label), total=total, completed=completed, note="", end=None)
+
+        def update(completed: int | None = None, note: str | None = None, left: float | None = None) -> None:
+            fields: dict[str, Any] = {} if note is None else {"note": note}
+            fields |= {} if left is None else {"end": time.monotonic() + left}
+            shown.update(task, completed=completed, **fields)
+
+        yield update
 
 
 def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:

@@ -11,7 +11,7 @@ from resnet_jax.configs.fields import as_text, flat
 from resnet_jax.distributed.agreement import is_lead
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.runs import config_file
+from resnet_jax.runs import config_file, length
 
 # May change between two starts of one run, which comes out the same; everything else is part of what the run is.
 FREE_FIELDS = (
@@ -24,6 +24,7 @@ FREE_FIELDS = (
     "train.max_skipped_steps",
     "train.checkpoint_every",
     "train.eval_every",
+    "train.keep_best",
     "train.keep_every",
     "train.keep_last",
     "train.log_every",
@@ -49,32 +50,50 @@ def locate(given: str | os.PathLike[str], name: str = "the workdir") -> Path:
     return workdir
 
 
-def claim(workdir: Path, config: Config) -> None:
+def claim(workdir: Path, config: Config) -> Config:
     """Makes the workdir belong to the config, or checks that it does; of several processes the first one writes.
 
     The file stays as the run's first start wrote it: fields that may change between two starts hold for a start only.
+    Whether the run may get another length `length.change` says, which wants to know how far it has come.
+
+    Returns:
+      The config of the workdir, which is the given one but for the fields that may change.
 
     Raises:
       InputError: it belongs to another config; the message names the fields that differ. Or see `config_file`.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        text = config_file.write_text(config)
-        if is_lead():
-            workdir.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text)
-        return
-    theirs, ours = (flat(json.loads(each.to_json_best_effort())) for each in (read_config(workdir), config))
+    if not (workdir / "config.json").exists():
+        write_config(workdir, config)
+        return config
+    found = read_config(workdir)
+    theirs, ours = (flat(json.loads(each.to_json_best_effort())) for each in (found, config))
     differing = [
         f"{field} ({as_text(theirs.get(field))} there, {as_text(ours.get(field))} asked for)"
         for field in sorted(theirs | ours)
-        if field not in FREE_FIELDS and theirs.get(field) != ours.get(field)
+        if field not in (*FREE_FIELDS, *length.FIELDS) and theirs.get(field) != ours.get(field)
     ]
     if differing:
         raise InputError(
             f"{workdir} belongs to another config, which differs in {', '.join(differing)}: "
             "use another --workdir, or the same fields to go on with that run"
         )
+    return found
+
+
+def lengthen(workdir: Path, theirs: Config, ours: Config) -> None:
+    """Gives the run in a workdir, of the config `theirs`, the length of `ours`; see `length.change`."""
+    config, fields = theirs.copy_and_resolve_references(), flat(ours)
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: fields[field] for field in length.FIELDS})
+    write_config(workdir, config)
+
+
+def write_config(workdir: Path, config: Config) -> None:
+    """Writes config.json; of several processes the first one does."""
+    text = config_file.write_text(config)
+    if is_lead():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_whole(workdir / "config.json", text)
 
 
 def read_config(workdir: str | os.PathLike[str]) -> Config:
@@ -111,6 +130,14 @@ def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     if result.pop("checksum", None) not in (None, _checksum(result)):  # older results have none
         raise damaged
     return result
+
+
+def complete_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """As `read_result`, but None for the result of a run that has since become longer, and is not complete."""
+    result = read_result(workdir)
+    if result is None or not (expanded(workdir, "workdir") / "config.json").exists():
+        return result
+    return result if result["step"] >= read_config(workdir).train.iterations else None
 
 
 def write_result(workdir: Path, result: Mapping[str, Any]) -> None:

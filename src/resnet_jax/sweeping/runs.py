@@ -9,7 +9,7 @@ from typing import Any
 from resnet_jax.errors import InputError
 from resnet_jax.runs import terminal
 from resnet_jax.runs.metrics_log import read_metrics
-from resnet_jax.runs.workdir import read_result
+from resnet_jax.runs.workdir import complete_result
 from resnet_jax.sweeping.points import Point, point_name
 
 
@@ -59,7 +59,7 @@ class Run:
         """
         self.state = "failed"
         try:
-            result = read_result(self.directory)
+            result = complete_result(self.directory)
             if result is None:
                 self.message = _last_words(self.log, self.log_start) or ending
                 return
