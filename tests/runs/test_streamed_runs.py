@@ -229,7 +229,7 @@ def test_preprocessing_of_a_run(photographs, order, normalization):
         ("stream.image_size=0", r"config.stream.image_size is 0"),
         ("stream.crop=center", r"'center', but it must be one of random_scale, random_resized_crop"),
         ("stream.interpolation=nearest", r"config.stream.interpolation is 'nearest'.*one of bilinear, bicubic"),
-        ("stream.normalization=none", r"config.stream.normalization is 'none'.*one of mean_image, channels"),
+        ("stream.normalization=zero", r"config.stream.normalization is 'zero'.*one of mean_image, channels"),
         ("stream.channel_order=grb", r"config.stream.channel_order is 'grb'.*one of rgb, bgr"),
         ("stream.pca_lighting_std=-0.1", r"config.stream.pca_lighting_std is -0.1, but it must be at least 0"),
         ("stream.max_corrupt_fraction=1.5", r"config.stream.max_corrupt_fraction is 1.5, but it must be from 0 to 1"),
