@@ -167,7 +167,7 @@ class TrainBatches(Iterator[HostBatch]):
 
     def _begin(self) -> HostBatch:
         # Processes inherit which signals are blocked: Ctrl-C reaches this one alone, when the batch is there.
-        if self._workers:  # starting it later would unblock the signal
+        if self._workers:  # to start the tracker later would unblock the signal
             resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
