@@ -115,10 +115,18 @@ def _comment_of(module: str, name: str) -> str:
 
 
 def as_sphinx_reads(app, what, name, value, options, lines):
-    """Docstrings as reStructuredText has them: `name`s that end with their mark, and a room's files as a list."""
+    """Docstrings as reStructuredText has them: outside of `code` and examples, no letter has a meaning of its own."""
+    example = False
     for i, line in enumerate(lines):
-        line = re.sub(r"(`[^`]+`)(\w?)", lambda code: "\\ ".join(filter(None, code.groups())), line)
-        lines[i] = re.sub(r"^  (\w+) {2,}(?=\w)", r"* `\1`: ", line) if what == "module" else line
+        example = bool(line.strip()) and (example or line.lstrip().startswith(">>> "))
+        if not example:
+            # Code is every second part, and wants a mark where a word goes on behind it.
+            parts = re.split(r"(`[^`]+`)", line)
+            for j in range(0, len(parts), 2):
+                text = re.sub(r"[|*]|(?<=\w)_(?=\W|$)", r"\\\g<0>", parts[j])
+                parts[j] = f"\\ {text}" if j and text[:1].isalnum() else text
+            line = "".join(parts)
+            lines[i] = re.sub(r"^  (\w+) {2,}(?=\w)", r"* `\1`: ", line) if what == "module" else line
 
 
 def shorter_signature(app, what, name, value, options, signature, returns):

@@ -66,6 +66,11 @@ RUN = {
     "--workdir=runs/mine": (TUNED, {}),
     "resnet-jax evaluate --workdir=runs/mine": ("", {}),
     "resnet-jax predict --workdir=runs/mine new_photos/": ("", {}),
+    "resnet-jax features --weights=resnet18-f37072fd.pth --data_dir=photos --output=features.npz --workdir=runs/head": (
+        "",
+        {"resnet18-f37072fd.pth": "runs/mine"},
+    ),
+    "resnet-jax predict --workdir=runs/head new_photos/": ("", {}),
     "resnet-jax train --config=finetune --config.init.weights=runs/mine --config.init.freeze=stage2 "
     "--config.optimizer.rate_factors=1,1,1,0.1,0.1,1 --config.dataset.data_dir=photos --workdir=runs/more": (TUNED, {}),
     "resnet-jax train --config=imagenet --config.model.depth=50 --workdir=runs/resnet50": (ON_PHOTOS, {}),
