@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Annotation
+from PIL import Image
 
 from resnet_jax.analysis.plots import plot_confusion, plot_curves
 
@@ -101,6 +103,12 @@ def test_splits_of_different_names_have_different_styles():
 
 def markers(figure):
     return [line.get_marker() for line in figure.axes[0].get_lines()]
+
+
+def test_a_notebook_shows_a_picture_also_where_pyplot_is_not_imported(tmp_path):
+    figure = plot_confusion(np.eye(2, dtype=int), ["cat", "dog"], tmp_path / "confusion.png")
+    shown = Image.open(io.BytesIO(figure._repr_png_()))  # pyright: ignore[reportAttributeAccessIssue]
+    assert shown.size == Image.open(tmp_path / "confusion.png").size
 
 
 def test_few_points_are_drawn_as_points():

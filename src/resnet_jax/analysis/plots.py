@@ -63,7 +63,7 @@ def plot_curves(runs: Runs, path: str | os.PathLike[str] | None = None, title: s
         names = [_short(name, 60) for name, _ in entries]
         columns = max(1, min(len(names), 100 // (max(map(len, names), default=0) + 6)))
         size = 5.0 * len(quantities), 4 + 0.22 * math.ceil(len(names) / columns)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = _Picture(figsize=size, layout="constrained")
         for axes, quantity in zip(np.ravel(figure.subplots(1, len(quantities))), quantities, strict=True):
             unit = 100 if quantity == "error" else 1
             ends: list[tuple[float, float, str, bool]] = []
@@ -120,7 +120,7 @@ def plot_confusion(
     size = 2.5 + 0.35 * classes + 0.08 * max(0, max(map(len, names)) - 12)
     title = title or f"{wrong:,} of {images:,} images wrong ({wrong / max(images, 1):.2%})"
     with _own_style():
-        figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+        figure = _Picture(figsize=(size + 0.8, size), layout="constrained")
         axes = figure.subplots()
         drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         axes.set(xlabel="predicted", ylabel="true")
@@ -213,6 +213,16 @@ def _write_ends(axes: Axes, ends: Sequence[tuple[float, float, Any, bool]], unit
         )
 
 
+class _Picture(Figure):
+    """A notebook shows it, also where nobody has imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        with _own_style():
+            self.savefig(data, dpi=120, format="png")
+        return data.getvalue()
+
+
 @contextlib.contextmanager
 def _own_style() -> Iterator[None]:
     """Matplotlib's own settings, and no word about letters that its font lacks: boxes stand for them."""
@@ -227,8 +237,6 @@ def _short(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
 
 
-def _save(figure: Figure, path: str | os.PathLike[str] | None) -> None:
+def _save(figure: _Picture, path: str | os.PathLike[str] | None) -> None:
     if path is not None:
-        data = io.BytesIO()
-        figure.savefig(data, dpi=120, format="png")
-        write_whole(expanded(path), data.getvalue())
+        write_whole(expanded(path), figure._repr_png_())
