@@ -39,11 +39,12 @@ def told(seconds, pause=0.0, is_terminal=False):
         reporter.trained(5, 5 * seconds)
         evaluated = step % 20 == 0
         if evaluated:
-            with reporter.doing("evaluating"):
+            with reporter.doing("evaluating", step):
                 now[0] += 60
         line = {"train_error": 0.5, "train_loss": 1.5, "learning_rate": 0.1, "images_per_second": 16 / seconds}
         reporter.tell(step, line | ({"test_error": 0.25} if evaluated else {}), evaluated)
-        now[0] += pause
+        with reporter.doing("saving", step):
+            now[0] += pause
     return file.getvalue().splitlines(), notes
 
 
@@ -65,14 +66,15 @@ def test_a_log_has_the_first_the_last_and_the_evaluated_lines_and_others_at_a_di
 def test_a_terminal_has_the_evaluated_lines_and_a_bar_that_says_what_it_does():
     lines, notes = told(1, is_terminal=True)
     assert [line.split("/")[0] for line in lines] == ["iteration 20", "iteration 40", "iteration 60"]
-    assert [note for _, note, _ in notes].count("evaluating") == 3
-    assert {note for step, note, _ in notes if step} == {"loss 1.500, 16 images/s"}
+    assert [step for step, note, _ in notes if note == "evaluating"] == [20, 40, 60]
+    assert notes[-2:] == [(60, "saving", None), (None, "loss 1.500, 16 images/s", None)]
+    assert {note for _, note, left in notes if left is not None} == {"loss 1.500, 16 images/s"}
 
 
 def test_the_estimate_does_not_jump_at_evaluations():
     """Once one was measured, it is what is left of a time that was known."""
     _, notes = told(1)
-    left = {step: left for step, _, left in notes if step}
+    left = {step: left for step, _, left in notes if left is not None}
     assert left[60] == 0
     end, spent = 60 + 3 * 60, 0
     for step in range(5, 61, 5):

@@ -26,7 +26,8 @@ def train(
 
     The packaged configs are digits, cifar10, cifar100, imagenet, imagenet_90ep, folder for images of your own, and
     finetune for these from given weights; their files say more. The workdir is runs/NAME by default. Running the same
-    command again goes on from the last checkpoint, or says that the run is complete.
+    command again goes on from the last checkpoint, or says that the run is complete; with more iterations or epochs it
+    makes the run longer, where the learning rates until then stay what they were.
 
     --print_config trains nothing and prints the config as these flags make it, in a form that a file keeps:
     resnet-jax train --config=digits --print_config > mine.py, and --config=mine.py reads it.

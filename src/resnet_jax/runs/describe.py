@@ -118,15 +118,17 @@ class Reporter:
         self._steps, self._seconds = 0, 0.0
         self._evaluation: float | None = None
         self._told: float | None = None
+        self._note = ""
 
     @contextlib.contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        """While a bar says "compiling", "evaluating" or "saving"; a log says the first, which may take minutes."""
+    def doing(self, what: str, step: int | None = None) -> Iterator[None]:
+        """While a bar says "compiling", "evaluating" or "saving"; a log says the first, which can take long."""
         started = self._clock()
-        self._update(note=what)
+        self._update(step, what)
         if what == "compiling" and not shows_bars(self._console):
             self._console.print("compiling the training step")
         yield
+        self._update(note=self._note)
         if what == "evaluating":
             # The first one compiles too.
             seconds = self._clock() - started
@@ -151,4 +153,5 @@ class Reporter:
             self._console.print(progress(step, total, line, left))
             self._told = now
         loss = f"loss {line['train_loss']:.3f}, " if "train_loss" in line else ""
-        self._update(step, f"{loss}{line['images_per_second']:,.0f} images/s", left)
+        self._note = f"{loss}{line['images_per_second']:,.0f} images/s"
+        self._update(step, self._note, left)

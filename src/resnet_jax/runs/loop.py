@@ -184,7 +184,7 @@ def _train(
                 console.print(describe.program(config, task.model, images.metadata.image_shape, compiled))
         if agreement.exchange(_lacks_score(config, images.eval_split, directory, step))[0]:
             # It was stopped in the middle of that score.
-            with reporter.doing("evaluating"):
+            with reporter.doing("evaluating", step):
                 scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
             if interruption.requested:
                 raise Preempted(f"the state of iteration {step} is saved")
@@ -208,7 +208,7 @@ def _train(
             reporter.trained(step - before, line["seconds"])
             evaluated = not interruption.requested and (step == total or _passes(fields.eval_every, before, step))
             if evaluated:
-                with reporter.doing("evaluating"):
+                with reporter.doing("evaluating", step):
                     scored = _score(program, state, images.eval_split, step, checkpoints, interruption.reached)
                 if not interruption.requested:
                     line |= _means(scored, images.eval_split)
@@ -220,7 +220,7 @@ def _train(
             if found and improved:
                 best, checkpoints.best = found, step
             if interruption.requested or step == total or improved or _passes(fields.checkpoint_every, before, step):
-                with reporter.doing("saving"):
+                with reporter.doing("saving", step):
                     checkpoints.save(state, images.preprocessing, images.metadata, step)
             if interruption.requested:
                 checkpoints.wait()
@@ -228,6 +228,7 @@ def _train(
     lines = read_metrics(directory)
     # A run that ended between its last iteration and its result has not scored anything yet.
     if scored is None or images.test_split != images.eval_split:
+        console.print(f"evaluating on the {images.test_split} images")
         scored = _score(program, state, images.test_split, step, checkpoints)
     result = {
         "step": step,
