@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from pathlib import Path
 
 import flax.linen as nn
@@ -88,9 +89,52 @@ def test_wrong_inputs_are_named(photos):
         (lambda: rj.transfer(classifier, "cat"), "class_names is 'cat'"),
         (lambda: rj.transfer(classifier, []), "class_names is"),
         (lambda: rj.train("digits", photos / "run"), r"config is .digits.*configs\.load"),
+        (lambda: rj.train({"a": list(range(1000))}, photos / "run"), r"^config is .{,40}, but it must be a config"),
+        (lambda: rj.transfer(classifier, 10), "class_names is 10"),
+        (
+            lambda: rj.transfer(classifier.model, ["a"]),
+            "^ResNet is no classifier: .* and then the names of its classes",
+        ),
+        (lambda: rj.save_torch(photos / "a.pth", classifier), "Path is no classifier: .* then a file"),
+        (lambda: rj.save_torch(classifier.variables, photos / "a.pth"), "^dict is no classifier"),
+        (lambda: rj.load({}), "^the workdir is of type dict, but it must be text or a Path"),
+        (lambda: rj.load_torch(None), "is of type NoneType"),
+        (lambda: rj.configs.load(3), "^the config is of type int, but it must be a name"),
+        (lambda: rj.analysis.plot_curves([{"step": 1}]), "no lines of metrics by name"),
+        (
+            lambda: rj.data.image_folder(photos / "absent", image_size=16),
+            "^the folder data_dir=.*absent does not exist",
+        ),
     ):
         with pytest.raises(rj.errors.InputError, match=message):
             call()
+
+
+def test_arguments_in_another_order_or_of_another_kind():
+    # Without the checks of types that tests put around functions.
+    create_state, make_train_step = map(inspect.unwrap, (rj.training.create_state, rj.training.make_train_step))
+    model, optimizer = rj.create("cifar_resnet8", num_classes=3), optax.sgd(0.1)
+    for call, message in (
+        (lambda: create_state(optimizer, model), "is no network: give create_state a classifier or a module, and then"),
+        (
+            lambda: create_state(model, 0.1),
+            "^float is no optimizer: give create_state one of Optax, such as training.sgd",
+        ),
+        (lambda: make_train_step(optimizer, model), "is no network: give make_train_step"),
+        (lambda: make_train_step(model, 0.1), "^float is no optimizer: give make_train_step"),
+        (
+            lambda: make_train_step(model, optimizer, loss="cross_entropy"),
+            "^loss is 'cross_entropy', but it must be a f",
+        ),
+    ):
+        with pytest.raises(rj.errors.InputError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("number", ["10", 10.0, 0, -1])
+def test_numbers_of_classes_that_no_network_has(number):
+    with pytest.raises(ValueError, match=f"^num_classes is {number!r}, but it must be a whole number, at least 1$"):
+        inspect.unwrap(rj.create)("resnet18", num_classes=number)
 
 
 def test_recalibration_pre_processes_as_the_steps_do():

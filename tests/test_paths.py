@@ -94,7 +94,7 @@ def test_files_and_data_below_the_home(home):
         folder.mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "one.png")
     assert len(open_images("folder", "~/photos").train) == 1
-    with pytest.raises(InputError, match=f"dataset.data_dir={home / 'x'} does not exist"):
+    with pytest.raises(InputError, match=f"data_dir={home / 'x'} does not exist"):
         prepared_folder("cifar10", "~/x")
     (home / "own.py").write_text(Path(digits.__file__).read_text())
     assert parsing.load("~/own.py").dataset.name == "digits"

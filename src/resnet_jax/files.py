@@ -22,7 +22,10 @@ def expanded(given: str | os.PathLike[str], name: str = "a path") -> Path:
       InputError: it is empty, or an address such as gs://bucket, or there is no such home. `name` is of what it was
         given for, such as "--workdir".
     """
-    text = os.fspath(given)
+    try:
+        text = os.fspath(given)
+    except TypeError as error:
+        raise InputError(f"{name} is of type {type(given).__name__}, but it must be text or a Path") from error
     if not text or "\0" in text:
         why = ": is a variable unset?" if not text else ""
         raise InputError(f"{name} is {text!r}, which names no file or folder{why}")

@@ -115,7 +115,7 @@ BAD = [
     ("prepare cache --dataset=folder --data_dir=data --output=new", "data/train does not exist"),
     ("train --config=folder --config.dataset.name=cache --config.dataset.data_dir=data --workdir=new", "cache"),
     ("export --workdir=data --output=file", "data is not the workdir of a run"),
-    ("train --config=folder --workdir=new", "config.dataset.data_dir is missing"),
+    ("train --config=folder --workdir=new", "data_dir is missing: it names a folder that holds train"),
     ("train --config=folder --workdir=new --config.dataset.data_dir=data", "data/train does not exist"),
     ("train --config=imagenet --workdir=new --config.dataset.data_dir=data", "it holds mnist"),
     ("train --config=imagenet --workdir=new --config.stream.crop=none", "stream.crop is 'none'"),

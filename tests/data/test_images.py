@@ -141,7 +141,7 @@ def without_validation_images(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: folder.rename(folder.with_name("gone")), r"dataset.data_dir=.*data does not exist"),
+        (lambda folder: folder.rename(folder.with_name("gone")), r"data_dir=.*data does not exist"),
         (lambda folder: (folder / "train").rename(folder / "training"), r"train does not exist: .*data should hold"),
         (lambda folder: (folder / "val").rename(folder / "test"), r"val does not exist: .*data should hold"),
         (without_classes, "train holds no folders"),
@@ -158,7 +158,7 @@ def test_folders_that_cannot_be_used(folder, spoil, message):
 
 
 def test_no_folder_and_no_such_data_set(tmp_path):
-    with pytest.raises(InputError, match=r"config\.dataset\.data_dir is missing"):
+    with pytest.raises(InputError, match=r"data_dir is missing"):
         open_images("folder", None)
     with pytest.raises(InputError, match=r"unknown dataset.name 'mnist': it is one of imagenet2012, folder"):
         open_images("mnist", None)

@@ -179,9 +179,7 @@ REFUSALS = {
     "mesh.fsdp": r"^config.mesh.fsdp is 3, which does not divide the 4 devices",
     "both": r"^config.mesh.data=4 times config.mesh.fsdp=2 asks for 8 devices, but 4 are available",
     "batch": r"^config.train.batch_size=18 cannot be divided by 4 devices: use a size such as 16 or 20",
-    "grad_accum_steps": (
-        r"batch_size=16 cannot be divided by 4 devices times config.train.grad_accum_steps=3: .* such as 12 or 24"
-    ),
+    "grad_accum_steps": (r"batch_size=16 cannot be divided by 4 devices times grad_accum_steps=3: .* such as 12 or 24"),
     "group": r"^config.model.bn_group_size=4 does not fit 2 images: use",
     "data": r"different data: .*the number of images to score is 360 on process 0 and 359 on process 1; use ",
     "pixels": r"different data: the checksum of the images to score is \d+ on process 0 and \d+ on process 1; use ",

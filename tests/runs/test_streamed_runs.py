@@ -239,8 +239,8 @@ def test_preprocessing_of_a_run(photographs, order, normalization):
         ("optimizer.boundaries=(0, 100)", r"config.optimizer.boundaries is \(0, 100\)"),
         ("optimizer.warmup_steps=-1", r"config.optimizer.warmup_steps is -1"),
         ("train.batch_size=12", r"config.train.batch_size=12 cannot be divided by 8 devices: use a size such as 8"),
-        ("dataset.data_dir=absent", r"dataset.data_dir=absent does not exist"),
-        ("seed=0", r"config.dataset.data_dir is missing"),
+        ("dataset.data_dir=absent", r"data_dir=absent does not exist"),
+        ("seed=0", r"data_dir is missing"),
     ],
 )
 def test_configs_that_no_run_can_have(override, message, tmp_path):

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from resnet_jax.errors import printable
+from resnet_jax.errors import InputError, printable
 from resnet_jax.files import expanded, write_whole
 
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -43,8 +43,10 @@ def plot_curves(runs: Runs, path: str | os.PathLike[str] | None = None, title: s
       title: above the picture.
 
     Raises:
-      InputError: it cannot be written.
+      InputError: the runs have no names, or the picture cannot be written.
     """
+    if not isinstance(runs, Mapping):
+        raise InputError("the runs are no lines of metrics by name, such as {'mine': run.metrics}")
     fields = {field for lines in runs.values() for line in lines for field in line}
     # A task of one's own may have no errors.
     quantities = [each for each in ("error", "loss") if each == "loss" or any(f.endswith("_error") for f in fields)]

@@ -118,7 +118,7 @@ def runs(*folders: str, output: Path | None = None, format: Format = "table") ->
         raise InputError(f"--output is {output}, but it is a picture, and its name must end in .png")
     from resnet_jax.runs import listing
 
-    found = listing.list_runs(*(folders or ["runs"]))
+    found = listing.list_runs(*folders)
     names = listing.short_names(found)
     if output is not None:
         listing.draw(found, names, output, f"{len(found)} runs in {', '.join(folders or ['runs'])}")

@@ -33,6 +33,9 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str,
       >>> rj.configs.load("cifar10:plain", {"model.depth": 56}).model.family
       'cifar_plain'
     """
+    if not isinstance(source, str | os.PathLike):
+        found = type(source).__name__
+        raise InputError(f"the config is of type {found}, but it must be a name, such as 'digits', or a file")
     config = _get_config(os.fspath(source))
     if not isinstance(overrides, Mapping):
         overrides = {name: value for name, _, value in (each.partition("=") for each in overrides)}

@@ -151,7 +151,7 @@ class FolderImages:
 def open_folder(root: Path, log: Callable[[str], None]) -> ImageDataset:
     """A folder as a data set, see `images.open_images`."""
     if not root.is_dir():
-        raise InputError(f"the folder dataset.data_dir={root} does not exist")
+        raise InputError(f"the folder data_dir={root} does not exist")
     classes, tested = _classes(root / "train"), _classes(root / "val")
     class_names = tuple(names[0] for names in classes.values())
     for name in sorted(set(tested) - set(classes)):

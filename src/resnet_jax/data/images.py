@@ -45,8 +45,8 @@ def open_images(name: str, data_dir: str | os.PathLike[str] | None, log: Callabl
         return open_imagenet(data_dir)
     if data_dir is None:
         what = "holds train/CLASS/*.jpg" if name == "folder" else "resnet-jax prepare cache wrote"
-        raise InputError(f"config.dataset.data_dir is missing: it names a folder that {what}")
-    folder = expanded(data_dir, "dataset.data_dir")
+        raise InputError(f"data_dir is missing: it names a folder that {what}")
+    folder = expanded(data_dir, "data_dir")
     return open_folder(folder, log) if name == "folder" else open_cache(folder)
 
 

@@ -86,7 +86,7 @@ def imagenet_class_names() -> tuple[str, ...]:
 
 
 def _root(data_dir: str | os.PathLike[str] | None) -> Path:
-    return expanded("~/tensorflow_datasets" if data_dir is None else data_dir, "dataset.data_dir")
+    return expanded("~/tensorflow_datasets" if data_dir is None else data_dir, "data_dir")
 
 
 def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
@@ -94,12 +94,12 @@ def prepared_folder(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
     root = _root(data_dir)
     prepare = f"prepare it with: resnet-jax prepare --dataset={name} --data_dir={root}"
     if not root.is_dir():
-        raise InputError(f"the folder dataset.data_dir={root} does not exist; {prepare}")
+        raise InputError(f"the folder data_dir={root} does not exist; {prepare}")
     versions = [path.parent for path in (root / name).glob("*/dataset_info.json")]
     if not versions:
         present = sorted(path.parent.parent.name for path in root.glob("*/*/dataset_info.json"))
         holds = f"it holds {', '.join(present)}" if present else "it holds no prepared data set"
-        raise InputError(f"dataset.data_dir={root} does not hold {name!r} ({holds}); {prepare}")
+        raise InputError(f"data_dir={root} does not hold {name!r} ({holds}); {prepare}")
     folder = max(versions, key=lambda version: [int(number) for number in re.findall(r"\d+", version.name)])
     if not list(folder.glob("*.array_record*")):
         raise InputError(f"{folder} holds no array_record files, which reading without TensorFlow needs; {prepare}")

@@ -53,7 +53,7 @@ def check_divides(mesh: Mesh, batch_size: int, field: str, *, grad_accum_steps: 
     if batch_size % unit:
         below = batch_size // unit * unit
         near = f"{below} or {below + unit}" if below else f"{unit}"
-        times = f" times config.train.grad_accum_steps={grad_accum_steps}" if grad_accum_steps > 1 else ""
+        times = f" times grad_accum_steps={grad_accum_steps}" if grad_accum_steps > 1 else ""
         raise InputError(
             f"{field}={batch_size} cannot be divided by {mesh.size} devices{times}: use a size such as {near}"
         )

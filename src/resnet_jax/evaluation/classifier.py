@@ -96,6 +96,7 @@ def transfer(
       >>> rj.transfer(classifier, ["cat", "dog"], freeze="stage3").model.num_classes  # doctest: +SKIP
       2
     """
+    check_classifier(classifier, "the names of its classes")
     if head not in HEADS:
         raise InputError(f"head is {head!r}, but it must be one of {', '.join(HEADS)}")
     network = with_outputs(classifier, class_names)
@@ -114,7 +115,7 @@ def with_outputs(classifier: Classifier, class_names: Sequence[str]) -> ResNet:
     Raises:
       InputError: it has no head that could be replaced, or these are no names.
     """
-    if isinstance(class_names, str) or not len(class_names):
+    if isinstance(class_names, str) or not hasattr(class_names, "__len__") or not len(class_names):
         raise InputError(f"class_names is {class_names!r}, but it must hold the name of each class")
     if not isinstance(classifier.model, ResNet):
         raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
@@ -125,3 +126,12 @@ def with_head(classifier: Classifier, network: ResNet, class_names: Sequence[str
     """The classifier with other classes: the network of `with_outputs`, and its head {"kernel", "bias"}."""
     variables = {**classifier.variables, "params": {**classifier.variables["params"], "fc": fc}}
     return classifier.replace(model=network, variables=variables, class_names=tuple(class_names))
+
+
+def check_classifier(given: Any, then: str) -> None:
+    """Refuses what is no `Classifier` in the name of a function that wants one and then something else."""
+    if not isinstance(given, Classifier):
+        raise InputError(
+            f"{type(given).__name__} is no classifier: give what load, load_torch or train(…).classifier returns, and "
+            f"then {then}"
+        )

@@ -17,7 +17,7 @@ from resnet_jax.data.small import Split
 from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import protocols
-from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.evaluation.classifier import Classifier, check_classifier
 from resnet_jax.evaluation.protocols import Protocol
 
 # What views may occupy while they wait for others of their shape.
@@ -53,11 +53,7 @@ def shown(
       InputError: these are no classifiers, or no split, or the images do not fit to the networks or the protocol.
     """
     for each in classifiers:
-        if not isinstance(each, Classifier):
-            raise InputError(
-                f"{type(each).__name__} is no classifier: give what load, load_torch or train(…).classifier returns, "
-                "and then a split"
-            )
+        check_classifier(each, "a split")
     images: Any = split
     if isinstance(split, Split):
         if protocol.name != "center":

@@ -18,7 +18,7 @@ from resnet_jax import models
 from resnet_jax.data.decode import INTERPOLATIONS
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError, warn
-from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.evaluation.classifier import Classifier, check_classifier
 from resnet_jax.files import expanded
 from resnet_jax.interop import origin, torch_weights
 from resnet_jax.interop.files import naming, read_weights, write_tensors
@@ -127,6 +127,7 @@ def save_torch(
     Raises:
       InputError: a file that cannot be written.
     """
+    check_classifier(classifier, "a file")
     path, model = expanded(path, "the destination"), classifier.model
     if not isinstance(model, ResNet):
         raise InputError(f"a {type(model).__name__} has no names in torch's layouts: only the ResNets have")

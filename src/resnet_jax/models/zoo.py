@@ -36,13 +36,15 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
     >>> create("cifar_resnet20").shortcut
     'A'
     """
-    match = re.fullmatch(r"(cifar_)?(resnet|plain)(\d+)", name)
+    match = re.fullmatch(r"(cifar_)?(resnet|plain)(\d+)", str(name))
     if match is None:
-        close = difflib.get_close_matches(name, NAMES, n=1)
+        close = difflib.get_close_matches(str(name), NAMES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown model {name!r}: {hint}models are {', '.join(NAMES)}, and any other CIFAR depth 6n+2")
     cifar, plain, depth = match[1] is not None, match[2] == "plain", int(match[3])
 
+    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
+        raise ValueError(f"num_classes is {num_classes!r}, but it must be a whole number, at least 1")
     if plain and shortcut is not None:
         raise ValueError(f"{name!r} is a plain network and has no shortcuts, but shortcut {shortcut!r} was given")
     if not plain:

@@ -64,7 +64,7 @@ class ListedRun:
 
 
 def list_runs(*directories: str | os.PathLike[str]) -> list[ListedRun]:
-    """The runs in folders and in all folders below them, sorted by name with numbers in their order.
+    """The runs in folders, by default "runs", and in all folders below them, by name with numbers in their order.
 
     A damaged or half written run is in the list, and says what is wrong with it.
 
@@ -76,7 +76,7 @@ def list_runs(*directories: str | os.PathLike[str]) -> list[ListedRun]:
       >>> for run in rj.runs.list_runs("runs"):  # doctest: +SKIP
       ...     print(run.workdir, run.state, run.errors.get("test"))
     """
-    places = [expanded(each, "the folder of runs") for each in directories]
+    places = [expanded(each, "the folder of runs") for each in directories or ("runs",)]
     for place in places:
         if not place.is_dir():
             raise InputError(f"there is no folder {place}: give one below which there are runs")

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import reprlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,9 @@ def train(
       PeerLostError: another process of the run does not answer.
     """
     if not isinstance(config, Config):
-        raise InputError(f"config is {config!r}, but it must be a config, such as resnet_jax.configs.load('digits')")
+        raise InputError(
+            f"config is {reprlib.repr(config)}, but it must be a config, such as resnet_jax.configs.load('digits')"
+        )
     directory = workdir.locate(directory)
     check_devices()
     console = terminal.console(quiet=not agreement.is_lead())

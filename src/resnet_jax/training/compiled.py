@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, put_batch, put_everywhere, replicated
+from resnet_jax.errors import InputError
 from resnet_jax.training.losses import Loss, cross_entropy
 from resnet_jax.training.metrics import Metrics
-from resnet_jax.training.state import TrainState, state_shardings
+from resnet_jax.training.state import TrainState, check_arguments, state_shardings
 from resnet_jax.training.step import add_up, eval_step, train_step
 
 
@@ -48,7 +49,7 @@ def make_train_step(
       seed: of the keys that `augment` is given.
 
     Raises:
-      InputError: from the step: the batch cannot be divided by the devices.
+      InputError: no network, no optimizer or no loss; from the step: the batch cannot be divided by the devices.
       ValueError: from the step: uint8 images and no pre-processing, or groups of batch norm that do not fit the batch.
 
     Example:
@@ -60,6 +61,9 @@ def make_train_step(
       >>> sorted(metrics), float(metrics["loss"]) > 0
       (['error', 'loss'], True)
     """
+    check_arguments("make_train_step", network, optimizer)
+    if not callable(loss):
+        raise InputError(f"loss is {loss!r}, but it must be a function, such as training.cross_entropy")
     mesh, model, preprocessing = _take_apart(network, mesh, preprocessing)
     one_step = partial(
         train_step,

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from resnet_jax import models, rng
 from resnet_jax.distributed.mesh import fsdp_shardings, make_mesh, put_everywhere, replicated
+from resnet_jax.errors import InputError
 
 
 @flax.struct.dataclass
@@ -66,6 +67,7 @@ def create_state(
       ema: keeps averages of the variables too; see `step.train_step`.
 
     Raises:
+      InputError: no network, or no optimizer.
       ValueError: a module without an image_shape.
 
     Example:
@@ -74,6 +76,7 @@ def create_state(
       >>> print(state.step, state.params["fc"]["kernel"].shape)
       0 (64, 2)
     """
+    check_arguments("create_state", network, optimizer)
     mesh = mesh or make_mesh()
     if not isinstance(network, nn.Module):
         # Copied, for the steps to donate what nobody else holds.
@@ -83,6 +86,17 @@ def create_state(
     else:
         init, given = partial(_init, network, optimizer, image_shape, ema), rng.stream(seed, "parameters")
     return jax.jit(init, out_shardings=state_shardings(mesh, jax.eval_shape(init, given)))(given)
+
+
+def check_arguments(function: str, network: Any, optimizer: Any) -> None:
+    """Refuses what is no network, or no optimizer, in the name of a function that wants both in this order."""
+    if not (isinstance(network, nn.Module) or hasattr(network, "model")):
+        found = type(network).__name__
+        raise InputError(f"{found} is no network: give {function} a classifier or a module, and then an optimizer")
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise InputError(
+            f"{type(optimizer).__name__} is no optimizer: give {function} one of Optax, such as training.sgd(0.1)"
+        )
 
 
 def abstract_state(
