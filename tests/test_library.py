@@ -88,8 +88,8 @@ def test_wrong_inputs_are_named(photos):
         (lambda: data.train.batches(0), "batch_size is 0"),
         (lambda: rj.transfer(classifier, "cat"), "class_names is 'cat'"),
         (lambda: rj.transfer(classifier, []), "class_names is"),
-        (lambda: rj.train("digits", photos / "run"), r"config is .digits.*configs\.load"),
-        (lambda: rj.train({"a": list(range(1000))}, photos / "run"), r"^config is .{,40}, but it must be a config"),
+        (lambda: rj.train("digits", photos / "run"), r"config is digits, .*configs\.load"),
+        (lambda: rj.train({"a": list(range(1000))}, photos / "run"), r"^config is .{,80}, but it must be a config"),
         (lambda: rj.transfer(classifier, 10), "class_names is 10"),
         (
             lambda: rj.transfer(classifier.model, ["a"]),

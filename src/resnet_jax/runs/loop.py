@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import reprlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +65,7 @@ def train(
     """
     if not isinstance(config, Config):
         raise InputError(
-            f"config is {reprlib.repr(config)}, but it must be a config, such as resnet_jax.configs.load('digits')"
+            f"config is {str(config)[:80]}, but it must be a config, such as resnet_jax.configs.load('digits')"
         )
     directory = workdir.locate(directory)
     check_devices()
