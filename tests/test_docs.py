@@ -180,7 +180,7 @@ def sandbox(tmp_path, monkeypatch):
         like_torch = {"bottleneck_stride": "3x3", "stem_pool_padding": "torch", "shortcut_padding": "both"}
         model = rj.create(name, **like_torch)
         variables = rj.models.init(model, (32, 32, 3), key)
-        write_tensors(file, rj.interop.to_torch(variables, model))
+        write_tensors(file, rj.interop.to_torch(variables))
     return tmp_path
 
 

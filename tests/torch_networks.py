@@ -114,4 +114,4 @@ def tensors_of_ours(name, classes=3, channels=3, **fields):
     model = models.create(name, num_classes=classes, **fields)
     rng = np.random.default_rng(0)
     abstract = models.abstract_variables(model, (32, 32, channels))
-    return torch_weights.to_torch(jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract), model)
+    return torch_weights.to_torch(jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), abstract))

@@ -1,5 +1,6 @@
 """What publishers of weights are known for."""
 
+import numpy as np
 import pytest
 
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -79,10 +80,20 @@ def test_names_that_say_nothing(name):
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "scale"), [((0, 0, 0), (255, 255, 255), 1), ((0.5,), (0.5,), 255), ((120,), (1,), 1)]
+    ("mean", "std", "scale"),
+    [
+        ((0, 0, 0), (255, 255, 255), 1),
+        ((0.5,), (0.5,), 255),
+        ((120,), (1,), 1),
+        (np.float32([0.5, 0.25, 0.125]), [np.float32(0.5)], 255),
+    ],
 )
 def test_either_statistic_tells_what_pixels_it_is_of(mean, std, scale):
     found = pixel_statistics(mean, std)
     assert [found[name].tolist() for name in ("mean", "std")] == [
         [scale * value for value in each] for each in (mean, std)
     ]
+
+
+def test_one_number_may_stand_alone():
+    assert [each.tolist() for each in pixel_statistics(0.5, np.float32(0.25)).values()] == [[127.5], [63.75]]

@@ -1,14 +1,14 @@
 """Files of PyTorch weights, to classifiers and back.
 
-A file's tensors say which network they are of. What they cannot say, sources beside them state (see `origin`); of each
-field the statement of most trust counts. The network is built as all of this says, and only then filled: weights never
-go into a network whose strides, pooling or pre-processing are not those that they were trained in.
+Tensors say which network they are of, and sources beside them (see `origin`) what tensors cannot; of each field the
+statement of most trust counts. The network is built as all of this says, and only then filled: weights never go into
+one whose strides, pooling or pre-processing are not those that they were trained in.
 """
 
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from resnet_jax.evaluation.classifier import Classifier, check_classifier
 from resnet_jax.files import expanded
 from resnet_jax.interop import origin, torch_weights
 from resnet_jax.interop.files import naming, read_weights, write_tensors
-from resnet_jax.interop.identify import identify
 from resnet_jax.interop.origin import MODEL_FIELDS, OWN, VIEW_FIELDS, shown
 from resnet_jax.interop.published import CIFAR_STATISTICS, Statement, network_of, pixel_statistics
 from resnet_jax.interop.torch_names import with_fc
@@ -35,8 +34,8 @@ def load_torch(
     model: str | None = None,
     *,
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | np.ndarray | None = None,
+    std: float | Sequence[float] | np.ndarray | None = None,
     channel_order: str | None = None,
     image_size: int | None = None,
     resize: int | None = None,
@@ -50,28 +49,26 @@ def load_torch(
 ) -> Classifier:
     """The network that a file of PyTorch weights is of, with these weights and their pre-processing.
 
-    What is None is taken from what the file or timm's config.json beside it says, then from the habit of torchvision,
-    or of akamaster for CIFAR networks.
+    What is None is as the file or timm's config.json beside it says, or else torchvision's habit (akamaster's for
+    CIFAR networks).
 
     Args:
-      path: a file of torchvision's, timm's, akamaster's or our own ResNets, see `files.read_weights`; .safetensors
-        need no torch.
+      path: a file of torchvision's, timm's, akamaster's or our own ResNets; .safetensors need no torch.
       model: the network, "resnet18" or "plain18".
       class_names: in the order of the logits.
-      mean, std: of the pixels, one number for each channel in the network's order, from 0 to 1 or, where one of them
-        is above 1, from 0 to 255.
+      mean, std: of the pixels, one number for all channels or for each in the network's order, from 0 to 1 or, where
+        one of them is above 1, from 0 to 255.
       channel_order: "rgb" or "bgr".
       image_size: height and width of the images that the network sees, in pixels.
-      resize: what the shorter side of an image becomes before its centre is cut out.
-      interpolation: of that resizing, "bilinear" or "bicubic".
-      shortcut_padding, bottleneck_stride, stem_pool_padding: see `models.ResNet`.
-      batch_norm_epsilon: what is added to variances.
+      resize, interpolation: what the shorter side of an image becomes before its centre is cut out, "bilinear" or
+        "bicubic".
+      shortcut_padding, bottleneck_stride, stem_pool_padding, batch_norm_epsilon: see `models.ResNet`.
       prefix: of the network that is wanted where the file holds several.
       log: is given a line about each setting, where it is from, and where sources contradict each other.
 
     Raises:
-      InputError: the weights cannot be read or are no network of the paper, sources name a network that this package
-        does not build, or something that was stated does not fit the weights.
+      InputError: weights that cannot be read, a network that this package does not build, or a statement that does not
+        fit the weights.
 
     Example:
       >>> classifier = load_torch("resnet50-11ad3fa6.pth")  # doctest: +SKIP
@@ -84,24 +81,24 @@ def load_torch(
 def read_torch(
     path: str | os.PathLike[str], stated: Mapping[str, Any], prefix: str | None, log: Callable[[str], None]
 ) -> tuple[Classifier, str]:
-    """What `load_torch` returns of such arguments, and the name of the data set that the weights were trained on."""
+    """What `load_torch` returns, and the name of the data set that the weights were trained on."""
     path, given = expanded(path, "the source"), _checked(stated)
     tensors, metadata = read_weights(path, prefix, log)
     with naming(path):
         tensors = with_fc(tensors, log)
-        network, channels = identify(tensors), torch_weights.input_channels(tensors)
+        network, channels = torch_weights.identify(tensors), torch_weights.input_channels(tensors)
         found = origin.statements(path, metadata, log)
         _check_refusals(found, given, network, log)
-        settings = _settle([Statement("given", given), *found], origin.assumed(network, channels))
-        _check_facts(settings, network)
-        preprocessing = _preprocessing(settings, channels)
-        value = {name: setting.value for name, setting in settings.items()}
+        said = [Statement("given", given), *found]
+        value, source = _settled([*said, *origin.assumed(network, channels)])
+        _check_facts(value, source, network)
+        preprocessing = _preprocessing(value, source, channels)
         model = network.clone(
             shortcut=None if "plain" in value["model"] else network.shortcut,
-            **{_attribute(name): value[name] for name in MODEL_FIELDS},
+            **{name.removeprefix("batch_norm_"): value[name] for name in MODEL_FIELDS},
         )
         variables = torch_weights.from_torch(tensors, model, "own")
-    _log_settings(settings, model, log)
+    _log_settings(value, source, said, model, log)
     image_shape = (value["image_size"], value["image_size"], channels)
     return Classifier(model, variables, preprocessing, tuple(value["class_names"]), image_shape), value["dataset"]
 
@@ -115,57 +112,48 @@ def save_torch(
 ) -> None:
     """Writes the weights of a classifier by the names that they have in torchvision (CIFAR networks: akamaster's).
 
-    A .safetensors file also says, in its metadata, which network and pre-processing the weights are for, so that
-    `load_torch` gives back what was written.
-
-    Args:
-      classifier: of one of the paper's networks.
-      path: a file, see `files.write_tensors`.
-      dataset: the name of what it was trained on, for the metadata.
-      log: is given one line where the weights want what torchvision's networks (akamaster's) do not do.
+    A .safetensors file also says, in its metadata, which network, pre-processing and data set the weights are of, so
+    that `load_torch` gives back what was written. `log` is given one line where the weights want what torchvision's
+    networks (akamaster's) do not do.
 
     Raises:
-      InputError: a file that cannot be written.
+      InputError: a network that is no `ResNet`, or a file that cannot be written.
     """
     check_classifier(classifier, "a file")
     path, model = expanded(path, "the destination"), classifier.model
     if not isinstance(model, ResNet):
         raise InputError(f"a {type(model).__name__} has no names in torch's layouts: only the ResNets have")
     preprocessing = jax.device_get(classifier.preprocessing)
-    fields = {name: getattr(model, _attribute(name)) for name in MODEL_FIELDS}
+    fields = {name: getattr(model, name.removeprefix("batch_norm_")) for name in MODEL_FIELDS}
     fields |= {name: getattr(preprocessing, name) for name in ("mean", "std", "channel_order", "interpolation")}
     fields |= {"image_size": classifier.image_shape[0], "resize": preprocessing.resize_size}
-    fields |= {"class_names": classifier.class_names}
+    fields["class_names"] = classifier.class_names
     whose = torch_weights.default_layout(model)
-    tensors = torch_weights.to_torch(classifier.variables, model, whose)
+    tensors = torch_weights.to_torch(classifier.variables, layout=whose)
     write_tensors(path, tensors, origin.own_metadata(model, fields, dataset))
     if differing := _unlike_others(model, fields, classifier.image_shape[2]):
         said = "says in its metadata" if path.name.endswith(".safetensors") else "cannot say"
         log(f"{path} {said} what its weights want unlike {whose}'s: {' '.join(differing)}")
 
 
-def _attribute(field: str) -> str:
-    """Of a `ResNet`, which one of `MODEL_FIELDS` is."""
-    return field.removeprefix("batch_norm_")
-
-
 def _unlike_others(model: ResNet, fields: Mapping[str, Any], channels: int) -> list[str]:
     """What `load_torch` would take for something else in a file without metadata, as flags of `convert`."""
     others, texts = origin.assumed(model, channels)[-1].fields, shown(fields)
+    used = [name for name in MODEL_FIELDS if name in torch_weights.conventions(model)]
     same = {
         name: np.array_equal(np.ravel(fields[name]), np.ravel(others.get(name, np.nan)))
-        for name in (*MODEL_FIELDS, *VIEW_FIELDS)
-        if name in torch_weights.conventions(model) or name in VIEW_FIELDS
+        for name in (*used, *VIEW_FIELDS)
     }
     same["mean"] = same["std"] = same["mean"] and same["std"]  # which are stated together
-    family, depth = family_and_depth(model)
-    mean_image = np.ndim(fields["mean"]) == 3 and np.shape(fields["mean"])[:2] != (1, 1)
-    return [
-        *([f"--model={family}{depth}"] if model.shortcut is None else []),
-        *([f"(shortcut {model.shortcut})"] if model.stem == "imagenet" and model.shortcut in ("A", "C") else []),
-        *(f"--{name}={texts[name]}" for name in same if not same[name] and fields[name] is not None),
-        *(["(the mean is that of each pixel)"] if mean_image else []),
-    ]
+    unlike = []
+    if model.shortcut is None:
+        unlike.append("--model={}{}".format(*family_and_depth(model)))
+    if model.stem == "imagenet" and model.shortcut in ("A", "C"):
+        unlike.append(f"(shortcut {model.shortcut})")
+    unlike += [f"--{name}={texts[name]}" for name in same if not same[name] and fields[name] is not None]
+    if fields["mean"].shape[:2] != (1, 1):
+        unlike.append("(the mean is that of each pixel)")
+    return unlike
 
 
 _CHOICES = {
@@ -214,82 +202,73 @@ def _check_refusals(
             raise InputError(f"by {source}: {refusal}{advice if answer == 'model' else ''}")
 
 
-class _Setting(NamedTuple):
-    """A field's value, where it is from, and what sources of less trust say instead."""
-
-    value: Any
-    source: str
-    others: tuple[tuple[str, Any], ...]
-
-
-def _settle(stated: Sequence[Statement], assumed: Sequence[Statement]) -> dict[str, _Setting]:
-    """What counts of each field: the first statement that has it."""
-    settled: dict[str, _Setting] = {}
-    for each in (*stated, *assumed):
-        for name, value in each.fields.items():
-            if name not in settled:
-                others = [(other.source, other.fields[name]) for other in stated if name in other.fields]
-                differing = [other for other in others if not np.array_equal(other[1], value)]
-                settled[name] = _Setting(value, each.source, tuple(differing))
-    size, resize = settled["image_size"], settled["resize"]
-    if size.source != resize.source and resize.source != "given" and resize.value is not None:
+def _settled(statements: Sequence[Statement]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The value of each field and its source: the first statement that has it."""
+    first = {name: each for each in reversed(statements) for name in each.fields}
+    value = {name: each.fields[name] for name, each in first.items()}
+    source = {name: each.source for name, each in first.items()}
+    theirs = first["resize"]
+    if theirs is not first["image_size"] and theirs.source != "given" and value["resize"] is not None:
         # Another size than the one that the resizing belongs to.
-        theirs = next(each for each in (*stated, *assumed) if each.source == resize.source)
-        value = size.value * resize.value // theirs.fields.get("image_size", size.value)
-        settled["resize"] = resize._replace(value=value, source=f"in proportion, {resize.source}")
-    return settled
+        size = value["image_size"]
+        value["resize"] = size * value["resize"] // theirs.fields.get("image_size", size)
+        source["resize"] = f"in proportion, {theirs.source}"
+    return value, source
 
 
-def _check_facts(settings: Mapping[str, _Setting], network: ResNet) -> None:
+def _check_facts(value: Mapping[str, Any], source: Mapping[str, str], network: ResNet) -> None:
     """Refuses statements that the tensors gainsay."""
-    model, classes, name = settings["model"], network.num_classes, "{}{}".format(*family_and_depth(network))
-    if model.value not in (name, name.replace("resnet", "plain") if network.shortcut == "A" else name):
+    model, classes, name = value["model"], network.num_classes, "{}{}".format(*family_and_depth(network))
+    if model not in (name, name.replace("resnet", "plain") if network.shortcut == "A" else name):
         raise InputError(
-            f"the weights are of a {name} by their names and shapes, but the model is {model.value} ({model.source})"
+            f"the weights are of a {name} by their names and shapes, but the model is {model} ({source['model']})"
         )
     for field, count in (("num_classes", int), ("class_names", len)):
-        if field in settings and count(settings[field].value) != classes:
-            value, source, _ = settings[field]
-            raise InputError(f"the weights have {classes} classes, but {field} ({source}) has {count(value)}")
-    if "mean" not in settings:
+        if field in value and (stated := count(value[field])) != classes:
+            raise InputError(f"the weights have {classes} classes, but {field} ({source[field]}) has {stated}")
+    if "mean" not in value:
         raise InputError("the weights are for images of one channel: state their --mean and --std")
-    size, resize = settings["image_size"], settings["resize"]
-    if resize.value is not None and resize.value < size.value:
-        raise InputError(
-            f"--resize={resize.value} ({resize.source}) is less than --image_size={size.value} ({size.source})"
-        )
+    if value["resize"] is not None and value["resize"] < value["image_size"]:
+        resize, size = (f"--{name}={value[name]} ({source[name]})" for name in ("resize", "image_size"))
+        raise InputError(f"{resize} is less than {size}")
 
 
-def _preprocessing(settings: Mapping[str, _Setting], channels: int) -> Preprocessing:
-    order = settings["channel_order"].value
-
+def _preprocessing(value: Mapping[str, Any], source: Mapping[str, str], channels: int) -> Preprocessing:
     def each_channel(name: str) -> jax.Array:
-        array, source, _ = settings[name]
+        array = value[name]
         if array.ndim == 3:
             return jnp.asarray(array)
         if len(array) not in (1, channels):
             raise InputError(f"--{name} has {len(array)} numbers, but the images have {channels} channels")
-        if source == "given":
+        if source[name] == "given":
             array = np.broadcast_to(array, (channels,))
-        elif order == "bgr" and source != OWN:
+        elif value["channel_order"] == "bgr" and source[name] != OWN:
             # Those that are known are of RGB, and the user's and ours in the network's order.
             array = array[::-1]
         return jnp.asarray(array[None, None])
 
-    resize_size, interpolation = settings["resize"].value, settings["interpolation"].value
-    return Preprocessing(each_channel("mean"), each_channel("std"), order, resize_size, interpolation)
+    others = (value[name] for name in ("channel_order", "resize", "interpolation"))
+    return Preprocessing(each_channel("mean"), each_channel("std"), *others)
 
 
-def _log_settings(settings: Mapping[str, _Setting], model: ResNet, log: Callable[[str], None]) -> None:
-    """Logs each setting that matters to the network, and where it is from."""
+def _log_settings(
+    value: Mapping[str, Any],
+    source: Mapping[str, str],
+    said: Sequence[Statement],
+    model: ResNet,
+    log: Callable[[str], None],
+) -> None:
+    """Logs each setting that matters to the network, where it is from, and who states another."""
     used = [name for name in MODEL_FIELDS if name in torch_weights.conventions(model)]
-    values = {name: setting.value for name, setting in settings.items()}
     for name in ("model", *used, *VIEW_FIELDS, "class_names"):
-        value, source, others = settings[name]
-        if value is not None:
-            differing = "".join(f"; {whose} says {shown({**values, name: other})[name]}" for whose, other in others)
-            log(f"{name}={shown(values)[name]} ({source}{differing})")
+        if value[name] is None:
+            continue
+        others = ""
+        for other, fields, *_ in said:
+            if name in fields and not np.array_equal(fields[name], value[name]) and not source[name].endswith(other):
+                others += f"; {other} says {shown({**value, name: fields[name]})[name]}"
+        log(f"{name}={shown(value)[name]} ({source[name]}{others})")
     own = CIFAR_STATISTICS.get(str(model.num_classes)) if model.stem == "cifar" else None
-    if own and settings["mean"].source.startswith("assumed"):
+    if own and source["mean"].startswith("assumed"):
         mean, std = (",".join(map(str, each)) for each in own)
         log(f"weights that were trained with CIFAR's own statistics want --mean={mean} --std={std}")

@@ -28,20 +28,12 @@ def export(classifier: Classifier, path: str | os.PathLike[str], iteration: int 
         probabilities = program.call(images)
 
     The images are uint8 (batch, height, width, channels) of any number, at least one; the probabilities are float32
-    (batch, classes). FILE.json says the rest: the names of the classes in this order, the shape of an image and how to
-    make one. JAX promises to run the program for six months of its releases after the one that wrote it, which
-    FILE.json names.
-
-    Args:
-      classifier: of any network.
-      path: FILE, of any name; an old one is replaced.
-      iteration: of its training, for FILE.json.
-
-    Returns:
-      The path of FILE.json.
+    (batch, classes). FILE.json, whose path is returned, says the rest: the names of the classes in this order, the
+    shape of an image, how to make one, and the `iteration` of the training. JAX promises to run the program for six
+    months of its releases after the one that wrote it, which FILE.json names.
 
     Raises:
-      InputError: a file that cannot be written.
+      InputError: a file that cannot be written; an old one is replaced.
     """
     path = expanded(path, "output")
     if path.is_dir():
@@ -56,21 +48,17 @@ def export(classifier: Classifier, path: str | os.PathLike[str], iteration: int 
 
 
 def exported_program(classifier: Classifier) -> jax.export.Exported:
-    """The network as StableHLO for one CPU, CUDA or TPU device.
-
-    Returns:
-      uint8 (batch, *image_shape) -> float32 probabilities (batch, classes), for any batch.
-    """
+    """For one CPU, CUDA or TPU device: uint8 (batch, *image_shape) -> float32 probabilities (batch, classes)."""
     # NumPy arrays, so that the program knows nothing of the mesh that they were on.
     classifier = jax.device_get(classifier)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *classifier.image_shape), jnp.uint8)
+    probabilities = jax.jit(lambda images: jax.nn.softmax(classifier(images)))
     # Programs would hold the paths of the source files on the machine that wrote them.
     limit = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, limit)
     jax.config.update(limit, 0)
     try:
-        probabilities = jax.jit(lambda images: jax.nn.softmax(classifier(images)))
         return jax.export.export(probabilities, platforms=PLATFORMS)(images)
     finally:
         jax.config.update(limit, before)
@@ -79,11 +67,10 @@ def exported_program(classifier: Classifier) -> jax.export.Exported:
 def describe(classifier: Classifier, iteration: int | None = None) -> dict[str, Any]:
     """What FILE.json says: all that is needed to give the program images and to read its probabilities.
 
-    "images" says in words what the protocol "center" of `evaluate` does with an image file, and the fields before it
-    hold its numbers. The order of the channels, the mean and the standard deviation are inside the program.
+    "images" says in words what the protocol "center" of `evaluate` does with an image file. The order of the channels,
+    the mean and the standard deviation are inside the program.
     """
-    model = classifier.model
-    height, width, channels = classifier.image_shape
+    model, (height, width, channels) = classifier.model, classifier.image_shape
     resize_size = classifier.preprocessing.resized_to(classifier.image_shape)
     interpolation = classifier.preprocessing.interpolation
     grey = ", made grey (ITU-R 601-2 luma)" if channels == 1 else ""

@@ -6,7 +6,6 @@ no file runs code.
 
 import argparse
 import io
-import json
 import os
 import pickle
 import re
@@ -17,23 +16,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.interop.torch_names import below_prefix, silent
+from resnet_jax.interop.torch_names import below_prefix
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
 
 # Tables in tables, as deep as files have been seen to nest them, and some more.
 _DEEPEST = 6
-
-# What safetensors calls the types. Its own reader for NumPy does not know bfloat16.
-_DTYPES = {"F16": np.float16, "BF16": jnp.bfloat16, "F32": np.float32, "F64": np.float64}
-_DTYPES |= {"BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
+# As safetensors calls them.
+_DTYPES = ("F16", "BF16", "F32", "F64", "BOOL", "U8", "I8", "I16", "I32", "I64")
 
 
 @contextmanager
@@ -46,21 +42,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_weights(
-    path: str | os.PathLike[str], prefix: str | None = None, log: Callable[[str], None] = silent
+    path: str | os.PathLike[str], prefix: str | None = None, log: Callable[[str], None] = lambda line: None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors of one network in a file, and what the file says beside them.
+    """The tensors of one network in a file, and the texts beside them: metadata, or a checkpoint's entries as "arch".
 
-    A training checkpoint may hold them anywhere in its tables; names lose what stands before all of them, such as
-    "state_dict.", "module." or "_orig_mod.". float16 and bfloat16 become float32, which is exact.
-
-    Args:
-      path: a file with one of `SUFFIXES`.
-      prefix: of the network that is wanted where the file holds several, such as "model_ema".
-      log: is given a line about each choice that was made, see `torch_names.below_prefix`.
-
-    Returns:
-      The tensors by their names, and the texts beside them: the metadata of a .safetensors file, or the entries of a
-      training checkpoint such as "arch".
+    A training checkpoint may hold the tensors anywhere in its tables. float16 and bfloat16 become float32, which is
+    exact. For the names, `prefix` and `log` see `torch_names.below_prefix`.
 
     Raises:
       InputError: the file is missing, of another kind, empty, cut short, holds code or no table of tensors; PyTorch,
@@ -71,25 +58,23 @@ def read_weights(
     if not path.is_file():
         raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give a file of weights")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            empty = not file.read(1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not data:
+    if empty:
         raise InputError(f"{path} is empty: download or write it again")
     with naming(path):
-        tensors, metadata = read(path, data)
+        tensors, metadata = read(path)
         return below_prefix(tensors, prefix, log), metadata
 
 
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors by their names: the file is there as a whole or not at all, and an old one is replaced.
+    """Writes tensors by their names, to .safetensors with the metadata or else as `torch.save(state_dict)` does.
 
-    Args:
-      path: ends with one of `SUFFIXES`; all but .safetensors hold what `torch.save(state_dict)` writes.
-      tensors: arrays of any shape, float or integer.
-      metadata: texts beside them, which only .safetensors can hold.
+    The file is there as a whole or not at all, and an old one is replaced.
 
     Raises:
       InputError: the name ends otherwise, the folder cannot be written to, or PyTorch, which all but .safetensors need,
@@ -114,24 +99,22 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _read_safetensors(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    tensors = {}
     try:
-        table = safetensors.deserialize(data)
+        with safetensors.safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no table)
+                dtype, array = file.get_slice(name).get_dtype(), file.get_tensor(name)
+                if dtype not in _DTYPES:
+                    raise InputError(f"{name} has the type {dtype}, which weights of a ResNet never have")
+                tensors[name] = array.astype(np.float32) if dtype in ("F16", "BF16") else array
+            return tensors, file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise InputError(f"cut short or no safetensors file ({error}): download or write it again") from error
-    tensors = {}
-    for name, tensor in table:
-        if tensor["dtype"] not in _DTYPES:
-            raise InputError(f"{name} has the type {tensor['dtype']}, which weights of a ResNet never have")
-        array = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-        tensors[name] = array.astype(np.float32) if tensor["dtype"] in ("F16", "BF16") else array
-    # The header's length, and the header: `deserialize` keeps the metadata to itself.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return tensors, header.get("__metadata__", {})
 
 
-def _read_torch(path: Path, data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    torch = _torch(path)
+def _read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    torch, data = _torch(path), path.read_bytes()
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
             warnings.simplefilter("ignore")  # such as of pickle protocols that it may not know

@@ -1,9 +1,8 @@
-"""What is known of a file of weights beside its tensors: which network they are of, and how images were pre-processed.
+"""What is known of a file of weights beside its tensors, which show neither strides nor pooling nor pixels.
 
-Tensors show neither strides nor pooling nor pixels. What does, in falling order of trust: the user; the metadata that
-this package writes into .safetensors; an entry such as "arch" of a training checkpoint; timm's config.json beside the
-file; a file name that torchvision, timm, akamaster or chenyaofo gave it; the habit of torchvision, or of akamaster for
-CIFAR networks. Each of them is a `Statement`.
+In falling order of trust: what the user says; the metadata that this package writes into .safetensors; an entry such as
+"arch" of a training checkpoint; timm's config.json beside the file; a file name that a publisher gave it; the habit of
+torchvision, or of akamaster for CIFAR networks. Each of them is a `Statement`.
 """
 
 import base64
@@ -23,17 +22,16 @@ from resnet_jax.interop.published import Statement, named, network_of, pixel_sta
 from resnet_jax.models import ResNet
 from resnet_jax.models.zoo import family_and_depth
 
-# The fields of a statement that say what a network computes, and how images are shown to it.
+# The fields of a statement that say what a network computes (a `ResNet`'s have no "batch_norm_"), and how images are
+# shown to it.
 MODEL_FIELDS = ("shortcut_padding", "bottleneck_stride", "stem_pool_padding", "batch_norm_epsilon")
 VIEW_FIELDS = ("mean", "std", "channel_order", "image_size", "resize", "interpolation")
 
-# The key of the metadata that this package writes, its version, and what version 1 called the fields.
-METADATA_KEY, METADATA_VERSION = "resnet_jax", 2
-_OLD_NAMES = {
-    "zero_channels": "shortcut_padding",
-    "stride_in": "bottleneck_stride",
-    "pool_alignment": "stem_pool_padding",
-}
+# The key of the metadata that this package writes, and its version. Version 1 had other names for `MODEL_FIELDS`.
+_KEY, _VERSION = "resnet_jax", 2
+_OLD_NAMES = dict(
+    zip(("zero_channels", "stride_in", "pool_alignment", "batch_norm_epsilon"), MODEL_FIELDS, strict=True)
+)
 # The source of the statement that is made from it.
 OWN = "the file's metadata"
 
@@ -41,11 +39,7 @@ _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 
 def statements(path: Path, metadata: Mapping[str, str], log: Callable[[str], None]) -> list[Statement]:
-    """What metadata, config.json and the name of a file say, in falling order of trust.
-
-    Raises:
-      InputError: metadata or a config.json that cannot be understood.
-    """
+    """What metadata, config.json and the name of a file say, in falling order of trust; InputError if garbled."""
     found = [_own(metadata), _entry(metadata), _config_json(path.parent / "config.json", log), named(path.name)]
     return [each for each in found if each is not None]
 
@@ -61,10 +55,9 @@ def assumed(network: ResNet, channels: int) -> list[Statement]:
     known = {(True, 10): _CIFAR10, (False, 1000): imagenet_class_names()}
     names = known.get((cifar, classes)) or tuple(f"class {i}" for i in range(classes))
     dataset = ("cifar10" if classes == 10 else "cifar100") if cifar else "imagenet2012"
-    family, depth = family_and_depth(network)
     unseen = "that nothing is anti-aliased or dilated, which tensors do not show, is assumed"
     return [
-        Statement(f"the tensors; {unseen}", {"model": f"{family}{depth}"}),
+        Statement(f"the tensors; {unseen}", {"model": "{}{}".format(*family_and_depth(network))}),
         Statement(f"assumed of {classes} classes", {"class_names": names, "dataset": dataset}),
         Statement(f"assumed, as {whose}'s", fields),
     ]
@@ -80,8 +73,7 @@ def shown(fields: Mapping[str, Any]) -> dict[str, str]:
         scale = 1 if std.max() <= 2 and mean.max() > 1 else 255
         for name, values in (("mean", mean), ("std", std)):
             texts[name] = ",".join(f"{value / scale:.6g}" for value in values.ravel())
-    names = fields.get("class_names")
-    if names:
+    if names := fields.get("class_names"):
         texts["class_names"] = ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]}, … {names[-1]}"
     return texts
 
@@ -89,33 +81,33 @@ def shown(fields: Mapping[str, Any]) -> dict[str, str]:
 def own_metadata(model: ResNet, fields: Mapping[str, Any], dataset: str | None) -> dict[str, str]:
     """The metadata with which a .safetensors file comes back as the network it was; `_own` reads it.
 
-    `fields` are `MODEL_FIELDS`, `VIEW_FIELDS` and "class_names"; "mean" and "std" are (height, width, channels) or
-    (1, 1, channels).
+    "mean" and "std" are (height, width, channels) or (1, 1, channels) here.
     """
     family, depth = family_and_depth(model)
+    named = {"family": family, "depth": depth, "shortcut": model.shortcut}
     view = {name: fields[name] for name in VIEW_FIELDS}
     for name in ("mean", "std"):
-        array = np.asarray(fields[name], np.float32)
-        data = base64.b64encode(array.astype("<f4").tobytes()).decode()
-        one = array.shape[:2] == (1, 1)
-        view[name] = array.ravel().tolist() if one else {"shape": list(array.shape), "float32": data}
+        array = np.asarray(fields[name], "<f4")
+        if array.shape[:2] == (1, 1):
+            view[name] = array.ravel().tolist()
+        else:
+            view[name] = {"shape": list(array.shape), "float32": base64.b64encode(array.tobytes()).decode()}
     content = {
-        "version": METADATA_VERSION,
-        "model": {"family": family, "depth": depth, "shortcut": model.shortcut}
-        | {name: fields[name] for name in MODEL_FIELDS},
+        "version": _VERSION,
+        "model": named | {name: fields[name] for name in MODEL_FIELDS},
         "preprocessing": view,
         "class_names": list(fields["class_names"]),
         **({} if dataset is None else {"dataset": dataset}),
     }
-    return {METADATA_KEY: json.dumps(content, ensure_ascii=False)}
+    return {_KEY: json.dumps(content, ensure_ascii=False)}
 
 
 def _own(metadata: Mapping[str, str]) -> Statement | None:
-    if METADATA_KEY not in metadata:
+    if _KEY not in metadata:
         return None
     try:
-        content = json.loads(metadata[METADATA_KEY])
-        if content["version"] in (1, METADATA_VERSION):
+        content = json.loads(metadata[_KEY])
+        if content["version"] in (1, _VERSION):
             model, view = content["model"], content["preprocessing"]
             model = {_OLD_NAMES.get(name, name): value for name, value in model.items()}
             fields = {"model": f"{model['family']}{model['depth']}", "class_names": tuple(content["class_names"])}
@@ -124,16 +116,15 @@ def _own(metadata: Mapping[str, str]) -> Statement | None:
             fields |= {"dataset": content["dataset"]} if "dataset" in content else {}
             return Statement(OWN, fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"its metadata {METADATA_KEY!r} is damaged: {error!r}") from error
+        raise InputError(f"its metadata {_KEY!r} is damaged: {error!r}") from error
     raise InputError(
-        f"its metadata has version {content['version']}, and this resnet_jax reads versions up to {METADATA_VERSION}: "
-        "update it"
+        f"its metadata has version {content['version']}, and this resnet_jax reads versions up to {_VERSION}: update it"
     )
 
 
 def _decoded(value: Any) -> np.ndarray:
     if isinstance(value, dict):
-        return np.frombuffer(base64.b64decode(value["float32"]), "<f4").reshape(value["shape"]).astype(np.float32)
+        value = np.frombuffer(base64.b64decode(value["float32"]), "<f4").reshape(value["shape"])
     return np.array(value, np.float32)
 
 
@@ -180,6 +171,8 @@ def _timms(config: dict[str, Any], log: Callable[[str], None]) -> tuple[dict[str
     changed = {name: value for name, value in (config.get("model_args") or {}).items() if name not in _HARMLESS}
     if changed.get("output_stride") == 32:
         del changed["output_stride"]
+    fields: dict[str, Any] = pixel_statistics(cfg.get("mean"), cfg.get("std"), "config.json: ")
+    fields |= {} if model is None else {"model": model}
     refusal = ""
     if model is None:
         refusal = f"its architecture is {architecture!r}, which {f'has {what}' if what else 'is none of the paper'}"
@@ -187,8 +180,6 @@ def _timms(config: dict[str, Any], log: Callable[[str], None]) -> tuple[dict[str
         refusal = f"its model_args {json.dumps(changed)} make another network of {architecture!r}"
     elif config.get("global_pool", "avg") not in ("avg", ""):
         refusal = f"its global_pool is {config['global_pool']!r}, and the paper's is an average"
-    fields: dict[str, Any] = pixel_statistics(cfg.get("mean"), cfg.get("std"), "config.json: ")
-    fields |= {} if model is None else {"model": model}
     if "interpolation" in cfg:
         fields["interpolation"] = cfg["interpolation"]
         if cfg["interpolation"] not in INTERPOLATIONS:
@@ -207,9 +198,8 @@ def _timms(config: dict[str, Any], log: Callable[[str], None]) -> tuple[dict[str
     if both.get("num_classes") is not None:
         fields["num_classes"] = int(both["num_classes"])
     if names := both.get("label_names"):
-        fields["class_names"] = tuple(
-            str(names[str(i)] if isinstance(names, dict) else names[i]) for i in range(len(names))
-        )
+        keys = map(str, range(len(names))) if isinstance(names, dict) else range(len(names))
+        fields["class_names"] = tuple(str(names[key]) for key in keys)
     if cfg.get("test_input_size"):
         size = int(cfg["test_input_size"][1])
         resize = int(size / (cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875)))

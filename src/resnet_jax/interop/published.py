@@ -1,8 +1,7 @@
 """What publishers of weights are known for: the names of their networks and files, and how they showed images."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +19,9 @@ CIFAR_STATISTICS = {
 class Statement(NamedTuple):
     """What one source says of a file of weights.
 
-    Attributes:
-      source: its name, for the user.
-      fields: the arguments of `load_torch` that it knows, and "num_classes" and "dataset"; "mean" and "std" as arrays,
-        of pixels from 0 to 255.
-      refusal: why the network it names cannot be built here, or "".
-      answer: the field with which the user says that it is another one all the same.
+    `fields` are the arguments of `load_torch` that it knows, "num_classes" and "dataset"; "mean" and "std" are arrays,
+    of pixels from 0 to 255. `refusal` says why the network it names cannot be built here; with the field `answer` the
+    user says that it is another one all the same.
     """
 
     source: str
@@ -34,28 +30,30 @@ class Statement(NamedTuple):
     answer: str = "model"
 
 
-def pixel_statistics(mean: Sequence[float] | None, std: Sequence[float] | None, where: str = "") -> dict[str, Any]:
+def pixel_statistics(mean: Any, std: Any, where: str = "") -> dict[str, np.ndarray]:
     """A mean and a standard deviation as people write them -> of pixels from 0 to 255, float32 (channels,).
 
     They are written of pixels from 0 to 1, as by torchvision and timm; one above 1 says that both are of pixels from
-    0 to 255, as Caffe's. One number stands for all channels.
-
-    Returns:
-      "mean" and "std", without what is None.
+    0 to 255, as Caffe's. One number stands for all channels. What is None is left out.
 
     Raises:
       InputError: not one or three finite numbers, or a standard deviation that is not above 0; begins with `where`.
     """
-    given = {name: values for name, values in (("mean", mean), ("std", std)) if values is not None}
-    # Of pixels from 0 to 1 neither is above 1.
-    numbers = [value for values in given.values() for value in values if isinstance(value, (int, float))]
-    scale = 1 if any(value > 1 for value in numbers) else 255
-    for name, values in given.items():
-        right = len(values) in (1, 3) and all(isinstance(v, (int, float)) and math.isfinite(v) for v in values)
-        if not right or min(values) < 0 or (name == "std" and min(values) == 0):
+    found = {}
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        try:
+            array = np.atleast_1d(np.asarray(values, np.float32))
+        except (TypeError, ValueError):  # no numbers
+            array = np.empty(0, np.float32)
+        right = array.shape in ((1,), (3,)) and np.isfinite(array).all() and array.min() >= 0
+        if not right or (name == "std" and not array.all()):
             wanted = "three numbers (or one), one for each channel" + (", above 0" if name == "std" else "")
-            raise InputError(f"{where}{name} is {','.join(map(str, values))}, but it must be {wanted}")
-    return {name: scale * np.array(values, np.float32) for name, values in given.items()}
+            raise InputError(f"{where}{name} is {','.join(map(str, np.ravel(values)))}, but it must be {wanted}")
+        found[name] = array
+    scale = 1 if any(array.max() > 1 for array in found.values()) else 255
+    return {name: scale * array for name, array in found.items()}
 
 
 def network_of(architecture: str) -> tuple[str | None, str]:
@@ -89,18 +87,20 @@ def _variant(name: str) -> str:
 _HASH = r"-[0-9a-f]{8}(?![0-9a-f])"
 _DEPTH = r"resnet(?P<depth>18|34|50|101|152)"
 _TORCHVISION_V1 = "5c106cde|f37072fd|333f7ec4|b627a593|19c8e357|0676ba61|5d3b4d8f|63fe2227|b121ed2d|394f9c45"
-# By the names that torchvision and timm gave their files: whose they are, image size, resizing and interpolation.
-_TV1 = ("torchvision's V1 weights", 224, 256, "bilinear")
-_TV2 = ("torchvision's V2 weights", 224, 232, "bilinear")
-# timm rounds 224 / 0.95 and 160 / 0.95 down.
-_TIMM = ("timm's weights", 224, 235, "bicubic")
-_TIMM_A3 = ("timm's A3 weights", 160, 168, "bicubic")
+_TIMM = "a1_0|a2_0|b1k|b2k|c1|c2|d|ram"
+# By the names that publishers gave their files: whose they are, image size, resizing (timm rounds 224 / 0.95 and
+# 160 / 0.95 down) and interpolation.
 _PUBLISHED = {
-    rf"{_DEPTH}(-(11ad3fa6|cd907fc2|f82ba261)|[\w.]*imagenet1k_v2|\.tv2_in1k)": _TV2,
-    rf"{_DEPTH}(-({_TORCHVISION_V1})|[\w.]*imagenet1k_v1|\.tv_in1k)": _TV1,
-    rf"{_DEPTH}(_a3_0{_HASH}|\.a3_in1k)": _TIMM_A3,
-    rf"{_DEPTH}(_(a1_0|a2_0|b1k|b2k|c1|c2|d|ram){_HASH}|\.(a1|a2|b1k|b2k|c1|c2|d|ram)_in1k)": _TIMM,
-    rf"gluon_{_DEPTH}_v1b{_HASH}": ("Gluon's weights", 224, 256, "bicubic"),
+    rf"{_DEPTH}(-(11ad3fa6|cd907fc2|f82ba261)|[\w.]*imagenet1k_v2|\.tv2_in1k)": (
+        "torchvision's V2",
+        224,
+        232,
+        "bilinear",
+    ),
+    rf"{_DEPTH}(-({_TORCHVISION_V1})|[\w.]*imagenet1k_v1|\.tv_in1k)": ("torchvision's V1", 224, 256, "bilinear"),
+    rf"{_DEPTH}(_a3_0{_HASH}|\.a3_in1k)": ("timm's A3", 160, 168, "bicubic"),
+    rf"{_DEPTH}(_({_TIMM}){_HASH}|\.({_TIMM.replace('_0', '')})_in1k)": ("timm's", 224, 235, "bicubic"),
+    rf"gluon_{_DEPTH}_v1b{_HASH}": ("Gluon's", 224, 256, "bicubic"),
 }
 
 
@@ -119,10 +119,10 @@ def named(name: str) -> Statement | None:
             "bottleneck_stride",
         )
     imagenet = pixel_statistics(IMAGENET_MEAN, IMAGENET_STD)
-    for pattern, (whose, image_size, resize, interpolation) in _PUBLISHED.items():
+    for pattern, (whose, *view) in _PUBLISHED.items():
         if match := re.search(pattern, name):
-            view = {"image_size": image_size, "resize": resize, "interpolation": interpolation}
-            return Statement(f"the name of {whose}", {"model": f"resnet{match['depth']}", **imagenet, **view})
+            fields = dict(zip(("image_size", "resize", "interpolation"), view, strict=True))
+            return Statement(f"the name of {whose} weights", {"model": f"resnet{match['depth']}", **imagenet, **fields})
     if match := re.search(rf"(?<![a-z_])resnet(20|32|44|56|110|1202){_HASH}", name):
         fields = {"model": f"cifar_resnet{match[1]}", "shortcut_padding": "both", **imagenet}
         return Statement("the name of akamaster's weights", fields)

@@ -13,35 +13,26 @@ Tensors = Mapping[str, np.ndarray]
 _ANCHOR = "layer1.0.conv1.weight"
 
 
-def silent(line: str) -> None:
-    """A log that keeps nothing."""
-
-
 def below_prefix(
-    tensors: Tensors, prefix: str | None = None, log: Callable[[str], None] = silent
+    tensors: Tensors, prefix: str | None = None, log: Callable[[str], None] = lambda line: None
 ) -> dict[str, np.ndarray]:
     """The tensors of a ResNet without what stands before their names, such as "state_dict.module._orig_mod.".
 
     Where a file holds a network and its running average (its prefix names "ema" or "swa"), the average is taken, as
-    timm does; else `prefix`, or the first parts of it, says which of several networks is wanted. Where it holds no
-    ResNet, all tensors are returned as they are.
-
-    Raises:
-      InputError: several networks and no `prefix`, or one that is not there.
+    timm does; else `prefix`, or the first parts of it, says which of several networks is wanted, or an InputError which
+    there are. Where it holds no ResNet, all tensors are returned as they are.
     """
     tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] != "n_averaged"}
     prefixes = sorted(name.removesuffix(_ANCHOR) for name in tensors if f".{name}".endswith(f".{_ANCHOR}"))
     if not prefixes:
         return tensors
-    shown = ", ".join(each.rstrip(".") or "(none)" for each in prefixes)
+    shown, chosen = ", ".join(each.rstrip(".") or "(none)" for each in prefixes), prefixes
     if prefix is not None:
         wanted = prefix.rstrip(".") + "." if prefix else ""
         chosen = [each for each in prefixes if each == wanted] or [each for each in prefixes if each.startswith(wanted)]
         if len(chosen) != 1:
             raise InputError(f"there is not one network with the prefix {prefix!r}: the prefixes are {shown}")
-    elif len(prefixes) == 1:
-        chosen = prefixes
-    else:
+    elif len(prefixes) > 1:
         chosen = [each for each in prefixes if re.search(r"(^|[._])(ema|swa|averaged?)([._]|$)", each)]
         if len(chosen) != 1:
             raise InputError(f"there are {len(prefixes)} networks: choose the prefix of one of them: {shown}")
@@ -51,19 +42,17 @@ def below_prefix(
     found = {name.removeprefix(chosen[0]): tensors[name] for name in tensors if owner[name] == chosen[0]}
     beside = sorted(name for name in tensors if owner[name] is None)
     if beside and not _linear_layers(found):
-        raise headless(found, beside)
+        raise headless(found | {name: tensors[name] for name in beside})
     if beside:
         log(f"left out, as no part of the network: {_few(beside)}")
     return found
 
 
-def with_fc(tensors: Tensors, log: Callable[[str], None] = silent) -> dict[str, np.ndarray]:
+def with_fc(tensors: Tensors, log: Callable[[str], None] = lambda line: None) -> dict[str, np.ndarray]:
     """The tensors as torchvision names them: the classifier "fc", the projections "downsample", no counters.
 
-    A classifier of one linear layer is recognised by any name and at any depth, as behind dropout in a Sequential.
-
-    Raises:
-      InputError: the classifier has several layers.
+    A classifier of one linear layer is recognised by any name and at any depth, as behind dropout in a Sequential; one
+    of several is an InputError.
     """
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     layers = _linear_layers(kept)
@@ -82,10 +71,10 @@ def with_fc(tensors: Tensors, log: Callable[[str], None] = silent) -> dict[str, 
     }
 
 
-def headless(tensors: Tensors, beside: Sequence[str] | None = None) -> InputError:
+def headless(tensors: Tensors) -> InputError:
     """The error that the classifier is missing; it names what there is beside the backbone."""
-    features = max((tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 4), default=0)
-    beside = sorted(_outside_backbone(tensors)) if beside is None else beside
+    kernels = [tensor for name, tensor in tensors.items() if name.startswith("layer") and tensor.ndim == 4]
+    features, beside = max((kernel.shape[0] for kernel in kernels), default=0), sorted(_outside_backbone(tensors))
     there = f"; beside the backbone there are {_few(beside)}" if beside else ""
     return InputError(
         f"the classifier is missing, fc.weight of shape (classes, {features}) and fc.bias (classes,): "

@@ -17,6 +17,7 @@ Tensors do not show everything, see `conventions`. `from_torch` is told whose ne
 network of ours that would compute something else with them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,9 @@ from flax import traverse_util
 
 from resnet_jax import models
 from resnet_jax.errors import InputError
-from resnet_jax.interop.torch_names import Tensors, with_fc
+from resnet_jax.interop.torch_names import Tensors, headless, with_fc
 from resnet_jax.models import ResNet
+from resnet_jax.models.zoo import IMAGENET_STAGES
 
 _LEAVES = {
     ("params", "kernel"): "weight",
@@ -71,27 +73,68 @@ def conventions(model: ResNet) -> dict[str, Any]:
     return found
 
 
-def _abstract(model: ResNet, channels: int) -> dict[Any, Any]:
-    """The shape and dtype of every variable of every single block, by its path."""
-    # The parameters depend on the number of input channels alone.
-    return traverse_util.flatten_dict(models.unstack(models.abstract_variables(model, (32, 32, channels))))
-
-
-def torch_paths(model: ResNet, layout: str = "torchvision", channels: int = 3) -> dict[str, tuple[str, ...]]:
-    """The torch name of every parameter and running statistic of a network, and its path in `models.unstack`."""
+def _by_torch_name(variables: Mapping[str, Any], layout: str = "torchvision") -> dict[str, tuple[tuple[str, ...], Any]]:
+    """The torch name of every parameter and running statistic, with its path in `models.unstack` and its array."""
     classifier, projection = ("linear", "shortcut") if layout == "akamaster" else ("fc", "downsample")
     found = {}
-    for path in _abstract(model, channels):
-        collection, module, *inner, name = path
-        if module.startswith("stage"):
-            number = int(inner[0].removeprefix("block")) - 1
-            layer = ".".join(inner[1:])
-            layer = layer.replace("shortcut.conv", f"{projection}.0").replace("shortcut.bn", f"{projection}.1")
-            module = f"layer{module.removeprefix('stage')}.{number}.{layer}"
-        elif module == "fc":
-            module = classifier
-        found[f"{module}.{_LEAVES[collection, name]}"] = path
+    flat: dict[Any, Any] = traverse_util.flatten_dict(models.unstack(variables))
+    for path, array in flat.items():
+        name = re.sub(r"stage(\d+)\.block(\d+)", lambda at: f"layer{at[1]}.{int(at[2]) - 1}", ".".join(path[1:-1]))
+        name = name.replace("shortcut.conv", f"{projection}.0").replace("shortcut.bn", f"{projection}.1")
+        found[f"{classifier if name == 'fc' else name}.{_LEAVES[path[0], path[-1]]}"] = path, array
     return found
+
+
+def identify(tensors: Tensors) -> ResNet:
+    """The network of the paper that weights are of by their names and shapes.
+
+    What leaves no trace in them (see `conventions`) is torchvision's for ImageNet networks, and akamaster's for CIFAR
+    networks; of a plain network and its twin with shortcut A the residual one is returned. Nor can anti-aliased pooling
+    (timm's resnetblur18) or dilation be seen, which no network of ours has. Wide and grouped networks have other
+    shapes, which `from_torch` names.
+
+    Raises:
+      InputError: they are no ResNet of the paper, or lack the classifier.
+    """
+    names = ", ".join(sorted(tensors)[:3]) or "none"
+    tensors = with_fc(tensors)
+    if "conv1.0.weight" in tensors:
+        raise InputError(
+            "these networks begin with several 3x3 convolutions (conv1.0.weight …), as timm's resnet50d does, "
+            "and the paper's with one convolution (conv1.weight)"
+        )
+    blocks = {match[0] for match in (re.match(r"layer[1-4]\.\d+\.", name) for name in tensors) if match}
+    sizes = tuple(sum(block.startswith(f"layer{stage}.") for block in blocks) for stage in range(1, 5))
+    if not all(sizes[:3]) or "conv1.weight" not in tensors:
+        raise InputError(
+            "these are not the weights of a ResNet: conv1.weight, layer1.0.conv1.weight … and fc.weight were expected, "
+            f"and the names are {names} …"
+        )
+    if "fc.weight" not in tensors:
+        raise headless(tensors)
+    if not any(name.endswith(".running_mean") for name in tensors):
+        raise InputError(
+            "these weights have no running statistics (bn1.running_mean …), as timm's resnet50_gn, and the paper's "
+            "networks have batch norms"
+        )
+    for name in sorted(tensors):
+        if name.endswith(".downsample.1.weight") and tensors[name].ndim == 4:
+            raise InputError(
+                f"{name} is a convolution: this network pools before it projects a shortcut, as timm's resnet50d does"
+            )
+    cifar, layers = not sizes[3], 3 if "layer1.0.conv3.weight" in tensors else 2
+    depth = layers * sum(sizes) + 2
+    if (sizes[:3] != sizes[:1] * 3 or layers != 2) if cifar else sizes != IMAGENET_STAGES.get(depth):
+        shown = ", ".join(str(size) for size in sizes if size)
+        raise InputError(f"no network of the paper has {shown} blocks of {layers} convolutions in its stages")
+    projected = sum(name.endswith(".downsample.0.weight") for name in tensors)
+    layout = LAYOUTS["akamaster" if cifar else "torchvision"]
+    return models.create(
+        f"{'cifar_' if cifar else ''}resnet{depth}",
+        num_classes=tensors["fc.weight"].shape[0],
+        shortcut="C" if projected == sum(sizes) else "B" if projected else "A",
+        **{name: layout[name] for name in ("shortcut_padding", "bottleneck_stride", "stem_pool_padding")},
+    )
 
 
 # Convolutions, linear layers, and vectors, by their number of axes.
@@ -100,16 +143,13 @@ _FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
 
 
 def from_torch(tensors: Tensors, model: ResNet, layout: str | None = None) -> dict[str, Any]:
-    """Our variables, float32, from a network's tensors by their torch names.
+    """The variables of a network, float32 NumPy arrays, from tensors by their torch names.
 
     Args:
       tensors: see `interop.files.read_weights`.
       model: the network that they are meant for.
       layout: whose networks they are of, a name in `LAYOUTS`; by default see `default_layout`. "own" says that they
         were trained in a network such as this one.
-
-    Returns:
-      The collections "params" and "batch_stats" as NumPy arrays.
 
     Raises:
       InputError: a weight is missing, left over, or of another shape; the message names it and what was expected. Or
@@ -120,12 +160,11 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | None = None) -> di
     if layout not in layouts:
         raise InputError(f"unknown layout {layout!r}: it is one of {', '.join(layouts)}")
     tensors = with_fc(tensors)
-    channels = input_channels(tensors)
-    shapes, named = _abstract(model, channels), torch_paths(model, channels=channels)
+    # Shapes depend on the channels of the images, and not on their size.
+    named = _by_torch_name(models.abstract_variables(model, (32, 32, input_channels(tensors))))
     missing = [name for name in named if name not in tensors]
-    for name, path in named.items():
-        shape = shapes[path].shape
-        expected = tuple(shape[axis] for axis in _TO_TORCH[len(shape)])
+    for name, (_, ours) in named.items():
+        expected = tuple(ours.shape[axis] for axis in _TO_TORCH[ours.ndim])
         if name not in tensors:
             raise InputError(
                 f"the weights lack {name}, of shape {expected}{_more(missing)}: are they of another network?"
@@ -142,11 +181,9 @@ def from_torch(tensors: Tensors, model: ResNet, layout: str | None = None) -> di
             f"weights of the layout {layout!r} are for networks with {wanted}, but this one has {ours} and would "
             "compute something else: create it as they want, or, if they were trained in such a one, say layout='own'"
         )
-    flat = {
-        path: np.array(tensors[name].transpose(_FROM_TORCH[tensors[name].ndim]), np.float32, order="C")
-        for name, path in named.items()
-    }
-    for name, path in named.items():
+    flat = {}
+    for name, (path, _) in named.items():
+        flat[path] = np.array(tensors[name].transpose(_FROM_TORCH[tensors[name].ndim]), np.float32, order="C")
         if not np.isfinite(flat[path]).all():
             raise InputError(f"the weights hold numbers in {name} that are not finite: they are of no use")
     return models.stack(traverse_util.unflatten_dict(flat))
@@ -164,20 +201,16 @@ def _more(names: Sequence[str]) -> str:
     return f", and {len(names) - 1} more (in {roots})" if roots else ""
 
 
-def to_torch(variables: Mapping[str, Any], model: ResNet, layout: str = "torchvision") -> dict[str, np.ndarray]:
+def to_torch(variables: Mapping[str, Any], *, layout: str = "torchvision") -> dict[str, np.ndarray]:
     """A network's tensors by their torch names: the inverse of `from_torch`, bit for bit.
 
     Args:
-      variables: with collections "params" and "batch_stats".
-      model: the network they belong to.
+      variables: of a `ResNet`, with the collections "params" and "batch_stats".
       layout: whose names are wanted, one of `LAYOUTS`.
     """
-    # Channels have no part in names and axes.
-    flat: dict[Any, Any] = traverse_util.flatten_dict(models.unstack(jax.device_get(dict(variables))))
     tensors = {}
-    for name, path in torch_paths(model, layout).items():
-        value = np.asarray(flat[path])
-        tensors[name] = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
+    for name, (_, value) in _by_torch_name(jax.device_get(dict(variables)), layout).items():
+        tensors[name] = np.ascontiguousarray(np.asarray(value).transpose(_TO_TORCH[np.ndim(value)]))
         if name.endswith("running_var"):
             tensors[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return tensors
