@@ -21,7 +21,6 @@ map to logits). Blocks that are alike lie in one array; `unstack` separates them
 
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stacking import stack, unstack
-from resnet_jax.models.variables import abstract_variables, init
-from resnet_jax.models.zoo import FAMILIES, NAMES, create
+from resnet_jax.models.zoo import FAMILIES, NAMES, abstract_variables, create, init
 
 __all__ = ["FAMILIES", "NAMES", "ResNet", "abstract_variables", "create", "init", "stack", "unstack"]

@@ -11,14 +11,10 @@ from resnet_jax.models.layers import Shortcut
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (figure 2); the first one has the stride.
+    """Two 3x3 convolutions (figure 2) of so many features; the first one has the stride.
 
-    Attributes:
-      features: channels of every convolution and of the output.
-      stride: 1, or 2 to halve the feature map.
-      shortcut, shortcut_padding: see `ResNet`.
-      norm: makes a batch norm, given a name.
-      last_scale: draws the scale of the last batch norm of the residual branch.
+    For `shortcut` and `shortcut_padding` see `ResNet`. `norm` makes a batch norm, given a name; `last_scale` draws the
+    scale of the last one of the residual branch.
     """
 
     features: int
@@ -42,19 +38,12 @@ class BasicBlock(nn.Module):
         return nn.relu(y)
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(BasicBlock):
     """1x1 to reduce, 3x3, 1x1 to restore four times the channels (figure 5).
 
-    Attributes: as of `BasicBlock`; `features` are those of the 3x3 convolution. For `bottleneck_stride` see `ResNet`.
+    `features` are those of the 3x3 convolution. For `bottleneck_stride` see `ResNet`.
     """
 
-    features: int
-    stride: int
-    shortcut: str | None
-    shortcut_padding: str
-    norm: Any
-    dtype: Any = jnp.float32
-    last_scale: Any = nn.initializers.ones
     bottleneck_stride: str = "1x1"
 
     @nn.compact

@@ -1,5 +1,6 @@
 """Batch normalisation and the scope of its statistics, the three shortcuts, and the stem's pooling."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -16,12 +17,12 @@ from resnet_jax.models.conv import Conv
 class BatchNorm(nn.Module):
     """Batch normalisation over (batch, height, width), with statistics at least in float32 (paper section 3.4).
 
-    Ghost batch norm (1705.08741): `bn_group_size` is the scope of the statistics, as many images as are normalised
-    together in training. None is the whole batch, on all devices (synchronised batch norm). The paper's nets normalised
-    per GPU, 32 images on ImageNet and 64 on CIFAR-10; a group size gives those statistics on any number of devices, and
-    without communication in the forward pass where no group crosses a device; `bn_groups` decides which do. The running
-    statistics average the groups, as the paper's GPUs each kept their own: how much the groups' means differ is no part
-    of the running variance (`evaluation.recalibration` measures all images together).
+    Ghost batch norm (1705.08741): `bn_group_size` images are normalised together in training; None is the whole batch,
+    on all devices (synchronised batch norm). The paper's nets normalised per GPU, 32 images on ImageNet and 64 on
+    CIFAR-10; a group size gives those statistics on any number of devices, and without communication in the forward
+    pass where no group crosses a device (`bn_groups`). The running statistics average the groups, as the paper's GPUs
+    each kept their own: how much the groups' means differ is no part of the running variance
+    (`evaluation.recalibration` measures all images together).
 
     The batch is normalised by the biased variance. The running one is the unbiased estimate, as in Caffe and Torch
     (Flax keeps the biased one).
@@ -61,15 +62,19 @@ class BatchNorm(nn.Module):
         if train:
             # Both moments in one pass over the activations, and one reduction where a group spans several devices.
             moments = jnp.stack([grouped.mean((1, 2, 3)), jnp.square(grouped).mean((1, 2, 3))])
-            if self.axis_name is not None and devices > 1:
-                moments = _mean_over(self.axis_name, devices, moments)
+            if self.axis_name is not None and devices > 1:  # so many neighbours
+                total = lax.axis_size(self.axis_name)
+                neighbours = [list(range(first, first + devices)) for first in range(0, total, devices)]
+                within = neighbours if devices < total else None
+                moments = lax.psum(moments, self.axis_name, axis_index_groups=within) / devices
             mean = moments[0]
             var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
             if not self.is_initializing():
-                count = grouped.shape[1] * grouped.shape[2] * grouped.shape[3] * devices
+                count = math.prod(grouped.shape[1:4]) * devices
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = self._updated(running_mean.value, mean)
-                running_var.value = self._updated(running_var.value, unbiased)
+                for running, batch in ((running_mean, mean), (running_var, unbiased)):
+                    average = batch.mean(0).astype(running.value.dtype)
+                    running.value = self.momentum * running.value + (1 - self.momentum) * average
         else:
             mean, var = (each.value[None].astype(statistics_dtype) for each in (running_mean, running_var))
 
@@ -78,20 +83,12 @@ class BatchNorm(nn.Module):
         y = (grouped - mean[:, None, None, None]) * factor[:, None, None, None] + bias[None, None, None, None]
         return y.reshape(x.shape).astype(self.dtype)
 
-    def _updated(self, running: jax.Array, batch: jax.Array) -> jax.Array:
-        return self.momentum * running + (1 - self.momentum) * batch.mean(0).astype(running.dtype)
-
 
 def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int, int]:
     """How a batch falls into the groups of ghost batch norm: the one place that decides it.
 
-    Args:
-      images: that each device has at a time.
-      devices: over which a group may extend.
-      bn_group_size: images that share statistics; None for all.
-
-    Returns:
-      the groups of each device, and the devices that each group extends over; one of them is 1.
+    Of the `images` that each of so many devices has at a time, `bn_group_size` share statistics, or all where it is
+    None. Returns the groups of each device, and the devices that each group extends over; one of them is 1.
 
     Raises:
       ValueError: the group size does not fit; the message says which ones do.
@@ -104,7 +101,7 @@ def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int
         return images // size, 1
     if size > 0 and size % images == 0 and devices % (size // images) == 0:
         return 1, size // images
-    near = max(each for each in range(1, images + 1) if images % each == 0 and (each == 1 or each <= size))
+    near = max(each for each in range(1, images + 1) if images % each == 0 and each <= max(size, 1))
     where, larger = f"{images} images", ""
     if devices > 1:
         where = f"the {images} images that each of {devices} devices has at a time"
@@ -113,13 +110,6 @@ def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int
         f"bn_group_size={size} does not fit {where}: use a divisor of {images} such as {near}{larger}, or None for the "
         "statistics of the whole batch"
     )
-
-
-def _mean_over(axis_name: tuple[str, ...], devices: int, moments: jax.Array) -> jax.Array:
-    """The mean over each group of so many neighbouring devices."""
-    total = lax.axis_size(axis_name)
-    groups = [list(range(first, first + devices)) for first in range(0, total, devices)]
-    return lax.psum(moments, axis_name, axis_index_groups=groups if devices < total else None) / devices
 
 
 def batch_norm_maps(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, int]]:
@@ -147,10 +137,8 @@ def zero_pad_shortcut(
 ) -> Float[Array, "b _ _ {features}"]:
     """Option A: every `stride`-th pixel, and zeros in the channels that `x` lacks (paper section 3.3).
 
-    The zeros are behind the channels ("end"), or half before and half behind ("both").
-
-    Raises:
-      ValueError: `x` has more channels than `features`.
+    The zeros are behind the channels ("end"), or half before and half behind ("both"). More channels than `features`
+    are a ValueError.
 
     >>> zero_pad_shortcut(jnp.ones((1, 2, 2, 1)), 3, 2, "both")[0, 0, 0].tolist()
     [0.0, 1.0, 0.0]
@@ -163,13 +151,10 @@ def zero_pad_shortcut(
 
 
 class Shortcut(nn.Module):
-    """The path around a block's residual branch: option A, B or C (paper section 3.3).
+    """The path around a block's residual branch (paper section 3.3).
 
-    Attributes:
-      option: "A" zero-padded identity; "B" projection where the dimensions change, else identity; "C" projection
-        everywhere.
-      features, stride, shortcut_padding: see `zero_pad_shortcut`.
-      norm: makes the batch norm after a projection.
+    `option` is "A", identity, zero-padded as `zero_pad_shortcut` says; "B", projection where the dimensions change; or
+    "C", projection everywhere. `norm` makes the batch norm after a projection.
     """
 
     option: str
@@ -189,10 +174,8 @@ class Shortcut(nn.Module):
 
 
 def max_pool(x: Float[Array | np.ndarray, "b h w c"], padding: str) -> Float[Array, "b _ _ channels"]:
-    """3x3 max pooling of stride 2; 112 x 112 become 56 x 56 either way.
-
-    "caffe" lets the first window start at the first pixel and rounds the number of windows up; "torch" pads one pixel
-    on every side.
+    """3x3 max pooling of stride 2: "caffe" lets the first window start at the first pixel and rounds the number of
+    windows up, "torch" pads one pixel on every side. 112 x 112 become 56 x 56 either way.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), "torch")[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]

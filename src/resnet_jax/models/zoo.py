@@ -1,8 +1,14 @@
-"""The networks by their names: resnet18 … resnet152, plain18 …, cifar_resnet20 … 1202, cifar_plain20 …"""
+"""The networks by their names, resnet18 … 152, plain18 …, cifar_resnet20 … 1202, cifar_plain20 …; their variables."""
 
 import difflib
 import re
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from resnet_jax.models.resnet import ResNet
 
@@ -47,15 +53,13 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
         raise ValueError(f"num_classes is {num_classes!r}, but it must be a whole number, at least 1")
     if plain and shortcut is not None:
         raise ValueError(f"{name!r} is a plain network and has no shortcuts, but shortcut {shortcut!r} was given")
-    if not plain:
-        if shortcut is None:
-            shortcut = "A" if cifar else "B"
-        if shortcut not in ("A", "B", "C"):
-            raise ValueError(
-                f"unknown shortcut {shortcut!r}: it is A (zero padding), "
-                "B (projection where dimensions grow) or C (all projections)"
-            )
-
+    if not plain and shortcut is None:
+        shortcut = "A" if cifar else "B"
+    if shortcut not in ("A", "B", "C", None):
+        raise ValueError(
+            f"unknown shortcut {shortcut!r}: it is A (zero padding), "
+            "B (projection where dimensions grow) or C (all projections)"
+        )
     if cifar:
         if depth < 8 or (depth - 2) % 6:
             near = max(8, 6 * round((depth - 2) / 6) + 2)
@@ -86,3 +90,35 @@ def family_and_depth(model: ResNet) -> tuple[str, int]:
     """What `create` calls such a network: ("cifar_resnet", 20)."""
     family = f"{'cifar_' if model.stem == 'cifar' else ''}{'plain' if model.shortcut is None else 'resnet'}"
     return family, (3 if model.bottleneck else 2) * sum(model.stage_sizes) + 2
+
+
+def init(model: nn.Module, image_shape: Sequence[int], key: jax.Array) -> dict[str, Any]:
+    """Draws the variables of a network: the collections "params" and "batch_stats", nested dicts of float32 arrays.
+
+    Args:
+      model: any module that is called as a `ResNet`.
+      image_shape: (height, width, channels). Only the channels matter to a `ResNet`, whose maps have any size.
+      key: of `jax.random`; the same key draws the same variables on any number of devices.
+
+    >>> from resnet_jax import models
+    >>> variables = models.init(models.create("cifar_resnet8"), (32, 32, 3), jax.random.key(0))
+    >>> variables["params"]["fc"]["kernel"].shape
+    (64, 10)
+    """
+    return _init(model, tuple(image_shape), key)
+
+
+def abstract_variables(model: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
+    """The shapes and dtypes of what `init` draws, as `jax.ShapeDtypeStruct`s; nothing is computed.
+
+    >>> from resnet_jax import models
+    >>> abstract_variables(models.create("cifar_resnet8"), (32, 32, 3))["params"]["fc"]["kernel"]
+    ShapeDtypeStruct(shape=(64, 10), dtype=float32)
+    """
+    return jax.eval_shape(partial(init, model, image_shape), jax.random.key(0))
+
+
+# Compiled as a part of what calls it, and traced once for all of those.
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(model: nn.Module, image_shape: tuple[int, ...], key: jax.Array) -> Any:
+    return model.init(key, jnp.zeros((1, *image_shape)), train=False)
