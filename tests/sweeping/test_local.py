@@ -52,6 +52,7 @@ def test_gpus_are_found(machine, monkeypatch):
         (SMI, {"CUDA_VISIBLE_DEVICES": "3,5"}, ["3", "5"]),
         (SMI, {"CUDA_VISIBLE_DEVICES": ""}, []),
         (SMI, {"CUDA_VISIBLE_DEVICES": "-1"}, []),
+        (SMI, {"CUDA_VISIBLE_DEVICES": "1,-1,0"}, ["1"]),
         (SMI, {"JAX_PLATFORMS": "cpu"}, []),
         (SMI, {"JAX_PLATFORMS": "cuda,cpu"}, ["0", "1"]),
     ]

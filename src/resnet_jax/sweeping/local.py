@@ -3,6 +3,7 @@
 import glob
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -20,10 +21,7 @@ from resnet_jax.sweeping.runs import Run
 def start_process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Starts resnet-jax with a command's arguments, in a session of its own; it ends when this process ends.
 
-    Args:
-      command: such as ["train", "--config=digits"].
-      log: a file for its output, behind what is there.
-      environment: variables beside those of this process.
+    Its output goes behind what is in `log`, and `environment` has variables beside those of this process.
     """
     with log.open("ab") as file:
         file.write(f"$ resnet-jax {shlex.join(command)}\n".encode())
@@ -49,11 +47,10 @@ def visible_devices() -> list[dict[str, str]]:
     on a CPU, or where JAX_PLATFORMS leaves them out.
     """
     platforms = set(os.environ.get("JAX_PLATFORMS", "").split(","))
-    plugins = {entry.name for entry in importlib.metadata.entry_points(group="jax_plugins")}
-    if {"", "cuda", "gpu"} & platforms and any("cuda" in name for name in plugins):
-        names = _listed("CUDA_VISIBLE_DEVICES", _nvidia_devices)
-        if names:
-            return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+    plugins = [entry.name for entry in importlib.metadata.entry_points(group="jax_plugins")]
+    cuda = {"", "cuda", "gpu"} & platforms and any("cuda" in name for name in plugins)
+    if cuda and (names := _listed("CUDA_VISIBLE_DEVICES", _nvidia_devices)):
+        return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
     if {"", "tpu"} & platforms and importlib.util.find_spec("libtpu"):
         bounds = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
         return [{"TPU_VISIBLE_CHIPS": name, **bounds} for name in _listed("TPU_VISIBLE_CHIPS", _tpu_chips)]
@@ -63,7 +60,8 @@ def visible_devices() -> list[dict[str, str]]:
 def _listed(variable: str, find: Callable[[], list[str]]) -> list[str]:
     value = os.environ.get(variable)
     # CUDA takes no device from -1 on.
-    return find() if value is None else [name for name in value.split(",") if name.strip() not in ("", "-1")]
+    shown = itertools.takewhile(lambda name: name.strip() != "-1", (value or "").split(","))
+    return find() if value is None else [name for name in shown if name.strip()]
 
 
 def _tpu_chips() -> list[str]:
@@ -78,17 +76,11 @@ def _nvidia_devices() -> list[str]:
 
 
 def environments(devices: Sequence[Mapping[str, str]], jobs: int | None) -> list[dict[str, str]]:
-    """The variables of each job that runs at the same time, beside those of this process.
-
-    Args:
-      devices: the variables that show a process one accelerator each.
-      jobs: how many; None: one for each accelerator, or one where there is none.
-    """
+    """The variables of each of `jobs` at the same time, see `LocalProcesses`, beside those of this process."""
     jobs = jobs or len(devices) or 1
     if jobs == 1 or not devices:
-        return [{} for _ in range(jobs)]
-    sharing = -(-jobs // len(devices))
-    share = {}
+        return [{}] * jobs
+    sharing, share = -(-jobs // len(devices)), {}
     if sharing > 1 and "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:
         # Of a GPU's memory; JAX's own share of 0.75 is for a single process.
         share["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharing:.3f}"
@@ -122,8 +114,7 @@ class LocalProcesses:
         """Those that have ended since the last call, each with how."""
         gone = []
         for slot, (run, process) in list(self._slots.items()):
-            status = process.poll()
-            if status is not None:
+            if (status := process.poll()) is not None:
                 del self._slots[slot]
                 process.communicate()  # closes its pipe
                 gone.append((run, describe_status(status)))

@@ -13,10 +13,7 @@ Point = dict[str, str]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers that a search may draw, both ends included: whole ones if the ends are.
-
-    With `log` equal ratios are equally probable, instead of equal differences.
-    """
+    """Numbers that a search may draw, both ends included, whole ones if the ends are; with `log` by equal ratios."""
 
     low: float
     high: float
@@ -43,28 +40,24 @@ def parse_axes(axes: Sequence[str]) -> Axes:
             raise InputError(f"--axis={axis!r} is not of the form FIELD=VALUE,VALUE,… such as model.depth=20,32,44")
         if field in parsed:
             raise InputError(f"the axis {field} is given twice: give its values in one --axis")
-        match = _RANGE.fullmatch(text)
-        parsed[field] = _parse_range(axis, *match.groups()) if match else values
+        parsed[field] = values
+        if match := _RANGE.fullmatch(text):
+            kind = int if all(re.fullmatch(r"[-+]?\d+", end) for end in match.groups()[:2]) else float
+            low, high, log = kind(match[1]), kind(match[2]), bool(match[3])
+            if not low < high or (log and low <= 0):
+                above = " and both are above 0" if log else ""
+                raise InputError(f"--axis={axis!r} is no range: the first number is less than the second{above}")
+            parsed[field] = Range(low, high, log)
     if not parsed:
         raise InputError("a sweep needs at least one --axis=FIELD=VALUE,VALUE,…")
     return parsed
 
 
-def _parse_range(axis: str, low: str, high: str, log: str | None) -> Range:
-    kind = int if all(re.fullmatch(r"[-+]?\d+", end) for end in (low, high)) else float
-    if not kind(low) < kind(high) or (log and kind(low) <= 0):
-        above = " and both are above 0" if log else ""
-        raise InputError(f"--axis={axis!r} is no range: the first number is less than the second{above}")
-    return Range(kind(low), kind(high), bool(log))
-
-
 def grid(axes: Axes, combine: str) -> list[Point]:
     """The points of axes of values.
 
-    Args:
-      axes: see `parse_axes`.
-      combine: "product", every value with every other one, the last axis varying fastest; or "zip", the first values
-        of all axes together, then the second ones, and so on.
+    `combine` is "product", every value with every other one, the last axis varying fastest; or "zip", the first values
+    of all axes together, then the second ones, and so on.
 
     Raises:
       InputError: a range, which only a search can use; axes of different lengths for "zip"; the same point twice.
@@ -78,18 +71,20 @@ def grid(axes: Axes, combine: str) -> list[Point]:
         lengths = ", ".join(f"{field} has {len(values)}" for field, values in lists.items())
         raise InputError(f"--combine=zip needs axes with equally many values, but {lengths}")
     tuples = zip(*lists.values(), strict=True) if combine == "zip" else itertools.product(*lists.values())
-    points = [dict(zip(lists, values, strict=True)) for values in tuples]
-    names = [point_name(point) for point in points]
-    for name in names:
-        if names.count(name) > 1:
+    points = {}
+    for values in tuples:
+        point = dict(zip(lists, values, strict=True))
+        name = point_name(point)
+        if name in points:
             raise InputError(f"the point {name} is there twice: give each value of an axis once")
-    return points
+        points[name] = point
+    return list(points.values())
 
 
 def corners(axes: Axes) -> list[Point]:
     """Points that have every value of every axis, and both ends of every range, at least once."""
     values = {
-        field: [str(axis.low), str(axis.high)] if isinstance(axis, Range) else axis for field, axis in axes.items()
+        field: [str(each.low), str(each.high)] if isinstance(each, Range) else each for field, each in axes.items()
     }
     first = {field: each[0] for field, each in values.items()}
     return [first, *(first | {field: value} for field, each in values.items() for value in each[1:])]

@@ -15,15 +15,10 @@ from resnet_jax.sweeping.points import Point, point_name
 
 @dataclass
 class Run:
-    """One point of a sweep.
+    """One point of a sweep, and what has become of it.
 
-    Attributes:
-      point: the values of its fields.
-      directory: its workdir.
-      state: "waiting", "running", "complete" or "failed".
-      split, error: of a complete one: what its error was measured on, and that error as a share.
-      message: one line about why it failed.
-      log_start: behind what earlier starts wrote in its log, in bytes.
+    Its `state` is "waiting", "running", "complete" or "failed". A complete one has a `split` and the `error` on it, a
+    share; a failed one a `message` of one line. Earlier starts wrote `log_start` bytes of its log.
     """
 
     point: Point
@@ -53,9 +48,8 @@ class Run:
     def conclude(self, ending: str, *, validation: bool = False) -> None:
         """Finds out what has become of it when its process has ended.
 
-        Args:
-          ending: how the process ended, for a point that is not complete and whose log says nothing.
-          validation: take the validation error for its error, never that of the result, which can be the test error.
+        `ending` says how, for a point that is not complete and whose log says nothing. With `validation` its error is
+        the validation error, never that of the result, which can be the test error.
         """
         self.state = "failed"
         try:
@@ -83,8 +77,7 @@ class Run:
 
 def _validation_error(directory: Path) -> float:
     damage: list[str] = []
-    lines = read_metrics(directory, damage.append)
-    errors = [line["validation_error"] for line in lines if "validation_error" in line]
+    errors = [line["validation_error"] for line in read_metrics(directory, damage.append) if "validation_error" in line]
     if not errors:
         raise InputError("its metrics.jsonl holds no validation error")
     if damage:  # the last error that is left may be an earlier one than that of the last iteration
@@ -103,27 +96,19 @@ def _last_words(log: Path, start: int) -> str:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Groups complete runs that differ in nothing but their seed.
-
-    Returns:
-      For each combination of the axes other than seed: "point", the "split" whose errors these are, and "errors", one
-      for each seed, with their "mean" and "std" (of the sample; None for a single seed).
+    """Of each combination of the axes other than seed the complete runs: "point", the "split" whose errors these are,
+    and "errors", one for each seed, with their "mean" and "std" (of the sample; None for a single seed).
     """
-    groups: dict[tuple[str | None, tuple[tuple[str, str], ...]], list[float]] = {}
+    rows: dict[tuple[str | None, str], dict[str, Any]] = {}
     for run in runs:
         if run.error is not None:
-            key = tuple((field, value) for field, value in run.point.items() if field != "seed")
-            groups.setdefault((run.split, key), []).append(run.error)
-    return [
-        {
-            "point": dict(key),
-            "split": split,
-            "errors": errors,
-            "mean": statistics.fmean(errors),
-            "std": statistics.stdev(errors) if len(errors) > 1 else None,
-        }
-        for (split, key), errors in groups.items()
-    ]
+            point = {field: value for field, value in run.point.items() if field != "seed"}
+            row = rows.setdefault((run.split, point_name(point)), {"point": point, "split": run.split, "errors": []})
+            row["errors"].append(run.error)
+    for row in rows.values():
+        errors = row["errors"]
+        row |= {"mean": statistics.fmean(errors), "std": statistics.stdev(errors) if len(errors) > 1 else None}
+    return list(rows.values())
 
 
 def results_table(rows: Sequence[dict[str, Any]], title: str) -> str:

@@ -13,13 +13,9 @@ from resnet_jax.sweeping.points import Axes, Point, Range, point_name
 class Search:
     """Optuna's study of a sweep, kept in DIR/study.db: the same command goes on with it.
 
-    A trial whose point has been trained before, in whatever start, gets that point's error. A point that was
-    interrupted or failed in an earlier start is proposed again.
-
-    Args:
-      axes: to search; values as categories, ranges as numbers.
-      trials: with an error, in all starts together; those that fail in this start count too.
-      directory: of the sweep.
+    `trials` have an error, in all starts together; those that fail in this start count too. A trial whose point has
+    been trained before, in whatever start, gets that point's error. A point that was interrupted or failed in an
+    earlier start is proposed again.
 
     Raises:
       InputError: Optuna is not installed, or the study has other axes.
@@ -84,10 +80,7 @@ class Search:
     def tell(self, point: Point, error: float | None) -> None:
         """Gives the validation error of a point, a share, or None where it failed, to all trials that wait for it."""
         for number in self._open.pop(point_name(point), []):
-            if error is None:
-                self._study.tell(number, state=self._states.FAIL)
-            else:
-                self._study.tell(number, error)
+            self._study.tell(number, error, state=self._states.FAIL if error is None else None)
 
     def _point(self, params: dict[str, Any]) -> Point:
         return {field: str(params[field]) for field in self._distributions}

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from resnet_jax.errors import InputError
 from resnet_jax.files import write_whole
@@ -24,9 +25,7 @@ class SlurmArray:
     The folder DIR/slurm holds submitit's files, and DIR/slurm.json the jobs' names, so that the same command watches
     the jobs that it finds at work and submits the other points only. A job that comes to its time limit, or that gives
     way to another one, saves and is queued again. At most `jobs` points are submitted and not ended, where it is given.
-
-    Raises:
-      InputError: submitit or SLURM is not installed, or a parameter is wrong.
+    Where submitit or SLURM is not installed, or a parameter is wrong, it raises InputError.
     """
 
     def __init__(self, directory: Path, jobs: int | None, parameters: Sequence[str]):
@@ -34,15 +33,12 @@ class SlurmArray:
         for program in ("sbatch", "srun"):
             if not shutil.which(program):
                 raise InputError(f"--launcher=slurm found no {program}: call it on a machine that submits to SLURM")
-        self.jobs = jobs or math.inf
-        self._file = directory / "slurm.json"
+        self.jobs, directory = jobs or math.inf, directory.absolute()
+        self._file, self._folder = directory / "slurm.json", directory / "slurm"
         self._names: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
-        self._folder = directory.absolute() / "slurm"
         self._executor = submitit.SlurmExecutor(self._folder, max_num_timeout=1000)
         parallelism = {"array_parallelism": jobs} if jobs else {}
-        self._executor.update_parameters(
-            **sbatch_parameters(parameters), **parallelism, job_name=directory.absolute().name
-        )
+        self._executor.update_parameters(**sbatch_parameters(parameters), **parallelism, job_name=directory.name)
         self._jobs: list[tuple[Run, Any]] = []
 
     @property
@@ -72,14 +68,15 @@ class SlurmArray:
         except failures as error:
             why = (str(error).strip() or "it gave no reason").splitlines()[-1]
             raise InputError(f"sbatch refused the points: {why}") from error
-        self._jobs += [(run, job) for (run, _), job in zip(tasks, jobs, strict=True)]
-        self._names |= {run.name: job.job_id for (run, _), job in zip(tasks, jobs, strict=True)}
+        submitted = [(run, job) for (run, _), job in zip(tasks, jobs, strict=True)]
+        self._jobs += submitted
+        self._names |= {run.name: job.job_id for run, job in submitted}
         write_whole(self._file, json.dumps(self._names, indent=2) + "\n")
 
     def ended(self) -> list[tuple[Run, str]]:
         """Those that have ended since the last call, each with how."""
         gone = [(run, job) for run, job in self._jobs if (run.directory / "result.json").exists() or job.done()]
-        self._jobs = [(run, job) for run, job in self._jobs if all(run is not each for each, _ in gone)]
+        self._jobs = [each for each in self._jobs if each not in gone]
         return [
             (run, f"SLURM job {job.job_id} ended as {job.state}, see {job.paths.stderr} and {job.paths.stdout}")
             for run, job in gone
@@ -94,19 +91,13 @@ class PointTask:
     """What SLURM runs for a point, in submitit's hands."""
 
     def __init__(self, command: Sequence[str], log: str):
-        self._command = command
-        self._log = log
+        self._command, self._log = command, log
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> None:
-        """Runs the command.
-
-        Raises:
-          RuntimeError: it failed, so that SLURM's accounts say so.
-        """
+        """Runs the command; raises RuntimeError where it fails, so that SLURM's accounts say so."""
         self._process = start_process(self._command, Path(self._log), {})
-        status = self._process.wait()
-        if status:
+        if status := self._process.wait():
             raise RuntimeError(f"{describe_status(status)}: see {self._log}")
 
     def checkpoint(self) -> Any:
@@ -146,17 +137,11 @@ def _submitit() -> Any:
     # Its import configures logging anew, which ends the handlers of everything else in the process; absl's would close
     # what was sys.stderr when absl was imported. The variable is there for the import only: jobs inherit the
     # environment, and their logs shall say when they are queued again.
-    level = os.environ.pop("SUBMITIT_LOG_LEVEL", None)
-    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
-        import submitit  # pyright: ignore[reportMissingImports]
-
-        return submitit
+        with mock.patch.dict(os.environ, SUBMITIT_LOG_LEVEL="NOCONFIG"):
+            import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             "--launcher=slurm needs submitit: pip install 'deep-residual-jax[slurm]', or pip install submitit"
         ) from error
-    finally:
-        del os.environ["SUBMITIT_LOG_LEVEL"]
-        if level is not None:
-            os.environ["SUBMITIT_LOG_LEVEL"] = level
+    return submitit
