@@ -17,6 +17,7 @@ from resnet_jax.models import ResNet, create
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.stacking import block_names
+from resnet_jax.models.zoo import family_and_depth
 
 # By depth. Table 1 has multiply-adds of 224x224 images and does not say which shortcut; the text compares 18 and 34
 # layers with A, and deeper nets have B. Table 6 has parameters, with shortcut A.
@@ -59,13 +60,8 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
     nor are the images, batch statistics, logits, parameters and the compiler's workspace. PyTorch's autograd saves
     this and the images, batch statistics and indices of the max pooling; XLA may keep more or less.
 
-    Args:
-      model: any `ResNet`.
-      image_size: height and width, in pixels.
-      channels: of the images.
-
     Raises:
-      ValueError: the image size or the channels are not positive.
+      ValueError: the image size (height and width, in pixels) or the channels are not positive.
     """
     if image_size < 1 or channels < 1:
         raise ValueError(f"images need at least one pixel and one channel, not {image_size} and {channels}")
@@ -95,7 +91,6 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
         # The key is made inside, where it is traced: outside it would need a device.
         jax.eval_shape(lambda images: model.init(jax.random.key(0), images, train=False), images)
 
-    sizes = {f"stage{i}": blocks for i, blocks in enumerate(model.stage_sizes, 1)}
     layers = []
     for (module, *part), group in itertools.groupby(calls, key=lambda path: path[:2]):
         found = [(calls[path], path[2:]) for path in group]
@@ -103,7 +98,7 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
             layers += [layer for layer, _ in found]
             continue
         # Scanned blocks are traced once.
-        for block in block_names(part[0], sizes[module]):
+        for block in block_names(part[0], model.stage_sizes[int(module.removeprefix("stage")) - 1]):
             layers += [replace(layer, name="/".join([layer.stage, block, *rest])) for layer, rest in found]
     return layers
 
@@ -120,9 +115,7 @@ def _stage(module: str, stem: str) -> str:
 def summary(model: ResNet | str, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
     """Adds the costs of `layer_costs` up, by stage and in total.
 
-    Args:
-      model, channels: see there; a name makes the network that `models.create` makes of it.
-      image_size: height and width, in pixels; by default 224, or 32 with the CIFAR stem.
+    The model may be a name, see `models.create`; the image size is 224 by default, or 32 with the CIFAR stem.
 
     Returns:
       a JSON-able dict with "shortcut", "image_size", "parameters", "multiply_adds", "activation_bytes" (per image),
@@ -147,7 +140,7 @@ def summary(model: ResNet | str, image_size: int | None = None, channels: int = 
 
 
 def _stated(model: ResNet, image_size: int, channels: int) -> dict[str, float | None]:
-    depth = 2 + (3 if model.bottleneck else 2) * sum(model.stage_sizes)
+    _, depth = family_and_depth(model)
     parameters = multiply_adds = None
     if (model.widths, model.num_classes, channels, model.shortcut) == ((16, 32, 64), 10, 3, "A"):
         parameters = TABLE_6_PARAMETERS.get(depth)
@@ -164,17 +157,11 @@ def _totals(layers: Sequence[Layer]) -> dict[str, int]:
 
 
 def table_rows(costs: dict[str, Any]) -> list[Sequence[str]]:
-    """A `summary` for people: the headings, the stages, the total, and the figures under "paper" if any.
-
-    An empty row is a gap.
-    """
+    """A `summary` for people: the headings, the stages, a gap, the total, and the figures under "paper" if any."""
 
     def numbers(row):
-        return (
-            f"{row['parameters']:,}",
-            f"{row['multiply_adds'] / 1e6:,.1f}",
-            f"{row['activation_bytes'] / 2**20:,.2f}",
-        )
+        mega, mebi = row["multiply_adds"] / 1e6, row["activation_bytes"] / 2**20
+        return f"{row['parameters']:,}", f"{mega:,.1f}", f"{mebi:,.2f}"
 
     headings = ("stage", "output", "blocks", "parameters", "multiply-adds (M)", "activations (MiB/image)")
     rows: list[Sequence[str]] = [headings]
@@ -182,9 +169,8 @@ def table_rows(costs: dict[str, Any]) -> list[Sequence[str]]:
         output = "×".join(map(str, stage["output"]))
         rows.append((stage["name"], output, str(stage["blocks"] or ""), *numbers(stage)))
     rows += [(), ("total", "", "", *numbers(costs))]
-    paper = costs["paper"]
-    if any(paper.values()):
-        parameters = f"{paper['parameters'] / 1e6:g}M" if paper["parameters"] else ""
-        multiply_adds = f"{paper['multiply_adds'] / 1e6:,.0f}" if paper["multiply_adds"] else ""
-        rows.append(("paper", "", "", parameters, multiply_adds, ""))
+    parameters, multiply_adds = costs["paper"]["parameters"], costs["paper"]["multiply_adds"]
+    if parameters or multiply_adds:
+        said = f"{parameters / 1e6:g}M" if parameters else "", f"{multiply_adds / 1e6:,.0f}" if multiply_adds else ""
+        rows.append(("paper", "", "", *said, ""))
     return rows

@@ -34,11 +34,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Variant(NamedTuple):
-    """A way to run the same training.
-
-    Attributes:
-      network: makes the module that is trained from the network that was asked for.
-      scan_steps: a round is one dispatch, instead of one dispatch for each step.
+    """A way to run the same training: `network` makes the module that is trained from the one that was asked for; with
+    `scan_steps` a round is one dispatch, instead of one for each step.
     """
 
     network: Callable[[ResNet], nn.Module]
@@ -80,19 +77,15 @@ def train_benchmark(
 
     Returns:
       a JSON-able dict: "environment", "arguments", "multiply_adds" (of one forward pass of one image),
-      "peak_bytes_in_use" (of the first device and this process so far; None where the device does not say), and
-      "variants", one dict each with
+      "peak_bytes_in_use" (of the first device and this process so far, or None), and "variants", one dict each with
 
-        name, steps_per_dispatch;
-        step_time: seconds, {"median", "q1", "q3", "n"} over the rounds;
-        images_per_second: of the median step;
+        name, steps_per_dispatch, images_per_second (of the median step), loss (the last step's mean over the batch);
+        step_time: seconds, and relative_speed: the first variant's time / this one's; a `spread` over the rounds;
         multiply_adds_per_second: three times those of the forward pass, which is usual;
         init_time: seconds to compile and draw the initial state;
         trace_time, compile_time: seconds of `lower` and `compile` of a dispatch (see "compilation_cache");
         first_dispatch_time: seconds of the first one, compiled before;
-        program_bytes: what a dispatch holds on one device, arguments and temporaries, or None;
-        relative_speed: the first variant's time / this one's, {"median", "q1", "q3", "n"} over the rounds;
-        loss: of the last step, the mean over the batch.
+        program_bytes: what a dispatch holds on one device, arguments and temporaries, or None.
 
     Raises:
       InputError: an argument that cannot be, or a batch that the devices cannot share equally.
@@ -114,24 +107,20 @@ def train_benchmark(
     check_divides(mesh, batch_size, "batch_size")
     cost = summary(network, size)["multiply_adds"]
 
-    runs, once = [], []
-    for name, variant in chosen.items():
-        run, measured_once = _prepare(variant, network, mesh, input, batch_size, size, steps)
-        runs.append(run)
-        once.append({"name": name, **measured_once})
-    measured = np.array(in_turn(runs, rounds))  # (variants, rounds, 2)
-    times = measured[:, :, 0] / steps
-    results = []
-    for i, own in enumerate(times):
+    prepared = [_prepare(variant, network, mesh, input, batch_size, size, steps) for variant in chosen.values()]
+    measured = np.array(in_turn([run for run, _ in prepared], rounds))  # (variants, rounds, 2)
+    times, results = measured[:, :, 0] / steps, []
+    for name, (_, once), own, loss in zip(chosen, prepared, times, measured[:, -1, 1].tolist(), strict=True):
         images_per_second = batch_size / float(np.median(own))
         results.append(
             {
-                **once[i],
+                "name": name,
+                **once,
                 "step_time": spread(own),
                 "images_per_second": images_per_second,
                 "multiply_adds_per_second": 3 * cost * images_per_second,
                 "relative_speed": spread(times[0] / own),
-                "loss": float(measured[i, -1, 1]),
+                "loss": loss,
             }
         )
     memory = jax.local_devices()[0].memory_stats() or {}
@@ -156,18 +145,17 @@ def _prepare(
     image_shape = (image_size, image_size, 3)
     per_dispatch = steps if variant.scan_steps else 1
 
-    started = time.perf_counter()
-    state = jax.block_until_ready(create_state(model, optimizer, 0, image_shape, mesh))
-    initialised = time.perf_counter()
+    def timed(make: Callable[[], T]) -> tuple[T, float]:
+        started = time.perf_counter()
+        return jax.block_until_ready(make()), time.perf_counter() - started
+
+    state, init_time = timed(lambda: create_state(model, optimizer, 0, image_shape, mesh))
     data, make_batch = INPUTS[input](batch_size, image_shape)
     place = batch_sharded(mesh) if isinstance(data, Batch) else replicated(mesh)
     data = jax.block_until_ready((jax.device_put(data, place), jax.device_put(np.uint32(0), replicated(mesh))))
     train_steps = compile_steps(partial(train_step, model=model, optimizer=optimizer, mesh=mesh), make_batch, mesh)
-    ready = time.perf_counter()
-    lowered = train_steps.lower(state, *data, per_dispatch)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    done = time.perf_counter()
+    lowered, trace_time = timed(lambda: train_steps.lower(state, *data, per_dispatch))
+    compiled, compile_time = timed(lowered.compile)
 
     def run(dispatches: int) -> tuple[float, float]:
         nonlocal state
@@ -180,9 +168,9 @@ def _prepare(
 
     return partial(run, steps // per_dispatch), {
         "steps_per_dispatch": per_dispatch,
-        "init_time": initialised - started,
-        "trace_time": traced - ready,
-        "compile_time": done - traced,
+        "init_time": init_time,
+        "trace_time": trace_time,
+        "compile_time": compile_time,
         "first_dispatch_time": run(1)[0],
         "program_bytes": _program_bytes(compiled),
     }
@@ -212,8 +200,7 @@ INPUTS = {"device": _on_device, "synthetic": _synthetic}
 
 
 def _program_bytes(compiled: Any) -> int | None:
-    memory = compiled.memory_analysis()
-    if memory is None:
+    if (memory := compiled.memory_analysis()) is None:
         return None
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return arguments + memory.temp_size_in_bytes
@@ -234,18 +221,12 @@ def as_text(result: dict[str, Any]) -> str:
     peak = [] if memory is None else [f"memory    {memory / 2**20:,.1f} MiB at the peak, first device"]
     speed, once = [], []
     for row in result["variants"]:
-        speed.append(
-            (
-                row["name"],
-                f"{row['images_per_second']:,.1f}",
-                written({name: 1e3 * value for name, value in row["step_time"].items()}, 2),
-                f"{row['multiply_adds_per_second'] / 1e9:,.1f}",
-                written(row["relative_speed"], 2),
-            )
-        )
+        name, step = row["name"], written({key: 1e3 * value for key, value in row["step_time"].items()}, 2)
+        images, arithmetic = f"{row['images_per_second']:,.1f}", f"{row['multiply_adds_per_second'] / 1e9:,.1f}"
+        speed.append((name, images, step, arithmetic, written(row["relative_speed"], 2)))
         times = (f"{row[f'{part}_time']:.2f}" for part in ("init", "trace", "compile", "first_dispatch"))
         program = "" if row["program_bytes"] is None else f"{row['program_bytes'] / 2**20:,.1f}"
-        once.append((row["name"], *times, program))
+        once.append((name, *times, program))
     first = ("variant", "images/s", "step (ms)", "multiply-adds/s (G)", "relative speed")
     second = ("variant", "init (s)", "trace (s)", "compile (s)", "first dispatch (s)", "program (MiB)")
     return "\n".join([*heading(result), *peak, "", table(first, speed), "", table(second, once)])
@@ -254,8 +235,7 @@ def as_text(result: dict[str, Any]) -> str:
 def in_turn(runs: Sequence[Callable[[], T]], rounds: int) -> list[list[T]]:
     """Calls each of `runs` so many times, A B C A B C …, so that a drift of the machine's speed meets all alike.
 
-    Returns:
-      for each of them what its rounds returned, but for one that is run before.
+    Returns for each of them what its rounds returned, but for one that is run before.
     """
     turns = [[run() for run in runs] for _ in range(rounds + 1)]
     return [list(each) for each in zip(*turns[1:], strict=True)]

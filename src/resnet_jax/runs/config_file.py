@@ -21,11 +21,7 @@ _MEND = (
 
 
 def write_text(config: Config) -> str:
-    """The text of config.json.
-
-    Raises:
-      InputError: the config has a field that `configs.base` lacks, or a value of another type.
-    """
+    """The text of config.json; raises InputError for a field that `configs.base` lacks, or a value of another type."""
     fields = json.loads(config.to_json_best_effort())
     _check("the config", flat(fields), OF_WEIGHTS)
     fields = {"version": VERSION, **fields}
@@ -80,8 +76,7 @@ def parse_text(text: bytes, path: Path) -> Config:
 def check_same(config: Config) -> None:
     """Refuses a run whose processes have different configs, but for the fields that each host may have to itself.
 
-    Raises, beside what `agreement.exchange` raises:
-      InputError: names the fields that differ.
+    The InputError names the fields that differ; `agreement.exchange` may raise others.
     """
     own = ("dataset.data_dir", "stream.num_workers")
     facts = {f"config.{name}": value for name, value in flat(config.to_dict()).items() if name not in own}

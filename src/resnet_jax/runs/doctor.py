@@ -26,7 +26,6 @@ from resnet_jax.runs import build, checks, config_file
 from resnet_jax.runs.workdir import claim
 
 GRADES = ("ok", "attention", "impossible")
-
 _PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "optax", "numpy", "grain", "deep-residual-jax")
 # What an accelerator's driver makes, and the extra of this package that uses it.
 _DRIVERS = {"cuda": "/dev/nvidia[0-9]*", "tpu": "/dev/accel[0-9]*"}
@@ -43,10 +42,6 @@ class Finding(NamedTuple):
 
 def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None = None) -> dict[str, Any]:
     """Checks what `train` checks before it trains, on all processes together; leaves nothing behind.
-
-    Args:
-      workdir: of the run, which need not exist, or None.
-      config: of the run, or None.
 
     Returns:
       a JSON-able dict, the same on every process: "environment" (of process 0), "grade" (the worst one) and "findings",
@@ -70,11 +65,8 @@ def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None
     own = [devices, *(_look(name, check) for name, check in looks.items())]
     said = agreement.exchange([describe_environment(), own])
     findings = [_together([Finding(*each) for each in same]) for same in zip(*(each[1] for each in said), strict=True)]
-    return {
-        "environment": said[0][0],
-        "grade": max((finding.grade for finding in findings), key=GRADES.index),
-        "findings": [finding._asdict() for finding in findings],
-    }
+    grade = max((finding.grade for finding in findings), key=GRADES.index)
+    return {"environment": said[0][0], "grade": grade, "findings": [finding._asdict() for finding in findings]}
 
 
 def _look(name: str, check: Callable[[], tuple[str, str]]) -> Finding:
@@ -112,8 +104,8 @@ def _processes() -> tuple[str, str]:
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
     started, how = (int(tasks), "slurm") if tasks.isdecimal() and int(tasks) > 1 else (workers, "gke")
     if count == 1 and started > 1:
-        said = f"this process is alone, but the launcher started {started}"
-        return said, f"give --distributed={how}; else each trains by itself"
+        advice = f"give --distributed={how}; else each trains by itself"
+        return f"this process is alone, but the launcher started {started}", advice
     return f"{count} on {machines} host{'s' if machines > 1 else ''}", ""
 
 

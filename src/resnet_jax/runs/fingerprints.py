@@ -65,16 +65,12 @@ def _together(tree: Any) -> list[list[tuple[int, jax.Array]]]:
     """The arrays, flat and with their numbers, in groups of one dtype: small ones together, since to compile a hash of
     each took as long as a training step.
     """
-    groups: list[list[tuple[int, jax.Array]]] = []
-    small: dict[Any, list[tuple[int, jax.Array]]] = {}
+    groups: dict[Any, list[tuple[int, jax.Array]]] = {}
     for i, leaf in enumerate(jax.tree.leaves(tree)):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        if leaf.size > _SMALL:
-            groups.append([(i, leaf.reshape(-1))])
-        else:
-            small.setdefault(leaf.dtype, []).append((i, leaf.reshape(-1)))
-    return [*groups, *small.values()]
+        groups.setdefault(i if leaf.size > _SMALL else leaf.dtype, []).append((i, leaf.reshape(-1)))
+    return list(groups.values())
 
 
 def _words(array: jax.Array) -> jax.Array:

@@ -13,9 +13,7 @@ class Interruptible:
     """While it is entered, Ctrl-C and SIGTERM only ask for a stop; a second signal ends the process at once.
 
     Of several processes one that is asked is enough: JAX spreads the notice, and all of them stop at the same step.
-
-    Attributes:
-      requested: whether `reached` has said that it is time to stop.
+    `requested` is whether `reached` has said that it is time to stop.
     """
 
     def __init__(self) -> None:
@@ -25,12 +23,10 @@ class Interruptible:
         self._together = jax.distributed.is_initialized()
 
     def __enter__(self) -> "Interruptible":
-        # Python lets only the main thread change what a signal does.
-        self._previous = {}
-        if threading.current_thread() is threading.main_thread():
-            # Where there are several processes, SIGTERM is JAX's.
-            for number in (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+        # Where there are several processes, SIGTERM is JAX's; and only the main thread may change what a signal does.
+        numbers = (signal.SIGINT,) if self._together else (signal.SIGINT, signal.SIGTERM)
+        main = threading.current_thread() is threading.main_thread()
+        self._previous = {number: signal.signal(number, self._note) for number in numbers if main}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -40,10 +36,8 @@ class Interruptible:
     def reached(self) -> bool:
         """Whether to stop here; all processes must ask at every place where they could."""
         self._steps += 1
-        if self._together:
-            self.requested |= multihost_utils.reached_preemption_sync_point(self._steps)
-        else:
-            self.requested |= self._asked
+        stop = multihost_utils.reached_preemption_sync_point(self._steps) if self._together else self._asked
+        self.requested |= stop
         return self.requested
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

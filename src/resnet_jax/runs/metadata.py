@@ -14,19 +14,14 @@ from jax.sharding import Sharding
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 
-# Of checkpoints. Version 0 had no number, no fingerprint of the pre-processing, no checksum of the card and no count of
-# skipped steps.
+# Version 0 had no number, no fingerprint of the pre-processing, no checksum of the card and no count of skipped steps.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """What a checkpoint says of its network and data.
-
-    Attributes:
-      class_names: in the order of the logits.
-      image_shape: (height, width, channels).
-      data_crc: CRC-32 of the training images and labels; another data set gives another one.
+    """What a checkpoint says of its network and data: the class names in the order of the logits, (height, width,
+    channels) of an image, and the CRC-32 of the training images and labels, of which another data set has another one.
     """
 
     class_names: tuple[str, ...]
@@ -39,19 +34,13 @@ _VIEW = {"channel_order": "channel_order", "resize_size": "shorter_side", "inter
 
 
 def seal(metadata: CheckpointMetadata, preprocessing: Preprocessing, fingerprints: Mapping[str, int]) -> dict[str, Any]:
-    """What a checkpoint keeps of all that is no array, and the fingerprints of its parts, as one text.
-
-    Orbax would write a file's worth of each of a thousand class names.
+    """What a checkpoint keeps of all that is no array, and the fingerprints of its parts, as one text: Orbax would
+    write a file's worth of each of a thousand class names.
     """
-    fields = {
-        "version": VERSION,
-        **dataclasses.asdict(metadata),
-        "fingerprints": dict(fingerprints),
-        "mean_shape": preprocessing.mean.shape,
-        "std_shape": preprocessing.std.shape,
-        **{saved: getattr(preprocessing, name) for name, saved in _VIEW.items()},
-    }
-    text = json.dumps(fields)
+    shapes = {"mean_shape": preprocessing.mean.shape, "std_shape": preprocessing.std.shape}
+    view = {saved: getattr(preprocessing, name) for name, saved in _VIEW.items()}
+    known = {**dataclasses.asdict(metadata), "fingerprints": dict(fingerprints), **shapes, **view}
+    text = json.dumps({"version": VERSION, **known})
     return {"text": text, "crc": zlib.crc32(text.encode())}
 
 
@@ -67,8 +56,8 @@ def unseal(saved: Mapping[str, Any]) -> tuple[CheckpointMetadata, dict[str, Any]
     if saved.keys() == {"text", "crc"} and zlib.crc32(saved["text"].encode()) == saved["crc"]:
         fields = json.loads(saved["text"])
     elif names <= saved.keys() <= names.union(_VIEW.values()):
-        parts = ("variables", "training")
-        fields = {**saved, "version": 0, "fingerprints": dict(zip(parts, saved["fingerprints"], strict=True))}
+        fingerprints = dict(zip(("variables", "training"), saved["fingerprints"], strict=True))
+        fields = {**saved, "version": 0, "fingerprints": fingerprints}
     else:
         raise ValueError("its metadata are not those that were saved")
     if fields["version"] > VERSION:

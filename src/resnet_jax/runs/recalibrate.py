@@ -15,10 +15,7 @@ def recalibrate_run(
 ) -> Classifier:
     """The network with the statistics of the first training batches of its run, augmented as they were.
 
-    The data set is the config's, if not `dataset`, and lies where the config says, if not in `data_dir`.
-
-    Raises:
-      InputError: no such data, or no batch.
+    The data are the config's, but for what `dataset` and `data_dir` say. No data, or no batch, is an InputError.
     """
     if batches < 1:
         raise InputError(f"statistics were asked to be averaged over {batches} batches, but it must be at least 1")
