@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import InputError
-from resnet_jax.interop.torch_names import below_prefix, with_fc
+from resnet_jax.interop.torch_weights import below_prefix, with_fc
 
 
 def backbone():

@@ -24,7 +24,6 @@ from resnet_jax.interop import origin, torch_weights
 from resnet_jax.interop.files import naming, read_weights, write_tensors
 from resnet_jax.interop.origin import MODEL_FIELDS, OWN, VIEW_FIELDS, shown
 from resnet_jax.interop.published import CIFAR_STATISTICS, Statement, network_of, pixel_statistics
-from resnet_jax.interop.torch_names import with_fc
 from resnet_jax.models import ResNet
 from resnet_jax.models.zoo import family_and_depth
 
@@ -85,7 +84,7 @@ def read_torch(
     path, given = expanded(path, "the source"), _checked(stated)
     tensors, metadata = read_weights(path, prefix, log)
     with naming(path):
-        tensors = with_fc(tensors, log)
+        tensors = torch_weights.with_fc(tensors, log)
         network, channels = torch_weights.identify(tensors), torch_weights.input_channels(tensors)
         found = origin.statements(path, metadata, log)
         _check_refusals(found, given, network, log)

@@ -22,7 +22,7 @@ import safetensors.numpy
 
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.interop.torch_names import below_prefix
+from resnet_jax.interop.torch_weights import below_prefix
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
 
@@ -47,7 +47,7 @@ def read_weights(
     """The tensors of one network in a file, and the texts beside them: metadata, or a checkpoint's entries as "arch".
 
     A training checkpoint may hold the tensors anywhere in its tables. float16 and bfloat16 become float32, which is
-    exact. For the names, `prefix` and `log` see `torch_names.below_prefix`.
+    exact. For the names, `prefix` and `log` see `torch_weights.below_prefix`.
 
     Raises:
       InputError: the file is missing, of another kind, empty, cut short, holds code or no table of tensors; PyTorch,
