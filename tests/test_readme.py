@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -63,7 +64,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_readme_has_the_ten_lines_of_the_guide():
     assert python_blocks("README.md") == [TEN_LINES]
-    tested = {"photographs.md", "python.md", "weights.md"}
+    tested = {"photographs.md", "python.md", "watching.md", "weights.md"}
     assert {path.name for path in DOCUMENTS[1:] if python_blocks(path)} == tested
 
 
@@ -136,6 +137,22 @@ def test_a_head_is_fitted_as_the_guide_says(folder, capsys):
     names = execute(block, **{"image_size=224": "image_size=32"})
     assert names["classifier"].class_names == ("bright", "dark")
     assert "8 images" in capsys.readouterr().out
+
+
+def test_a_run_is_watched_as_the_guide_says(run_of_20, monkeypatch, tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "cifar10-56").symlink_to(run_of_20)
+    monkeypatch.chdir(tmp_path)
+    first, *others = python_blocks("docs", "watching.md")
+    execute(first)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["10", "20"]
+    # Stand-ins for libraries that are not installed: the calls are those of the page, and not those of the libraries.
+    for block, library, logged in zip(others, ("wandb", "mlflow"), ("log", "log_metrics"), strict=True):
+        stand_in = mock.MagicMock()
+        monkeypatch.setitem(sys.modules, library, stand_in)
+        execute(block)
+        log = getattr(stand_in.init.return_value.__enter__.return_value if library == "wandb" else stand_in, logged)
+        assert [call.kwargs["step"] for call in log.call_args_list] == [10, 20]
 
 
 def test_names_are_found_when_they_are_asked_for():
