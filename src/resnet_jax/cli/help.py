@@ -71,9 +71,10 @@ def _words(commands: Commands) -> dict[str, list[str]]:
     return found
 
 
-# The word as it stands on the line, for bash takes "=" and ":" for ends of words.
+# The word as it stands on the line, for bash takes "=" and ":" for ends of words; zsh, which runs this too, takes the
+# letters of COMP_POINT without its "$" for modifiers.
 _BASH = """_resnet_jax() {
-  local line=${COMP_LINE:0:COMP_POINT} cur=${COMP_WORDS[COMP_CWORD]} words
+  local line=${COMP_LINE:0:$COMP_POINT} cur=${COMP_WORDS[COMP_CWORD]} words
   local word=${line##* }
   case "${line#* }" in
 %s
