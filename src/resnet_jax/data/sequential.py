@@ -23,11 +23,12 @@ T = TypeVar("T")
 
 def in_threads(function: Callable[[int], T], indices: Iterable[int]) -> Iterator[T]:
     """What a function makes of each index, in their order, computed ahead by threads on all cores."""
-    threads, pending = ThreadPoolExecutor(available_cores()), deque()
+    cores = available_cores()
+    threads, pending = ThreadPoolExecutor(cores), deque()
     try:
         for index in indices:
             pending.append(threads.submit(function, index))
-            if len(pending) > 4 * available_cores():
+            if len(pending) > 4 * cores:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
