@@ -4,7 +4,7 @@
     python notebooks/execute.py 02_train_and_watch
 
 Pictures are stored at 80 dpi. What would differ in every run is left out: counts of executions, times and what depends
-on them, and the HTML that doubles a text.
+on them, standard error, and the HTML that doubles a text.
 """
 
 import os
@@ -84,6 +84,9 @@ def _without_times(text: str) -> str:
 def _joined(outputs: Any) -> list[Any]:
     joined: list[Any] = []
     for output in outputs:
+        # Such as what XLA says of a machine that compiles slowly.
+        if output.get("name") == "stderr":
+            continue
         last = joined[-1] if joined else None
         if last is not None and output.output_type == "stream" == last.output_type and output.name == last.name:
             last.text += output.text

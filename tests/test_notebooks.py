@@ -89,6 +89,20 @@ def test_pictures_are_stored_at_80_dpi(path):
             assert "Software" not in image.info
 
 
+def test_the_curve_in_a_notebook_is_that_of_the_run():
+    cell = next(cell for cell in cells(FOLDER / "02_train_and_watch.ipynb", "code") if cell["id"] == "cifar")
+    names = {}
+    exec(text(cell).split("lines = ")[0], names)
+    stored = json.loads((FOLDER.parent / "experiments/results/cifar10_resnet20_800.json").read_text())
+    points = [line for line in stored["lines"] if "test_error" in line]
+    for field, values in names["CIFAR"].items():
+        assert list(values) == pytest.approx([line[field] for line in points], abs=6e-4), field
+    # The command, as the notebook prints it.
+    said = " ".join(text(cell) for cell in cells(FOLDER / "02_train_and_watch.ipynb", "markdown"))
+    assert stored["command"] in " ".join(said.replace("\\\n", " ").split())
+    assert stored["date"] in said
+
+
 @pytest.mark.slow
 # The kernel's client leaves its event loop and sockets to the garbage collector.
 @pytest.mark.filterwarnings("default::ResourceWarning", "default::DeprecationWarning", "default::RuntimeWarning")
