@@ -92,7 +92,7 @@ def test_a_run_of_before_goes_on_with_its_own_groups(tmp_path):
     del old["model"]["zero_init_residual"], old["optimizer"]["momentum_form"], old["optimizer"]["ramp_learning_rate"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     assert workdir.read_config(tmp_path).model.bn_group_size is None
-    with pytest.raises(InputError, match=r"differs in model.bn_group_size \(None there, 64 asked for\)"):
+    with pytest.raises(InputError, match=r"differs in model.bn_group_size \(none there, 64 asked for\)"):
         workdir.claim(tmp_path, parsing.load("cifar10"))
     workdir.claim(tmp_path, parsing.load("cifar10", ["model.bn_group_size=None"]))
 
