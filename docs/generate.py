@@ -28,9 +28,14 @@ def write(folder: Path) -> None:
         notebook = json.loads(path.read_text())
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                # MathJax would come from the network.
-                cell["source"] = re.sub(r"\$([^$\\\n]+)\$", r"*\1*", "".join(cell["source"]))
+                # MathJax would come from the network, and a notebook that is not there yet from nowhere.
+                text = re.sub(r"\$([^$\\\n]+)\$", r"*\1*", "".join(cell["source"]))
+                cell["source"] = re.sub(r"\[(.*?)\]\((\w+\.ipynb)\)", _link_to_notebook, text)
         (folder / "notebooks" / path.name).write_text(json.dumps(notebook))
+
+
+def _link_to_notebook(link: re.Match[str]) -> str:
+    return link[0] if (ROOT / "notebooks" / link[2]).exists() else link[1]
 
 
 def rooms() -> list[str]:
