@@ -1,6 +1,6 @@
 """Given weights against none, on 3 x 25 photographs: the config `finetune`, and `folder` with the same network.
 
-    python experiments/transfer/compare.py DATA_DIR WEIGHTS WORKDIR [--seeds=5] [--iterations=300] --output=FILE.json
+    python experiments/transfer/compare.py DATA_DIR WEIGHTS WORKDIR [--seeds=5] [--iterations=100] --output=FILE.json
 
 Each seed draws photographs of its own (see photographs.py) and trains both for as many iterations of as many images.
 From nothing each iteration takes longer, so that as many are more than equal time. Runs that are complete stay.
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--iterations", type=int, default=100)
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     results: dict[str, list[dict]] = {"finetune": [], "folder": []}
@@ -33,7 +33,7 @@ def main() -> None:
         if not photographs.exists():
             make_folder(given.data_dir, photographs, seed)
         same = {"seed": seed, "dataset.data_dir": str(photographs), "train.iterations": given.iterations}
-        same |= {"train.eval_every": given.iterations, "stream.num_workers": 0}
+        same |= {"train.eval_every": given.iterations, "optimizer.warmup_steps": 20, "stream.num_workers": 0}
         config = rj.configs.load("finetune", same | {"init.weights": str(given.weights)})
         transferred = rj.train(config, given.workdir / f"finetune-{seed}")
         network = json.loads((given.workdir / f"finetune-{seed}" / "config.json").read_text())

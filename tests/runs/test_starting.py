@@ -18,7 +18,7 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.interop.classifiers import save_torch
-from resnet_jax.runs import starting
+from resnet_jax.runs import doctor, starting
 from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.runs.inputs import ResidentInput
 from resnet_jax.runs.loading import load, load_state
@@ -355,3 +355,38 @@ def test_a_workdir_of_the_version_before_begins_as_it_did(run_of_20, tmp_path):
     assert train(small_config(OF_20), directory).result["step"] == 20
     assert int(load_state(directory).step) == 20
     assert everything_saved(directory)
+
+
+def test_the_doctor_looks_at_the_weights(torch_file, coloured, finetuned, tmp_path):
+    def found(weights, workdir):
+        result = doctor.examine(workdir, finetune(weights, coloured))
+        assert {each["check"] for each in result["findings"]} >= {"weights", "config", "data", "workdir"}
+        return next((each["grade"], each["says"]) for each in result["findings"] if each["check"] == "weights")
+
+    grade, says = found(torch_file, tmp_path / "run")
+    assert (grade, says.endswith("of a cifar_resnet8 for images of 32 x 32 x 3 and 10 classes")) == ("ok", True)
+    assert found(tmp_path / "no.pth", tmp_path / "run")[0] == "impossible"
+    assert found(torch_file, finetuned.workdir) == ("ok", "the run has begun, and needs them no more")
+
+
+def test_a_batch_of_one_image_is_one_where_all_statistics_are_frozen(torch_file, coloured, tmp_path):
+    """Their maps of a pixel show nothing of an image to a batch norm that looks at the batch."""
+    small_images = {"stream.image_size": 4, "train.batch_size": 1, "train.iterations": 1}
+    train(finetune(torch_file, coloured, small_images), tmp_path / "run")
+    with pytest.raises(InputError, match=r"stage3/first/bn1 would see one value of each channel"):
+        train(finetune(torch_file, coloured, small_images | {"init.freeze": "stage2"}), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_in_python_it_is_ten_lines(torch_file, coloured):
+    """Without config and folder."""
+    import resnet_jax as rj
+
+    photos = rj.data.image_folder(coloured, image_size=32)
+    classifier = rj.transfer(rj.load_torch(torch_file, log=lambda line: None), photos.class_names, freeze="backbone")
+    optimizer = rj.training.sgd(0.01, momentum=0.9)
+    state, step = rj.training.create_state(classifier, optimizer), rj.training.make_train_step(classifier, optimizer)
+    for batch in photos.train.batches(batch_size=8, steps=20):
+        state, _ = step(state, batch)
+    classifier = classifier.replace(variables=state.variables)
+    assert rj.evaluate(classifier, photos.validation).error == 0

@@ -186,7 +186,8 @@ def check_learnable(config: Config, network: ResNet, image_shape: tuple[int, ...
     size, steps = config.train.batch_size, config.train.grad_accum_steps
     if (network.bn_group_size or size // steps) > 1:
         return
-    single = [path for path, shape in batch_norm_maps(network, image_shape).items() if shape == (1, 1)]
+    maps = batch_norm_maps(network, image_shape)
+    single = [path for path in maps if maps[path] == (1, 1) and path[0] not in network.frozen_statistics]
     if not single:
         return
     if network.bn_group_size:

@@ -22,7 +22,7 @@ from resnet_jax.distributed.machine import check_devices, describe_environment, 
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded
-from resnet_jax.runs import build, checks, config_file
+from resnet_jax.runs import build, checks, config_file, starting
 from resnet_jax.runs.workdir import claim
 
 GRADES = ("ok", "attention", "impossible")
@@ -57,6 +57,8 @@ def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None
         return {"environment": describe_host(), "grade": devices.grade, "findings": [devices._asdict()]}
     looks: dict[str, Callable[[], tuple[str, str]]] = {"processes": _processes, "versions": _versions}
     if config is not None:
+        config = config.copy_and_resolve_references()
+        looks |= {"weights": lambda: _weights(config, folder)} if config.init.weights is not None else {}
         looks |= {"config": lambda: _config(config), "data": lambda: _data(config)}
     looks["mesh"] = lambda: _mesh(config)
     if folder is not None:
@@ -117,6 +119,17 @@ def _versions() -> tuple[str, str]:
     return f"the same in all processes; {runtime}", ""
 
 
+def _weights(config: Config, folder: Path | None) -> tuple[str, str]:
+    """Also gives the config's fields that are None the values that a run would have of the weights."""
+    says = ["the run has begun, and needs them no more"]
+    if folder is not None and (folder / "config.json").exists():
+        resolved = starting.as_begun(config, folder)
+    else:
+        resolved = starting.resolved(config, starting.read(config.init.weights, says.append))
+    config.update(resolved)
+    return says[-1], ""
+
+
 def _config(config: Config) -> tuple[str, str]:
     config_file.check_same(config)
     checks.check(config)
@@ -128,6 +141,8 @@ def _data(config: Config) -> tuple[str, str]:
     if name not in NAMES:
         return f"{len(small.load(name, folder, config.dataset.validation_images).train)} images to train on", ""
     train, size, workers = open_images(name, folder).train, config.train.batch_size, build.workers(config)
+    if config.stream.image_size is None:  # nor is there any of the weights
+        return f"{len(train)} photographs to train on", ""
     batches = stream.TrainBatches(train, build.cropping(config), seed=0, batch_size=size, start=0, num_workers=workers)
     batches.close()  # before its workers start
     free = shared_memory.free_bytes()
