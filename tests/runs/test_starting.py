@@ -13,14 +13,12 @@ from PIL import Image
 from resnet_jax import models
 from resnet_jax.cli.main import main
 from resnet_jax.configs import parsing
-from resnet_jax.data import small
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.interop.classifiers import save_torch
 from resnet_jax.runs import doctor, starting
 from resnet_jax.runs.evaluate import evaluate_runs
-from resnet_jax.runs.inputs import ResidentInput
 from resnet_jax.runs.loading import load, load_state
 from resnet_jax.runs.loop import train
 from resnet_jax.runs.metadata import CheckpointMetadata
@@ -198,40 +196,6 @@ def test_a_start_that_left_no_checkpoint_reads_them_again(torch_file, coloured, 
     (tmp_path / "away").rename(weights)
     train_until(10, config, tmp_path / "run")
     assert "the head is new" in capsys.readouterr().out
-
-
-def half(digits):
-    """Some of the digits' classes, as the input of a run."""
-
-    def opener(config, mesh, log, preprocessing):
-        whole = small.load("digits")
-        splits = []
-        for split in (whole.train, whole.test):
-            rows = np.isin(split.labels, digits)
-            splits.append(small.Split(split.images[rows], (split.labels[rows] - digits[0]).astype(np.int32)))
-        names = tuple(str(digit) for digit in digits)
-        return ResidentInput(small.Dataset(splits[0], None, splits[1], names), config, mesh, preprocessing)
-
-    return opener
-
-
-@pytest.mark.slow
-@pytest.mark.optimized
-def test_half_of_the_digits_help_with_the_other_half(tmp_path):
-    """Frozen features of 0 to 4 tell 5 to 9 apart better than a whole network that is trained as long from nothing."""
-    first, second = half(range(5)), half(range(5, 10))
-    train(small_config({"train.iterations": 300}), tmp_path / "first", open_input=first)
-    fields = {"train.iterations": 40, "train.batch_size": 32, "optimizer.warmup_steps": 0}
-    weights = {"init.weights": str(tmp_path / "first"), "init.freeze": "stage2"}
-    errors = {
-        name: [
-            train(small_config(fields | more | {"seed": seed}), tmp_path / f"{name}{seed}", open_input=second).result
-            for seed in range(3)
-        ]
-        for name, more in (("transferred", weights), ("scratch", {}))
-    }
-    found = {name: [result["test_error"] for result in each] for name, each in errors.items()}
-    assert max(found["transferred"]) < min(found["scratch"]), found
 
 
 def test_weights_of_another_size_show_their_own_pixels(torch_file, coloured, tmp_path):

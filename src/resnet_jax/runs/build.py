@@ -104,7 +104,7 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
         # The optimiser has no parameters of what is frozen.
         frozen = 0 if config.init.freeze is None else (*names[:-1], "backbone").index(config.init.freeze) + 1
         first = min(frozen, len(names) - 1)
-        factors = dict(zip(names[first:], fields.rate_factors[first:], strict=True))
+        factors = dict(zip(names[first:], map(float, fields.rate_factors[first:]), strict=True))
     return optimizers.sgd(
         schedule(config),
         momentum=fields.momentum,
