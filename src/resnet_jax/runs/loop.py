@@ -64,9 +64,7 @@ def train(
       PeerLostError: another process of the run does not answer.
     """
     if not isinstance(config, Config):
-        raise InputError(
-            f"config is {str(config)[:80]}, but it must be a config, such as resnet_jax.configs.load('digits')"
-        )
+        raise InputError(f"config is {str(config)[:80]}, but it must be a config, such as configs.load('digits')")
     directory = workdir.locate(directory)
     check_devices()
     console = terminal.console(quiet=not agreement.is_lead())
