@@ -94,7 +94,7 @@ def test_the_past_of_a_plateau_knows_no_length(tmp_path):
     config = parsing.load("digits", {"optimizer.schedule": "plateau"})
     longer = parsing.load("digits", {"optimizer.schedule": "plateau", "train.iterations": 2_400})
     said = length.change(tmp_path, config, longer, 1_200)
-    assert said == "this run changes: it has 2400 iterations instead of 1200"
+    assert said == "this run changes: iterations 2400 instead of 1200"
 
 
 # The drops of 20 iterations, which 40 have at other places.
@@ -108,16 +108,16 @@ def test_a_complete_run_becomes_longer_where_the_schedule_allows_it(run_of_20, t
     with pytest.raises(InputError) as error:
         train(small_config(LONGER), run)
     assert str(error.value) == (
-        f"{run} cannot become a run of 40 iterations, for its 20 iterations had other learning rates: the rate drops "
-        "after iteration 10, 15 in it, and 20, 30 are asked for. --config.optimizer.boundaries=10,15 goes on with "
-        "those that it had, another --workdir begins again"
+        f"{run} cannot go on so, for its 20 iterations would have had other learning rates: iterations 40 instead of "
+        "20, drops of the rate after iteration 20, 30 instead of 10, 15. --config.optimizer.boundaries=10,15 leaves "
+        "them as they were, another --workdir begins again"
     )
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"} == before
     capsys.readouterr()
 
     # Killed on its way, it has the result of before, and is not complete.
     train_until(30, small_config(LONGER | KEPT), run)
-    assert "this run changes: it has 40 iterations instead of 20\n" in capsys.readouterr().out
+    assert "this run changes: iterations 40 instead of 20\n" in capsys.readouterr().out
     assert result_of(run)["step"] == 20
     assert workdir.complete_result(run) is None
     assert workdir.read_config(run).train.iterations == 40

@@ -97,29 +97,23 @@ def change(workdir: Path, theirs: Config, ours: Config, done: int) -> str | None
             f"{workdir} has been trained for {done} iterations, more than the {new.iterations} that are asked for: use "
             "another --workdir, or evaluate --checkpoint=ITERATION"
         )
+    facts = {
+        "iterations": (str(new.iterations), str(old.iterations)),
+        "drops of the rate after iteration": (_numbers(new.drops), _numbers(old.drops)),
+        "iterations of warm-up": (str(new.warmup), str(old.warmup)),
+    }
+    changes = ", ".join(f"{what} {now} instead of {then}" for what, (now, then) in facts.items() if now != then)
     # The update that leads from iteration k to k + 1 has the rate after k.
     before, after = ({drop for drop in each.drops if drop < done} for each in (old, new))
     if done and (before != after or old.warmup != new.warmup):
-        fields, told = [], []
-        if before != after:
-            told.append(f"drops after iteration {_numbers(old.drops)} in it, and {_numbers(new.drops)} are asked for")
-            fields.append(f"--config.optimizer.boundaries={','.join(map(str, old.drops)) or '()'}")
-        if old.warmup != new.warmup:
-            told.append(f"rises over {old.warmup} iterations in it, and {new.warmup} are asked for")
-            fields.append(f"--config.optimizer.warmup_steps={old.warmup}")
+        fields = {"boundaries": ",".join(map(str, old.drops)) or "()"} if before != after else {}
+        fields |= {"warmup_steps": old.warmup} if old.warmup != new.warmup else {}
+        given = " ".join(f"--config.optimizer.{field}={value}" for field, value in fields.items())
         raise InputError(
-            f"{workdir} cannot become a run of {new.iterations} iterations, for its {done} iterations had other "
-            f"learning rates: the rate {'; it '.join(told)}. {' '.join(fields)} goes on with those that it had, "
-            "another --workdir begins again"
+            f"{workdir} cannot go on so, for its {done} iterations would have had other learning rates: {changes}. "
+            f"{given} leaves them as they were, another --workdir begins again"
         )
-    told = (
-        [f"it has {new.iterations} iterations instead of {old.iterations}"] if new.iterations != old.iterations else []
-    )
-    if new.drops != old.drops:
-        told.append(f"the rate drops after iteration {_numbers(new.drops)} instead of {_numbers(old.drops)}")
-    if new.warmup != old.warmup:
-        told.append(f"the rate rises over {new.warmup} iterations instead of {old.warmup}")
-    return f"this run changes: {', '.join(told)}"
+    return f"this run changes: {changes}"
 
 
 def _numbers(steps: list[int] | tuple[int, ...]) -> str:

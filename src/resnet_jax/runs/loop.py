@@ -154,9 +154,8 @@ def _go_on(
         with optional("the description of the run", console.print):
             for line in describe.run(config, images, state.params, directory, restored and restored.step):
                 console.print(line)
-        for line in (changed, length.unreached(config)):
-            if line:
-                console.print(line)
+        for line in filter(None, (changed, length.unreached(config))):
+            console.print(line)
         return _train(config, images, task, state, directory, checkpoints, console)
 
 
