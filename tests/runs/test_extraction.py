@@ -57,7 +57,7 @@ def test_the_workdir_is_one_that_other_commands_take(extracted, tmp_path, capsys
         ({"weights": "empty"}, "empty is not the workdir of a run"),
         ({"weights": None}, "--weights is missing"),
         ({"dataset": "faces"}, "unknown dataset.name 'faces'"),
-        ({"dataset": "folder"}, "config.dataset.data_dir is missing: it names a folder that holds train/CLASS/*.jpg"),
+        ({"dataset": "folder"}, "data_dir is missing: it names a folder that holds train/CLASS/*.jpg"),
         ({"batch_size": "0"}, "--batch_size=0, but it must be at least 1"),
     ],
 )
