@@ -45,7 +45,7 @@ def test_shares_follow_the_length():
         ({"optimizer.warmup_steps": 60}, "warmup_steps=60 is as long as the training of 60 iterations"),
         ({"optimizer.warmup_steps": 100}, "warmup_steps=100 is as long as the training of 60 .* such as 0.05"),
         ({"optimizer.warmup_steps": 1.5}, "warmup_steps is 1.5, but it must be whole iterations, or a share"),
-        ({"train.epochs": 0}, "train.epochs is 0.0, but it must be from 1e-06"),
+        ({"train.epochs": 0}, "train.epochs is 0.0, but it must be above 0"),
         ({"train.epochs": math.inf}, "train.epochs is inf"),
         ({"train.epochs": math.nan}, "train.epochs is nan"),
     ],

@@ -1,5 +1,6 @@
 """Runs side by side: whole, stopped, damaged and half written ones."""
 
+import functools
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 
 from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError
-from resnet_jax.runs import config_file, listing
+from resnet_jax.runs import config_file, listing, terminal
 from resnet_jax.runs.listing import list_runs
 from small_run import small_config
 
@@ -100,34 +101,38 @@ def test_a_table_of_runs(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     assert main(["runs", "."]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    headings = "run network data state seed iterations train error (%) validation error (%) test error (%)"
-    assert shown[0] == [*headings.split(), "parameters", "seconds", "last", "change"]
+    headings = "run network data state iterations train error validation error test error parameters seconds"
+    assert shown[0] == [*headings.split(), "last", "change"]
     rows = {line[0]: " ".join(line[1:-2]) for line in shown[2:8]}  # without the time
-    assert rows["depth=8"] == "cifar_resnet8 digits complete 0 60 12.50 25.00 6.25 78,000 7"
-    assert rows["depth=14"] == "cifar_resnet14 digits unfinished 3 40 of 60 25.00 25.00 5"
-    assert rows["broken"] == "damaged 40 25.00 25.00 5"
-    below = [" ".join(line) for line in shown[8:]]
-    assert below[0].startswith("broken: broken has no readable config.json")
-    assert below[1] == "line: line/metrics.jsonl: line 3 is damaged and left out"
+    assert rows["depth=8"] == "cifar_resnet8 digits complete 60 12.50% 25.00% 6.25% 78,000 7"
+    assert rows["depth=14"] == "cifar_resnet14 digits unfinished 40 of 60 25.00% 25.00% 5"
+    assert rows["broken"] == "damaged 40 25.00% 25.00% 5"
+    below = [" ".join(line) for line in shown[9:]]
+    assert below[:3] == ["depth=8: seed=0", "depth=14: seed=3", "inner/begun: seed=0"]
+    assert below[-2].startswith("broken: broken has no readable config.json")
+    assert below[-1] == "line: line/metrics.jsonl: line 3 is damaged and left out"
 
 
-def test_many_fields_are_named_below_the_table(tmp_path, capsys):
-    fields = {"seed": 1, "model.shortcut": "B", "model.zero_init_residual": True, "dataset.pad": 2}
-    more = {
-        "optimizer.decay": "kernels",
-        "optimizer.momentum": 0.8,
-        "optimizer.weight_decay": 0.0,
-        "dataset.mirror": True,
-    }
-    make(tmp_path / "a", fields | more)
+def test_a_terminal_has_the_columns_that_it_has_space_for(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    runs = list_runs(".")
+    names = listing.short_names(runs)
+    monkeypatch.setattr(terminal, "console", functools.partial(terminal.console, width=96))
+    shown = listing.as_table(runs, names).splitlines()
+    assert "parameters" not in "".join(shown) and all(len(line) <= 96 for line in shown[:10])
+    assert any(line.split()[:2] == ["depth=14", "cifar_resnet14"] for line in shown)
+
+
+def test_fields_in_which_runs_differ_are_named_below_the_table(tmp_path, capsys):
+    fields = {"seed": 1, "model.shortcut": "B", "dataset.pad": 2, "optimizer.decay": "kernels"}
+    make(tmp_path / "a", fields)
     make(tmp_path / "b", {"train.log_every": 1, "mesh.data": 2})
+    # What was trained elsewhere has fields that nothing was trained with.
+    (make(tmp_path / "torch", {"optimizer.momentum": 0.5}) / "checkpoints" / "0").mkdir(parents=True)
     assert main(["runs", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert "their configs also differ in " in shown.splitlines()[-1]
-    names = {*shown.splitlines()[0].split(), *shown.splitlines()[-1].replace(",", "").split()}
-    for name in fields | more:
-        assert {name, name.rpartition(".")[2]} & names, name
-    assert "log_every" not in shown
+    *_, one, other = capsys.readouterr().out.splitlines()
+    assert sorted(one.removeprefix("a: ").split(", ")) == sorted(f"{name}={value}" for name, value in fields.items())
+    assert other.startswith("b: ") and "log_every" not in other and "momentum" not in other
 
 
 def test_runs_as_json_and_their_curves_in_one_picture(place, monkeypatch, capsys):

@@ -42,7 +42,7 @@ def load(source: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str,
     types = fields.types()
     for name, value in overrides.items():
         if name not in types:
-            raise InputError(f"there is no field config.{name}: {fields.hint(name)}configs/base.py lists all")
+            raise InputError(f"there is no field config.{name}: {fields.hint(name)}resnet-jax train --help lists all")
         kind, optional = types[name]
         none = value is None or (isinstance(value, str) and value.lower() == "none" and name not in fields.PATHS)
         try:

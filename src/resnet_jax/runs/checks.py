@@ -61,6 +61,7 @@ def check(config: Config) -> None:
             value = _value(config, field)
             if value is not None and not least <= value <= greatest:
                 wanted = f"from {least} to {greatest}" if math.isfinite(greatest) else f"at least {least}"
+                wanted = "above 0" if value <= 0 < least < 1 else wanted
                 raise InputError(f"config.{field} is {value}, but it must be {wanted}")
     _check_choices(config)
     boundaries = config.optimizer.boundaries
@@ -150,7 +151,7 @@ def _check_parts(config: Config) -> None:
         choices = (*names[:-1], "backbone")
         if frozen not in choices:
             raise InputError(
-                f"config.init.freeze is {frozen!r}, but of {network} it must be one of {', '.join(choices)}"
+                f"config.init.freeze is {frozen!r}, but of {network} it must be one of {', '.join(choices)}, or none"
             )
         trained = names[choices.index(frozen) + 1 :] or names[-1:]
     if not factors:

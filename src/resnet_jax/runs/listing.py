@@ -21,8 +21,6 @@ T = TypeVar("T")
 _FILES, _INSIDE = ("config.json", "metrics.jsonl", "result.json"), ("checkpoints", "events", "compilation_cache")
 # Fields that have columns of their own, or that may change within a run.
 _SHOWN = ("model.family", "model.depth", "dataset.name", "train.iterations", *workdir.FREE_FIELDS)
-# More columns than these would be no table any more.
-_MOST_FIELDS = 6
 
 
 @dataclass(frozen=True)
@@ -141,38 +139,36 @@ def _read(directory: Path) -> ListedRun:
 
 
 def differing(runs: Iterable[ListedRun]) -> list[str]:
-    """The fields in which the configs of runs differ, but for those that a table shows or that may always differ."""
-    known = [run.fields for run in runs if run.fields]
+    """The fields in which the configs of trained runs differ, but for those that a table shows or that may always
+    differ. Those of given weights trained nothing.
+    """
+    known = [run.fields for run in runs if run.fields and run.state != "weights"]
     names = {name: None for fields in known for name in fields if name not in _SHOWN}
     return [name for name in names if any(fields.get(name) != known[0].get(name) for fields in known)]
 
 
 def as_table(runs: Sequence[ListedRun], names: Mapping[Path, str]) -> str:
-    """Runs as a table; below it, what is wrong with which, and further fields in which they differ."""
+    """Runs as a table that the terminal has space for, in what their configs differ, and what is wrong with which."""
     fields, splits = differing(runs), [s for s in ("train", "validation", "test") if any(s in r.errors for r in runs)]
-    shown, rows = fields[:_MOST_FIELDS], []
-    last = [name.rpartition(".")[2] for name in shown]
-    headings = ["run", "network", "data", "state"]
-    headings += [name if last.count(short) > 1 else short for name, short in zip(shown, last, strict=True)]
-    headings += ["iterations", *(f"{split} error (%)" for split in splits), "parameters", "seconds", "last change"]
+    rows = []
     for run in runs:
         total = "" if run.iterations in (None, run.step) or run.state == "weights" else f" of {run.iterations:,}"
-        rows.append(
-            [
-                *(names[run.workdir], run.network or "", run.dataset or "", run.state),
-                *(as_text(run.fields[name]) if name in run.fields else "" for name in shown),
-                f"{run.step:,}{total}",
-                *(f"{100 * run.errors[split]:.2f}" if split in run.errors else "" for split in splits),
-                "" if run.parameters is None else f"{run.parameters:,}",
-                f"{run.seconds:,.0f}",
-                f"{run.changed:%Y-%m-%d %H:%M}",
-            ]
-        )
-    lines = [terminal.table(headings, rows, text_columns=4)]
-    lines += [f"{names[run.workdir]}: {problem}" for run in runs for problem in run.problems]
-    if fields[_MOST_FIELDS:]:
-        lines.append(f"their configs also differ in {', '.join(fields[_MOST_FIELDS:])}")
-    return "\n".join([lines[0], *map(printable, lines[1:])])
+        errors = [f"{run.errors[split]:.2%}" if split in run.errors else "" for split in splits]
+        cells = [names[run.workdir], run.network or "", run.dataset or "", run.state, f"{run.step:,}{total}", *errors]
+        parameters = "" if run.parameters is None else f"{run.parameters:,}"
+        rows.append([*cells, parameters, f"{run.seconds:,.0f}", f"{run.changed:%Y-%m-%d %H:%M}"])
+    headings = ["run", "network", "data", "state", "iterations", *(f"{split} error" for split in splits)]
+    more = ["parameters", "seconds", "last change"]
+    table = terminal.table(headings + more, rows, text_columns=4, width=terminal.UNLIMITED)
+    if max(map(len, table.splitlines())) > terminal.console().width:
+        table = terminal.table(headings, [row[:-3] for row in rows], text_columns=4)
+    told = [
+        f"{names[run.workdir]}: {', '.join(f'{name}={as_text(run.fields[name])}' for name in fields)}"
+        for run in runs
+        if run.fields and run.state != "weights" and fields
+    ]
+    told += [f"{names[run.workdir]}: {problem}" for run in runs for problem in run.problems]
+    return "\n".join([table, *([""] if told else []), *map(printable, told)])
 
 
 def draw(runs: Sequence[ListedRun], names: Mapping[Path, str], path: Path, title: str) -> None:

@@ -22,7 +22,7 @@ from resnet_jax.errors import printable
 T = TypeVar("T")
 
 # Where no terminal ends a line, a table is as wide as what is in it.
-_UNLIMITED = 10_000
+UNLIMITED = 10_000
 
 
 class Console(rich.console.Console):
@@ -63,7 +63,7 @@ def console(file: IO[str] | None = None, **settings: Any) -> Console:
         stream = _Lossy(stream)
     made = Console(file=stream, markup=False, emoji=False, highlight=False, soft_wrap=True, **settings)
     if "width" not in settings and not (made.is_terminal or made.is_jupyter):
-        made.width = _UNLIMITED
+        made.width = UNLIMITED
     return made
 
 
@@ -119,8 +119,14 @@ def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
             update(i)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", text_columns: int = 1) -> str:
-    """A table as text, as wide as the terminal at most; where there is none, as wide as what is in it.
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str = "",
+    text_columns: int = 1,
+    width: int | None = None,
+) -> str:
+    """A table as text, as wide as `width` or else the terminal at most; where there is none, as what is in it.
 
     An empty row leaves a gap. The first `text_columns` hold words, which begin at the left; numbers end at the right.
     """
@@ -134,6 +140,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str = "
         else:
             made.add_section()
     out = console(color_system=None)
+    out.width = width or out.width
     with out.capture() as capture:
         out.print(made, soft_wrap=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n")
