@@ -117,9 +117,9 @@ def test_a_terminal_has_the_columns_that_it_has_space_for(place, monkeypatch, ca
     monkeypatch.chdir(place)
     runs = list_runs(".")
     names = listing.short_names(runs)
-    monkeypatch.setattr(terminal, "console", functools.partial(terminal.console, width=96))
+    monkeypatch.setattr(terminal, "console", functools.partial(terminal.console, width=80))
     shown = listing.as_table(runs, names).splitlines()
-    assert "parameters" not in "".join(shown) and all(len(line) <= 96 for line in shown[:10])
+    assert "parameters" not in "".join(shown) and all(len(line) <= 80 for line in shown[:10])
     assert any(line.split()[:2] == ["depth=14", "cifar_resnet14"] for line in shown)
 
 

@@ -158,10 +158,11 @@ def as_table(runs: Sequence[ListedRun], names: Mapping[Path, str]) -> str:
         parameters = "" if run.parameters is None else f"{run.parameters:,}"
         rows.append([*cells, parameters, f"{run.seconds:,.0f}", f"{run.changed:%Y-%m-%d %H:%M}"])
     headings = ["run", "network", "data", "state", "iterations", *(f"{split} error" for split in splits)]
-    more = ["parameters", "seconds", "last change"]
-    table = terminal.table(headings + more, rows, text_columns=4, width=terminal.UNLIMITED)
+    headings += ["parameters", "seconds", "last change"]
+    table = terminal.table(headings, rows, text_columns=4, width=terminal.UNLIMITED)
     if max(map(len, table.splitlines())) > terminal.console().width:
-        table = terminal.table(headings, [row[:-3] for row in rows], text_columns=4)
+        rows = [[*row[:2], *row[4:-3]] for row in rows]
+        table = terminal.table(["run", "network", "iterations", *splits], rows, text_columns=2)
     told = [
         f"{names[run.workdir]}: {', '.join(f'{name}={as_text(run.fields[name])}' for name in fields)}"
         for run in runs
