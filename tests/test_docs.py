@@ -245,3 +245,7 @@ def test_the_tables_have_the_figures_of_the_results():
         for row in given:
             assert row["test_error"] == row["pytorch_test_error"]
             assert f"| {100 * row['test_error']:.2f}" in text
+    transfer = json.loads((ROOT / "experiments/results/transfer.json").read_text())["rows"]
+    for row in transfer.values():
+        shown = f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}"
+        assert shown in (ROOT / "README.md").read_text() and shown in (ROOT / "docs/photographs.md").read_text()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resnet_jax import configs, models
 from resnet_jax.runs import describe, terminal
 from small_run import parts, small_config
 
@@ -122,3 +123,19 @@ def test_the_bar_of_a_run_fits_80_columns():
     line = shown(completed=32_000, note="loss 1.234, 1,234 images/s", left=3_661.3)
     assert line.endswith("32000/64000 loss 1.234, 1,234 images/s 1:01:01 left")
     assert shown(note="evaluating").endswith(" 0/64000 evaluating -:--:-- left")
+
+
+def test_frozen_parts_cost_no_backward_pass():
+    compiled = SimpleNamespace(memory_analysis=lambda: None)
+    config = configs.load("cifar10", {"train.batch_size": 128, "mesh.data": 1})
+
+    def billions(freeze):
+        model = models.create("cifar_resnet20", freeze=freeze)
+        return float(describe.program(config, model, (32, 32, 3), compiled).split()[3])
+
+    # Of 19 convolutions 16 are alike; the first one has 3 channels, and the first ones of two stages half of theirs.
+    alike = 32 * 32 * 9 * 16 * 16
+    forward = (16 * alike + alike * 3 / 16 + 2 * alike / 2) / 1e9
+    assert billions(None) == pytest.approx(3 * 128 * forward, rel=5e-3)
+    assert billions("backbone") == pytest.approx(128 * forward, rel=5e-3)
+    assert billions("backbone") < billions("stage2") < billions("stage1") < billions("stem") < billions(None)

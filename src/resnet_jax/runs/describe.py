@@ -14,6 +14,7 @@ from resnet_jax.analysis import layer_costs
 from resnet_jax.configs.base import Config
 from resnet_jax.distributed.machine import describe_host
 from resnet_jax.models import ResNet
+from resnet_jax.models.resnet import part_of
 from resnet_jax.runs import build
 from resnet_jax.runs.inputs import Input
 from resnet_jax.runs.terminal import Console, Update, shows_bars
@@ -59,8 +60,11 @@ def program(config: Config, model: Any, image_shape: tuple[int, ...], compiled: 
     """What a step costs, and what the compiled program holds in the memory of each device."""
     (height, width, channels), devices, cost = image_shape, build.mesh(config).size, "a step"
     if isinstance(model, ResNet) and height == width:
-        forward = sum(layer.multiply_adds for layer in layer_costs(model, height, channels))
-        work = 3 * forward * (config.train.batch_size // devices) / 1e9
+        layers = layer_costs(model, height, channels)
+        # Stages by the names of table 1, in the order of the network's parts. The frozen ones have no backward pass.
+        trained = list(dict.fromkeys(layer.stage for layer in layers))[len({*map(part_of, model.frozen)}) :]
+        passes = sum(layer.multiply_adds * (3 if layer.stage in trained else 1) for layer in layers)
+        work = passes * (config.train.batch_size // devices) / 1e9
         each = f" on each of {devices} devices" if devices > 1 else ""
         cost += f" is {work:,.3g} billion multiply-adds{each},"
     memory = compiled.memory_analysis()
