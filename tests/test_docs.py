@@ -248,4 +248,5 @@ def test_the_tables_have_the_figures_of_the_results():
     transfer = json.loads((ROOT / "experiments/results/transfer.json").read_text())["rows"]
     for row in transfer.values():
         shown = f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f}"
-        assert shown in (ROOT / "README.md").read_text() and shown in (ROOT / "docs/photographs.md").read_text()
+        for page in ("README.md", "docs/photographs.md"):
+            assert shown in (ROOT / page).read_text()

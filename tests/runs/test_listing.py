@@ -119,7 +119,8 @@ def test_a_terminal_has_the_columns_that_it_has_space_for(place, monkeypatch, ca
     names = listing.short_names(runs)
     monkeypatch.setattr(terminal, "console", functools.partial(terminal.console, width=80))
     shown = listing.as_table(runs, names).splitlines()
-    assert "parameters" not in "".join(shown) and all(len(line) <= 80 for line in shown[:10])
+    assert "parameters" not in "".join(shown)
+    assert all(len(line) <= 80 for line in shown[:10])
     assert any(line.split()[:2] == ["depth=14", "cifar_resnet14"] for line in shown)
 
 
@@ -132,7 +133,9 @@ def test_fields_in_which_runs_differ_are_named_below_the_table(tmp_path, capsys)
     assert main(["runs", str(tmp_path)]) == 0
     *_, one, other = capsys.readouterr().out.splitlines()
     assert sorted(one.removeprefix("a: ").split(", ")) == sorted(f"{name}={value}" for name, value in fields.items())
-    assert other.startswith("b: ") and "log_every" not in other and "momentum" not in other
+    assert other.startswith("b: ")
+    assert "log_every" not in other
+    assert "momentum" not in other
 
 
 def test_runs_as_json_and_their_curves_in_one_picture(place, monkeypatch, capsys):

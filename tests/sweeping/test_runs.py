@@ -1,10 +1,16 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from resnet_jax import configs
+from resnet_jax.configs import fields
+from resnet_jax.runs import config_file
+from resnet_jax.sweeping.plan import Plan
 from resnet_jax.sweeping.points import grid, parse_axes
 from resnet_jax.sweeping.runs import Run, results_table, summarise
+from resnet_jax.sweeping.slurm import SlurmArray
 
 
 def make_run(directory, *, metrics=(), result=None, said=""):
@@ -111,3 +117,46 @@ def test_a_table_says_which_images_its_errors_are_of(tmp_path):
     assert table[0][1:3] == ["test/validation", "error,"]
     assert [line[-2:] for line in table[2:]] == [["25.00", "test"], ["50.00", "validation"]]
     assert results_table(rows[1:], "").splitlines()[0].split()[1:3] == ["validation", "error,"]
+
+
+def longer(directory, *, asked, config, done):
+    """A point of so many iterations that are asked for, whose folder holds a result and a config of other lengths."""
+    plan = Plan("digits", {"train.iterations": str(asked), "optimizer.boundaries": "()"}, directory, validation=False)
+    folder = directory / "seed=0"
+    folder.mkdir()
+    text = config_file.write_text(configs.load("digits", {"train.iterations": config, "optimizer.boundaries": "()"}))
+    (folder / "config.json").write_text(text)
+    (folder / "result.json").write_text(json.dumps({"step": done, "split": "test", "test_error": 0.5}))
+    return plan.run({"seed": "0"})
+
+
+# As a start leaves it that is refused, and one that was killed after it had made the run longer.
+@pytest.mark.parametrize("config", [20, 40])
+def test_a_result_of_fewer_iterations_is_none_of_the_longer_sweep(tmp_path, config):
+    run = longer(tmp_path, asked=40, config=config, done=20)
+    assert (run.state, run.error) == ("waiting", None)
+    run.start()
+    run.log.write_text("$ resnet-jax train\nerror: it cannot become longer\n")
+    queued = SimpleNamespace(done=lambda: False)
+    array = SlurmArray.__new__(SlurmArray)
+    array._jobs = [(run, queued)]
+    assert array.ended() == []
+    run.conclude("")
+    assert (run.state, run.error, run.message) == ("failed", None, "it cannot become longer")
+
+
+def test_a_result_of_all_iterations_is_complete(tmp_path):
+    run = longer(tmp_path, asked=40, config=40, done=40)
+    assert (run.state, run.error) == ("complete", 0.5)
+
+
+def test_a_sweep_of_given_weights_is_started_again(tmp_path):
+    weights = {"init.weights": str(tmp_path / "weights.th"), "dataset.data_dir": str(tmp_path)}
+    config = configs.load("finetune", weights)
+    defaults = configs.load("folder")
+    config.update_from_flattened_dict({name: fields.flat(defaults)[name] for name in fields.OF_WEIGHTS})
+    folder = tmp_path / "seed=0"
+    folder.mkdir()
+    (folder / "config.json").write_text(config_file.write_text(config))
+    run = Plan("finetune", weights, tmp_path, validation=False).run({"seed": "0"})
+    assert run.state == "waiting"

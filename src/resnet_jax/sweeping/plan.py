@@ -15,7 +15,7 @@ from resnet_jax.configs.parsing import load
 from resnet_jax.data.images import NAMES
 from resnet_jax.errors import InputError, optional
 from resnet_jax.files import locked, write_whole
-from resnet_jax.runs import checks, length, terminal, workdir
+from resnet_jax.runs import checks, starting, terminal, workdir
 from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.runs.metrics_log import read_metrics
 from resnet_jax.sweeping.local import LocalProcesses
@@ -49,12 +49,11 @@ class Plan:
 
     def run(self, point: Point) -> Run:
         """A point as its folder shows it: complete or waiting; raises InputError if that is another config's."""
-        run, same = Run(point, self.directory / point_name(point)), True
+        config = self.config(point)
+        run = Run(point, self.directory / point_name(point), config=config)
         if (run.directory / "config.json").exists():
-            config = self.config(point)
-            theirs = workdir.claim(run.directory, config)
-            same = length.is_complete(theirs.train.iterations, theirs, config)
-        if same and (run.directory / "result.json").exists():
+            workdir.claim(run.directory, starting.as_begun(config, run.directory))
+        if run.is_over():
             run.conclude("", validation=self.validation)
         return run
 

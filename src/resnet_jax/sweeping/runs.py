@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.configs.base import Config
 from resnet_jax.errors import InputError
-from resnet_jax.runs import terminal
+from resnet_jax.runs import length, terminal
 from resnet_jax.runs.metrics_log import read_metrics
-from resnet_jax.runs.workdir import complete_result
+from resnet_jax.runs.workdir import complete_result, read_config
 from resnet_jax.sweeping.points import Point, point_name
 
 
@@ -18,7 +19,8 @@ class Run:
     """One point of a sweep, and what has become of it.
 
     Its `state` is "waiting", "running", "complete" or "failed". A complete one has a `split` and the `error` on it, a
-    share; a failed one a `message` of one line. Earlier starts wrote `log_start` bytes of its log.
+    share; a failed one a `message` of one line. Earlier starts wrote `log_start` bytes of its log. It is complete when
+    it is as long as its `config` says; without one, as long as its folder says.
     """
 
     point: Point
@@ -28,6 +30,7 @@ class Run:
     error: float | None = None
     message: str = ""
     log_start: int = 0
+    config: Config | None = None
 
     @property
     def name(self) -> str:
@@ -45,6 +48,20 @@ class Run:
         self.state, self.message = "running", ""
         self.log_start = self.log.stat().st_size if self.log.exists() else 0
 
+    def result(self) -> dict[str, Any] | None:
+        """That of the length which is asked for; None where there is none; raises InputError where it is damaged."""
+        result = complete_result(self.directory)
+        if result is None or self.config is None or not (self.directory / "config.json").exists():
+            return result
+        return result if length.is_complete(result["step"], read_config(self.directory), self.config) else None
+
+    def is_over(self) -> bool:
+        """Whether there is a result, or a damaged one."""
+        try:
+            return self.result() is not None
+        except InputError:
+            return True
+
     def conclude(self, ending: str, *, validation: bool = False) -> None:
         """Finds out what has become of it when its process has ended.
 
@@ -53,7 +70,7 @@ class Run:
         """
         self.state = "failed"
         try:
-            result = complete_result(self.directory)
+            result = self.result()
             if result is None:
                 self.message = _last_words(self.log, self.log_start) or ending
                 return

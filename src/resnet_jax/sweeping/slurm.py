@@ -75,7 +75,7 @@ class SlurmArray:
 
     def ended(self) -> list[tuple[Run, str]]:
         """Those that have ended since the last call, each with how."""
-        gone = [(run, job) for run, job in self._jobs if (run.directory / "result.json").exists() or job.done()]
+        gone = [(run, job) for run, job in self._jobs if run.is_over() or job.done()]
         self._jobs = [each for each in self._jobs if each not in gone]
         return [
             (run, f"SLURM job {job.job_id} ended as {job.state}, see {job.paths.stderr} and {job.paths.stdout}")
