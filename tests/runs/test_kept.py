@@ -69,6 +69,25 @@ def test_a_run_that_was_killed_knows_its_best_checkpoint(kept, tmp_path):
     assert saved_steps(run) == saved_steps(kept)
 
 
+@pytest.mark.slow
+def test_a_run_that_keeps_its_best_one_late_names_one_that_is_there(kept, tmp_path, capsys):
+    run, best = tmp_path / "run", saved_steps(kept)[0]
+    train_until(50, small_config(FIELDS | {"train.keep_best": False, "train.checkpoint_every": 10}), run)
+    assert saved_steps(run) == [50]
+    capsys.readouterr()
+    train(small_config(FIELDS), run)
+    said = [line for line in capsys.readouterr().out.splitlines() if "was not kept" in line]
+    assert said == [
+        f"the least validation error was that of iteration {best}, whose checkpoint was not kept: of those kept it is "
+        "iteration 50's"
+    ]
+    errors = {line["step"]: line["validation_error"] for line in lines_of(run)}
+    there = min((50, 60), key=lambda step: errors[step])
+    assert errors[best] < errors[there]
+    assert result_of(run)["best"] == {"step": there, "validation_error": errors[there]}
+    assert load_run(run, checkpoint="best").step == there
+
+
 def test_the_test_images_choose_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="keep_best=true chooses by validation images, and this run has test images"):
         train(small_config({"train.keep_best": True}), tmp_path / "run")

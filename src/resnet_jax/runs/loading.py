@@ -97,12 +97,16 @@ def _restore(
 
 
 def _best(directory: Path, steps: Sequence[int]) -> int | None:
-    """The step with the least validation error; None where there is no checkpoint at all."""
+    """The step with the least validation error, or that a complete run's result names; None where there is no checkpoint at all."""
     if not steps:
         return None
     # A run that is at work writes the line before the checkpoint.
     lines = [line for line in read_metrics(directory) if line["step"] <= steps[-1]]
     best = functools.reduce(better, lines, None)
+    # A run that did not keep its best one from the beginning says which of those that it kept is the best.
+    stated = (workdir.complete_result(directory) or {}).get("best")
+    if stated is not None and stated["step"] in steps:
+        best = stated
     if best is None:
         raise InputError(
             f"{directory} has no validation error that a checkpoint could be the best by: "

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.inputs import Input, InputOpener, Program, open_input
 from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.runs.metadata import CheckpointMetadata
-from resnet_jax.runs.metrics_log import MetricsLog, better, read_metrics
+from resnet_jax.runs.metrics_log import MetricsLog, best_of, better, read_metrics
 from resnet_jax.runs.run import Run
 from resnet_jax.runs.tasks import Task, TaskMaker, classification
 from resnet_jax.runs.terminal import Console
@@ -171,7 +170,9 @@ def _train(
     fields, total, step, bad = config.train, config.train.iterations, int(state.step), int(state.skipped)
     scored, program = None, images.compile(task)
     metrics_log = MetricsLog(directory, step, console.print) if agreement.is_lead() else contextlib.nullcontext()
-    best = agreement.exchange(functools.reduce(better, read_metrics(directory), None))[0] if fields.keep_best else None
+    best = None
+    if fields.keep_best:
+        best = agreement.exchange(best_of(read_metrics(directory), checkpoints.steps(), console.print))[0]
     checkpoints.best = best["step"] if best else None
     label = describe.name(config)
     with metrics_log, terminal.bar(console, label, total, step) as update, Interruptible() as interruption:

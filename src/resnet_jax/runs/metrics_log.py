@@ -1,12 +1,13 @@
 """The scalars of a run: metrics.jsonl, and the same for TensorBoard. This file alone knows tensorboardX."""
 
 import contextlib
+import functools
 import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,28 @@ def better(best: dict[str, Any] | None, line: Mapping[str, Any]) -> dict[str, An
     if field not in line or (best is not None and not line[field] < best[field]):
         return best
     return {"step": line["step"], field: line[field]}
+
+
+def best_of(
+    lines: Sequence[Mapping[str, Any]], kept: Collection[int], log: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The best evaluation, as by `better`, of those whose step has a checkpoint; `log` is told of a better one that has
+    none, as where a run did not keep its best one from the beginning.
+
+    >>> lines = [{"step": step, "validation_error": error} for step, error in ((1, 0.2), (2, 0.5), (3, 0.3))]
+    >>> best_of(lines, [2, 3], print)
+    the least validation error was that of iteration 1, whose checkpoint was not kept: of those kept it is iteration 3's
+    {'step': 3, 'validation_error': 0.3}
+    """
+    best = functools.reduce(better, (line for line in lines if line["step"] in kept), None)
+    least = functools.reduce(better, lines, None)
+    if least is not None and least != best:
+        instead = "none of those kept has one" if best is None else f"of those kept it is iteration {best['step']}'s"
+        what = "error" if "validation_error" in least else "loss"
+        log(
+            f"the least validation {what} was that of iteration {least['step']}, whose checkpoint was not kept: {instead}"
+        )
+    return best
 
 
 class MetricsLog:
