@@ -19,10 +19,14 @@ from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.interop.classifiers import save_torch
 from resnet_jax.runs import doctor, starting
 from resnet_jax.runs.evaluate import evaluate_runs
-from resnet_jax.runs.loading import load, load_state
+from resnet_jax.runs.extraction import extract_features
+from resnet_jax.runs.loading import load, load_run, load_state
 from resnet_jax.runs.loop import train
 from resnet_jax.runs.metadata import CheckpointMetadata
+from resnet_jax.runs.recalibrate import recalibrate_run
 from resnet_jax.runs.workdir import read_config
+from resnet_jax.training.optimizers import sgd
+from resnet_jax.training.state import create_state
 from small_run import OF_20, assert_same_run, everything_saved, saved_steps, small_config, train_until
 
 COLOURS = ("green", "red")
@@ -107,6 +111,32 @@ def test_it_learns_and_is_evaluated_and_predicts(finetuned, coloured, capsys):
     named = [line for line in capsys.readouterr().out.splitlines() if "0.png" in line]
     assert len(named) == 1
     assert "red" in named[0]
+
+
+def test_a_loaded_run_is_trained_as_a_whole(finetuned):
+    loaded = load(finetuned.workdir)
+    assert (loaded.model.frozen, loaded.model.frozen_statistics) == ((), ())
+    state = create_state(loaded, sgd(0.01, momentum=0.9))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state.opt_state)]
+    assert all(leaf.shape in shapes for leaf in jax.tree.leaves(loaded.variables["params"]))
+
+
+def test_statistics_that_a_run_froze_are_not_recalibrated(finetuned):
+    run = load_run(finetuned.workdir)
+    found = recalibrate_run(run, 1)
+    jax.tree.map(np.testing.assert_array_equal, found.variables["batch_stats"], run.classifier.variables["batch_stats"])
+    assert found.model == run.classifier.model
+
+
+def test_a_head_fitted_on_a_frozen_network_is_a_workdir_that_can_be_trained_on(finetuned, tmp_path):
+    extract_features(
+        finetuned.workdir,
+        "folder",
+        tmp_path / "a.npz",
+        read_config(finetuned.workdir).dataset.data_dir,
+        tmp_path / "head",
+    )
+    assert int(load_state(tmp_path / "head").step) == 0
 
 
 def test_what_the_start_says(torch_file, coloured, tmp_path, capsys):

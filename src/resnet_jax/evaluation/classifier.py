@@ -110,7 +110,7 @@ def transfer(
 
 
 def with_outputs(classifier: Classifier, class_names: Sequence[str]) -> ResNet:
-    """The network with as many outputs as there are names.
+    """The network with as many outputs as there are names, and nothing frozen.
 
     Raises:
       InputError: it has no head that could be replaced, or these are no names.
@@ -119,7 +119,7 @@ def with_outputs(classifier: Classifier, class_names: Sequence[str]) -> ResNet:
         raise InputError(f"class_names is {class_names!r}, but it must hold the name of each class")
     if not isinstance(classifier.model, ResNet):
         raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
-    return classifier.model.clone(num_classes=len(class_names))
+    return classifier.model.clone(num_classes=len(class_names), freeze=None, live_statistics=False)
 
 
 def with_head(classifier: Classifier, network: ResNet, class_names: Sequence[str], fc: Any) -> Classifier:

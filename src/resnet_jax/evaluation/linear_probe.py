@@ -108,7 +108,7 @@ def fit_head(
     seed. The means and deviations become a part of the head, whose logits are features @ kernel + bias.
 
     Args:
-      classifier: the network that computed the features; all but its head stays.
+      classifier: the network that computed the features; all but its head stays, and nothing of it is frozen.
       features: of `features`; labels are indices of `class_names`, and each class has an image.
       class_names: in the order of the new logits.
       penalty: weight of the squared norm, greater than 0. It counts as one image of loss, so that it matters less the

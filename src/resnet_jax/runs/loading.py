@@ -23,7 +23,10 @@ from resnet_jax.training.state import TrainState, abstract_variables
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run with the network and the step of one of its checkpoints, on a mesh of all devices."""
+    """A run with the network and the step of one of its checkpoints, on a mesh of all devices.
+
+    What the run froze is no part of the network, which can be trained on as a whole: `config.init` says it.
+    """
 
     config: Config
     classifier: Classifier
@@ -34,7 +37,7 @@ class LoadedRun:
 def load(
     workdir: str | os.PathLike[str], log: Callable[[str], None] = warn, *, checkpoint: str | int = "last"
 ) -> Classifier:
-    """The network of a run's checkpoint, on all devices; arguments and errors as of `load_run`."""
+    """The network of a run's checkpoint, on all devices, with nothing frozen; arguments and errors as of `load_run`."""
     return load_run(workdir, log, checkpoint=checkpoint).classifier
 
 
@@ -58,7 +61,7 @@ def load_run(
         return abstract_variables(build.model(config, len(metadata.class_names)), metadata.image_shape, mesh)
 
     step, variables, preprocessing, metadata = _restore(directory, abstract, log, checkpoint)
-    model = build.model(config, len(metadata.class_names))
+    model: Any = build.model(config, len(metadata.class_names)).clone(freeze=None, live_statistics=False)
     classifier = Classifier(model, variables, preprocessing, metadata.class_names, metadata.image_shape)
     return LoadedRun(config, classifier, step, mesh)
 
@@ -97,7 +100,7 @@ def _restore(
 
 
 def _best(directory: Path, steps: Sequence[int]) -> int | None:
-    """The step with the least validation error, or that a complete run's result names; None where there is no checkpoint at all."""
+    """The step with the least validation error, or that a complete run's result names; None without a checkpoint."""
     if not steps:
         return None
     # A run that is at work writes the line before the checkpoint.

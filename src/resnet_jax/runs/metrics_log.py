@@ -106,11 +106,11 @@ def best_of(
     best = functools.reduce(better, (line for line in lines if line["step"] in kept), None)
     least = functools.reduce(better, lines, None)
     if least is not None and least != best:
-        instead = "none of those kept has one" if best is None else f"of those kept it is iteration {best['step']}'s"
+        step, instead = least["step"], "none of those kept has one"
+        if best is not None:
+            instead = f"of those kept it is iteration {best['step']}'s"
         what = "error" if "validation_error" in least else "loss"
-        log(
-            f"the least validation {what} was that of iteration {least['step']}, whose checkpoint was not kept: {instead}"
-        )
+        log(f"the least validation {what} was that of iteration {step}, whose checkpoint was not kept: {instead}")
     return best
 
 

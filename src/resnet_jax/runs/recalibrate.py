@@ -6,6 +6,7 @@ import os
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.recalibration import recalibrate
+from resnet_jax.runs import build
 from resnet_jax.runs.inputs import open_input
 from resnet_jax.runs.loading import LoadedRun
 
@@ -14,6 +15,8 @@ def recalibrate_run(
     run: LoadedRun, batches: int, dataset: str | None = None, data_dir: str | os.PathLike[str] | None = None
 ) -> Classifier:
     """The network with the statistics of the first training batches of its run, augmented as they were.
+
+    Statistics that the run froze stay as they are.
 
     The data are the config's, but for what `dataset` and `data_dir` say. No data, or no batch, is an InputError.
     """
@@ -26,4 +29,6 @@ def recalibrate_run(
     images = open_input(config, run.mesh, lambda line: None, run.classifier.preprocessing)
     with contextlib.closing(images):
         augmented = (batch.images for batch in images.batches(batches))
-        return recalibrate(run.classifier, augmented, config.train.grad_accum_steps)
+        theirs = run.classifier
+        frozen = theirs.replace(model=build.model(config, len(theirs.class_names)))
+        return recalibrate(frozen, augmented, config.train.grad_accum_steps).replace(model=theirs.model)
