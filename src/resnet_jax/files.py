@@ -50,8 +50,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that then takes the place of an old one: whenever the process is killed, one of the two is there.
     An InputError where it cannot be written.
     """
-    # One name: what a killed process left is written over, not beside.
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             yield file
@@ -62,6 +61,21 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raises what `whole_file` would, before there is something to write."""
+    try:
+        _partial(path).open("wb").close()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        _partial(path).unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    # One name: what a killed process left is written over, not beside.
+    return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """resnet-jax features: computed once, and a head that is fitted to them."""
 
+import dataclasses
 import json
+import types
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 from resnet_jax.cli.main import main
 from resnet_jax.data import small
+from resnet_jax.errors import InputError
+from resnet_jax.runs import extraction
 from resnet_jax.runs.extraction import extract_features
 from resnet_jax.runs.loading import load
 
@@ -72,6 +76,31 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(changed, message, run_of_
     assert message in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "there.npz"]
     assert (tmp_path / "there.npz").read_bytes() == b"mine"
+
+
+@pytest.mark.slow
+def test_features_are_kept_where_no_head_can_be_fitted(run_of_20, tmp_path, monkeypatch):
+    def with_another_class(*arguments):
+        digits = small.load(*arguments)
+        return dataclasses.replace(digits, class_names=(*digits.class_names, "ten"))
+
+    monkeypatch.setattr(extraction, "small", types.SimpleNamespace(load=with_another_class))
+    with pytest.raises(InputError, match=r"no image of ten: .*; the features are kept in .*a.npz$") as error:
+        extract_features(run_of_20, "digits", tmp_path / "a.npz", directory=tmp_path / "head")
+    assert "\n" not in str(error.value)
+    with np.load(tmp_path / "a.npz") as saved:
+        assert len(saved["train_features"]) == 1437
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_an_error_of_the_data_is_not_one_of_the_output(run_of_20, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise PermissionError(13, "Permission denied", "train/9")
+
+    monkeypatch.setattr(extraction, "small", types.SimpleNamespace(load=fail))
+    with pytest.raises(PermissionError, match="train/9"):
+        extract_features(run_of_20, "digits", tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_prints_the_error(run_of_20, tmp_path, capsys):

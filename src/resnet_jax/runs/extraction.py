@@ -10,7 +10,7 @@ from resnet_jax.data import small
 from resnet_jax.data.images import NAMES, open_images
 from resnet_jax.errors import InputError, Progress, no_progress, warn
 from resnet_jax.evaluation.linear_probe import features, fit_head
-from resnet_jax.files import expanded, whole_file
+from resnet_jax.files import check_writable, expanded, whole_file
 from resnet_jax.runs import convert, starting
 
 
@@ -40,23 +40,27 @@ def extract_features(
       "split", and the "error" of the fitted head on it and how many "images" it has.
 
     Raises:
-      InputError: weights or data cannot be used, or something is there already that would be replaced.
+      InputError: weights or data cannot be used, or something is there already that would be replaced. The
+        features are kept where no head can be fitted to them.
     """
     output = expanded(output, "--output")
     if output.exists():
         raise InputError(f"{output} exists, and nothing is replaced: give another --output, or remove it")
     workdir = None if directory is None else convert.new_workdir(directory)
-    # Open from the beginning: a place that cannot be written to is not noticed when all is computed.
+    check_writable(output)  # before all is computed
+    classifier = starting.read(weights, log, "--weights")
+    data: Any = open_images(dataset, data_dir, log) if dataset in NAMES else small.load(dataset, data_dir)
+    split = "validation" if dataset in NAMES else "test"
+    arrays, found = {"class_names": np.array(data.class_names)}, {}
+    for name in ("train", split):
+        found[name] = features(classifier, getattr(data, name), batch_size=batch_size, log=log, progress=progress)
+        arrays |= {f"{name}_{field}": np.asarray(value) for field, value in found[name]._asdict().items()}
     with whole_file(output) as file:
-        classifier = starting.read(weights, log, "--weights")
-        data: Any = open_images(dataset, data_dir, log) if dataset in NAMES else small.load(dataset, data_dir)
-        split = "validation" if dataset in NAMES else "test"
-        arrays, found = {"class_names": np.array(data.class_names)}, {}
-        for name in ("train", split):
-            found[name] = features(classifier, getattr(data, name), batch_size=batch_size, log=log, progress=progress)
-            arrays |= {f"{name}_{field}": np.asarray(value) for field, value in found[name]._asdict().items()}
-        fitted = fit_head(classifier, found["train"], data.class_names, log=log)
         np.savez(file, allow_pickle=False, **arrays)
+    try:
+        fitted = fit_head(classifier, found["train"], data.class_names, log=log)
+    except InputError as error:
+        raise InputError(f"{error}; the features are kept in {output}") from error
     if workdir is not None:
         convert.write_workdir(fitted, workdir, dataset, data_dir)
     fc, scored = fitted.variables["params"]["fc"], found[split]
