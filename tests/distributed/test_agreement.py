@@ -45,6 +45,23 @@ def test_processes_that_are_not_connected(monkeypatch):
         agreement.exchange(None)
 
 
+def test_what_is_refused_anywhere_is_refused_everywhere(monkeypatch):
+    def refuse():
+        raise InputError("no")
+
+    assert agreement.together(lambda: 3) == 3
+    for act, others, message in (
+        (refuse, [], "no"),
+        (refuse, ["no"], "no"),
+        (refuse, [None], "process 0: no"),
+        (lambda: 3, [None, "yes?"], "process 2: yes?"),
+    ):
+        monkeypatch.setattr(agreement, "exchange", lambda own, others=others: [own, *others])
+        with pytest.raises(InputError) as error:
+            agreement.together(act)
+        assert str(error.value) == message
+
+
 def test_files_that_do_not_appear_are_unseen(tmp_path, monkeypatch):
     monkeypatch.setattr(agreement, "SEEN_WITHIN", 0.0)
     (tmp_path / "one").write_text("")

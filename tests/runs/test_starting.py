@@ -14,6 +14,7 @@ from resnet_jax import models
 from resnet_jax.cli.main import main
 from resnet_jax.configs import parsing
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed import agreement
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.interop.classifiers import save_torch
@@ -24,7 +25,7 @@ from resnet_jax.runs.loading import load, load_run, load_state
 from resnet_jax.runs.loop import train
 from resnet_jax.runs.metadata import CheckpointMetadata
 from resnet_jax.runs.recalibrate import recalibrate_run
-from resnet_jax.runs.workdir import read_config
+from resnet_jax.runs.workdir import claim, read_config
 from resnet_jax.training.optimizers import sgd
 from resnet_jax.training.state import create_state
 from small_run import OF_20, assert_same_run, everything_saved, saved_steps, small_config, train_until
@@ -361,6 +362,24 @@ def test_the_doctor_looks_at_the_weights(torch_file, coloured, finetuned, tmp_pa
     assert (grade, says.endswith("of a cifar_resnet8 for images of 32 x 32 x 3 and 10 classes")) == ("ok", True)
     assert found(tmp_path / "no.pth", tmp_path / "run")[0] == "impossible"
     assert found(torch_file, finetuned.workdir) == ("ok", "the run has begun, and needs them no more")
+    # One that was killed before its first checkpoint reads them again.
+    (tmp_path / "killed" / "checkpoints").mkdir(parents=True)
+    config = read_config(finetuned.workdir)
+    config.init.weights = str(tmp_path / "no.pth")
+    claim(tmp_path / "killed", config)
+    grade, says = found(tmp_path / "no.pth", tmp_path / "killed")
+    assert (grade, "no.pth, which does not exist" in says) == ("impossible", True)
+
+
+def test_weights_that_another_process_lacks_are_refused_here_too(torch_file, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(agreement, "exchange", lambda own: [asked.append(own) or own, "no such weights"])
+    with pytest.raises(InputError, match=r"^process 1: no such weights$"):
+        starting.read(torch_file, lambda line: None)
+    with pytest.raises(InputError, match=r"^process 0: config.init.weights is .*no.pth, which does not exist"):
+        starting.read(tmp_path / "no.pth", lambda line: None)
+    # After one exchange, as the other process.
+    assert len(asked) == 2
 
 
 def test_a_batch_of_one_image_is_one_where_all_statistics_are_frozen(torch_file, coloured, tmp_path):

@@ -5,9 +5,9 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -15,6 +15,8 @@ import jax
 from jax._src.distributed import global_state
 
 from resnet_jax.errors import InputError, PeerLostError
+
+T = TypeVar("T")
 
 # A file of another host can appear late where a network file system caches folders.
 SEEN_WITHIN = 10.0
@@ -53,6 +55,27 @@ def exchange(own: Any) -> list[Any]:
     if number > 0:
         client.key_value_delete(f"resnet_jax/exchange/{number - 1}/{jax.process_index()}")
     return answers
+
+
+def together(act: Callable[[], T]) -> T:
+    """What `act` gives, which looks at this host alone; where it is refused on one process, all of them refuse it.
+
+    Raises, beside what `exchange` raises:
+      InputError: on every process, that of the first one that has one, and which process that is where others have not
+        the same.
+    """
+    found, error = None, None
+    try:
+        found = act()
+    except InputError as refused:
+        error = refused
+    said = exchange(None if error is None else str(error))
+    if error is not None and all(each == str(error) for each in said):
+        raise error
+    for process, each in enumerate(said):
+        if each is not None:
+            raise InputError(f"process {process}: {each}") from error
+    return cast(T, found)
 
 
 def check_same(what: str, facts: Mapping[str, Any], advice: str) -> None:

@@ -121,13 +121,23 @@ def _versions() -> tuple[str, str]:
 
 def _weights(config: Config, folder: Path | None) -> tuple[str, str]:
     """Also gives the config's fields that are None the values that a run would have of the weights."""
-    says = ["the run has begun, and needs them no more"]
-    if folder is not None and (folder / "config.json").exists():
-        resolved = starting.as_begun(config, folder)
-    else:
-        resolved = starting.resolved(config, starting.read(config.init.weights, says.append))
+    says, resolved = ["the run has begun, and needs them no more"], config
+    # As process 0 sees them, for what follows is made together.
+    claimed, saved = agreement.exchange(_seen(folder))[0]
+    if folder is not None and claimed:
+        resolved = agreement.together(lambda: starting.as_begun(config, folder))
+    if not saved:  # as a run that was killed before its first checkpoint
+        resolved = starting.resolved(resolved, starting.read(config.init.weights, says.append))
     config.update(resolved)
     return says[-1], ""
+
+
+def _seen(folder: Path | None) -> tuple[bool, bool]:
+    """Whether a folder is the workdir of a run, and whether that has a checkpoint."""
+    # Path.exists would raise where a folder must not be read.
+    if folder is None or not os.path.exists(folder / "config.json"):
+        return False, False
+    return True, any(path.name.isdecimal() for path in (folder / "checkpoints").glob("*"))
 
 
 def _config(config: Config) -> tuple[str, str]:
@@ -156,9 +166,10 @@ def _mesh(config: Config | None) -> tuple[str, str]:
 
 
 def _workdir(workdir: Path, config: Config | None) -> tuple[str, str]:
-    if config is not None and (workdir / "config.json").exists():
-        claim(workdir, config)  # refuses another run's, and writes nothing
-    # Of one that is not there yet the nearest folder above. Path.exists would raise where a folder must not be read.
+    claimed, _ = agreement.exchange(_seen(workdir))[0]
+    if config is not None and claimed:
+        agreement.together(lambda: claim(workdir, config))  # refuses another run's, and writes nothing
+    # Of one that is not there yet the nearest folder above.
     folder = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if os.path.exists(path))
     agreement.check_folder(folder)
     free = shutil.disk_usage(folder).free

@@ -85,18 +85,29 @@ def load_state(
 def _restore(
     directory: str | os.PathLike[str], abstract: Any, log: Callable[[str], None], checkpoint: str | int
 ) -> Restored:
-    directory, restored = workdir.locate(directory), None
+    directory = workdir.locate(directory)
     if not (isinstance(checkpoint, int) or checkpoint in ("last", "best") or checkpoint.isdecimal()):
         raise InputError(f"checkpoint is {checkpoint!r}, but it must be last, best or an iteration")
-    if (directory / "checkpoints").is_dir():
-        with Checkpoints(directory, write=False) as checkpoints:
-            step = None if checkpoint == "last" else checkpoint
-            if checkpoint == "best":
-                step = _best(directory, checkpoints.steps())
-            restored = checkpoints.restore(abstract, log, None if step is None else int(step))
+    check_begun(directory)
+    with Checkpoints(directory, write=False) as checkpoints:
+        step = None if checkpoint == "last" else checkpoint
+        if checkpoint == "best":
+            step = _best(directory, checkpoints.steps())
+        restored = checkpoints.restore(abstract, log, None if step is None else int(step))
     if restored is None:
-        raise InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
+        raise _no_checkpoint(directory)
     return restored
+
+
+def check_begun(directory: Path) -> None:
+    """Refuses what is no workdir, and one where there can be no checkpoint."""
+    workdir.read_config(directory)
+    if not (directory / "checkpoints").is_dir():
+        raise _no_checkpoint(directory)
+
+
+def _no_checkpoint(directory: Path) -> InputError:
+    return InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
 
 
 def _best(directory: Path, steps: Sequence[int]) -> int | None:

@@ -45,19 +45,29 @@ def read(
       InputError: nothing there can be used, or the processes read different weights.
     """
     path = expanded(path, name)
-    if not path.exists():
-        raise InputError(f"{name} is {path}, which does not exist: give the workdir of a run or a file of weights")
-    if path.is_dir():
+
+    def of_this_host() -> Classifier | None:
+        """That of a file, or None for a run, whose checkpoint the processes read together."""
+        if not path.exists():
+            raise InputError(f"{name} is {path}, which does not exist: give the workdir of a run or a file of weights")
+        if not path.is_dir():
+            return load_torch(path, log=log)
         check_is_run(path)
+        loading.check_begun(path)
+        return None
+
+    classifier, advice = agreement.together(of_this_host), f"use the same ones for {name} on every host"
+    agreement.check_same("weights", {"their place": "a workdir" if classifier is None else "a file"}, advice)
+    if classifier is None:
         run = loading.load_run(path, log)
         classifier, made = run.classifier, f"the checkpoint of iteration {run.step}"
     else:
-        classifier, made = load_torch(path, log=log), "these weights"
+        made = "these weights"
     classifier = jax.device_get(classifier)
     crc = 0
     for leaf in jax.tree.leaves(classifier):
         crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
-    agreement.check_same("weights", {"their checksum": crc}, f"use the same ones for {name} on every host")
+    agreement.check_same("weights", {"their checksum": crc}, advice)
     network, size = "{}{}".format(*family_and_depth(_resnet(classifier))), " x ".join(map(str, classifier.image_shape))
     log(f"{path}: {made}, of a {network} for images of {size} and {len(classifier.class_names)} classes")
     return classifier
