@@ -195,6 +195,12 @@ def test_a_safetensors_type_that_weights_never_have(tmp_path):
     write_tensors(tmp_path / "a.safetensors", {"w": np.zeros(2, np.complex64)})
     with pytest.raises(InputError, match="w has the type C64"):
         read_weights(tmp_path / "a.safetensors")[0]
+    # One that NumPy does not have, and that safetensors cannot give it.
+    header = b'{"w": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}'
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(InputError, match="w has the type F8_E4M3") as error:
+        read_weights(tmp_path / "a.safetensors")
+    one_line(error)
 
 
 @pytest.mark.parametrize("suffix", EACH)

@@ -104,9 +104,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]
     try:
         with safetensors.safe_open(path, "np") as file:
             for name in file.keys():  # noqa: SIM118 (it is no table)
-                dtype, array = file.get_slice(name).get_dtype(), file.get_tensor(name)
+                # NumPy lacks some of the others, such as float8, and cannot read them at all.
+                dtype = file.get_slice(name).get_dtype()
                 if dtype not in _DTYPES:
                     raise InputError(f"{name} has the type {dtype}, which weights of a ResNet never have")
+                array = file.get_tensor(name)
                 tensors[name] = array.astype(np.float32) if dtype in ("F16", "BF16") else array
             return tensors, file.metadata() or {}
     except safetensors.SafetensorError as error:
