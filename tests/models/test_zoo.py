@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from resnet_jax import models
@@ -77,6 +78,9 @@ def test_fields_and_classes_are_passed_on():
     assert (model.num_classes, model.shortcut, model.dtype) == (3, "C", jnp.bfloat16)
     assert (model.bottleneck_stride, model.bn_group_size) == ("3x3", 32)
     assert (models.create("resnet50").num_classes, models.create("cifar_resnet20").num_classes) == (1000, 10)
+    model = models.create("cifar_resnet20", num_classes=np.int64(3))
+    assert model == models.create("cifar_resnet20", num_classes=3)
+    assert type(model.num_classes) is int
     with pytest.raises(TypeError, match="bottleneck_strides"):
         models.create("resnet50", bottleneck_strides="3x3")
 
@@ -97,6 +101,8 @@ MISTAKES = [
     ("cifar_resnet20", {"shortcut": "b"}, "unknown shortcut 'b'"),
     ("plain34", {"shortcut": "B"}, "'plain34' is a plain network .* shortcut 'B'"),
     ("cifar_plain20", {"shortcut": "A"}, "has no shortcuts"),
+    ("resnet18", {"num_classes": True}, "num_classes is True, but it must be a whole number"),
+    ("resnet18", {"num_classes": np.int64(0)}, "at least 1"),
 ]
 
 

@@ -1,6 +1,7 @@
 """The networks by their names, resnet18 … 152, plain18 …, cifar_resnet20 … 1202, cifar_plain20 …; their variables."""
 
 import difflib
+import numbers
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.models.resnet import ResNet
 
@@ -25,7 +27,9 @@ NAMES = tuple(
 )
 
 
-def create(name: str, *, num_classes: int | None = None, shortcut: str | None = None, **fields: Any) -> ResNet:
+def create(
+    name: str, *, num_classes: int | np.integer | None = None, shortcut: str | None = None, **fields: Any
+) -> ResNet:
     """Makes a network of the paper as a Linen module.
 
     Args:
@@ -49,7 +53,10 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
         raise ValueError(f"unknown model {name!r}: {hint}models are {', '.join(NAMES)}, and any other CIFAR depth 6n+2")
     cifar, plain, depth = match[1] is not None, match[2] == "plain", int(match[3])
 
-    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 1):
+    if num_classes is None:
+        num_classes = 10 if cifar else 1000
+    # NumPy's whole numbers too, as of `labels.max() + 1`.
+    if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 1:
         raise ValueError(f"num_classes is {num_classes!r}, but it must be a whole number, at least 1")
     if plain and shortcut is not None:
         raise ValueError(f"{name!r} is a plain network and has no shortcuts, but shortcut {shortcut!r} was given")
@@ -80,7 +87,7 @@ def create(name: str, *, num_classes: int | None = None, shortcut: str | None = 
         widths=widths,
         bottleneck=not cifar and depth >= 50,
         stem="cifar" if cifar else "imagenet",
-        num_classes=(10 if cifar else 1000) if num_classes is None else num_classes,
+        num_classes=int(num_classes),
         shortcut=shortcut,
         **fields,
     )
