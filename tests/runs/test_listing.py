@@ -90,6 +90,25 @@ def test_what_is_known_of_runs(place):
     assert listing.differing(runs.values()) == ["seed"]
 
 
+def test_a_damaged_config_beside_a_result_or_metrics(tmp_path, capsys):
+    for name, result in (("whole", RESULT), ("both", {"step": 60}), ("begun", None)):
+        (make(tmp_path / name, result=result) / "config.json").write_text("{")
+    (tmp_path / "whole" / "metrics.jsonl").unlink()
+    # What evaluate --output writes is no run.
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "result.json").write_text('{"steps": [60], "error": 0.0625}')
+    runs = {run.workdir.name: run for run in list_runs(tmp_path)}
+    assert {name: (run.state, run.step) for name, run in runs.items()} == {
+        "begun": ("damaged", 0),
+        "both": ("damaged", 0),
+        "whole": ("damaged", 60),
+    }
+    assert runs["whole"].errors == {"train": 0.125, "test": 0.0625}
+    assert [len(run.problems) for run in runs.values()] == [1, 2, 1]
+    assert "config.json" in runs["whole"].problems[0]
+    assert "result.json is damaged" in runs["both"].problems[1]
+
+
 def test_one_run_and_several_folders(place):
     (run,) = list_runs(place / "depth=8")
     assert listing.short_names([run]) == {place / "depth=8": "depth=8"}

@@ -79,8 +79,7 @@ def list_runs(*directories: str | os.PathLike[str]) -> list[ListedRun]:
         if not place.is_dir():
             raise InputError(f"there is no folder {place}: give one below which there are runs")
     paths = {path.resolve(): path for place in places for path in sorted(_workdirs(place), key=_natural)}
-    # A config.json alone may be that of anything.
-    found = [run for run in map(_read, paths.values()) if run.fields or run.step or run.state != "damaged"]
+    found = [run for run in map(_read, paths.values()) if _is_of_a_run(run)]
     if not found:
         raise InputError(f"there is no run in or below {', '.join(map(str, places))}: resnet-jax train makes some")
     return found
@@ -94,6 +93,12 @@ def _workdirs(place: Path) -> Iterator[Path]:
         if real not in seen and set(_FILES) & set(files):
             yield Path(folder)
         seen.add(real)
+
+
+def _is_of_a_run(found: ListedRun) -> bool:
+    """A config.json alone that cannot be read may be that of anything, and a result.json alone that of `evaluate`."""
+    files = [name for name in _FILES if (found.workdir / name).exists()]
+    return bool(found.fields or found.step) or "metrics.jsonl" in files or len(files) > 1
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -111,7 +116,8 @@ def _read(directory: Path) -> ListedRun:
             return nothing
 
     fields = attempt(lambda: flat(workdir.read_config(directory).to_dict()), {})
-    result = attempt(lambda: workdir.complete_result(directory), None) or {}
+    # Whether a result is that of the whole run its config says, and what is wrong with the config is said already.
+    result = attempt(lambda: (workdir.complete_result if fields else workdir.read_result)(directory), None) or {}
     damaged = bool(problems)
     metrics = attempt(lambda: read_metrics(directory, problems.append), [])
     errors = {}
