@@ -38,6 +38,12 @@ class Linear(nn.Module):
         return nn.Dense(4, dtype=self.dtype)(images.reshape(images.shape[0], -1))
 
 
+class Switched(Linear):
+    """Whose field of that name is no tuple of names."""
+
+    frozen: bool = False
+
+
 class Normalized(nn.Module):
     @nn.compact
     def __call__(self, images, train):
@@ -61,6 +67,16 @@ def assert_close(one, other, **bounds):
 
 def assert_equal(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_field_frozen_of_another_kind_freezes_nothing(frozen):
+    ends = []
+    for model in (Linear(), Switched(frozen=frozen)):
+        optimizer = optax.sgd(0.1)
+        state = create_state(model, optimizer, 0, SHAPE, make_mesh(1))
+        ends.append(make_train_step(model, optimizer, mesh=make_mesh(1))(state, batch_of())[0].params)
+    assert_equal(*ends)
 
 
 @pytest.mark.parametrize(

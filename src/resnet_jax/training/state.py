@@ -124,7 +124,9 @@ def trained(model: nn.Module, variables: Any) -> dict[str, Any]:
     An optimiser never sees frozen parameters. So no decay, momentum or norm over all of them reaches these, whatever
     the optimiser, and its state is no larger than it must be.
     """
-    frozen = {"params": getattr(model, "frozen", ()), "batch_stats": getattr(model, "frozen_statistics", ())}
+    fields = {"params": "frozen", "batch_stats": "frozen_statistics"}
+    # A module of one's own may mean something else by a field of that name, such as a truth value.
+    frozen = {name: value for name in fields if isinstance(value := getattr(model, fields[name], ()), tuple)}
     return {
         name: {each: tree for each, tree in collection.items() if each not in frozen.get(name, ())}
         for name, collection in variables.items()
