@@ -38,6 +38,10 @@ def test_help_of_train_names_every_field(capsys):
     assert "Layers with weights" not in output(capsys, "evaluate --help")
     shown = output(capsys, "train --config=imagenet --help")
     assert "with their values in imagenet:" in shown
+    # As the command reads it: in one word or two, and the last one counts.
+    assert output(capsys, "train --config imagenet --help") == shown
+    assert output(capsys, "train --config=digits --config imagenet -h") == shown
+    assert "in cifar10, which the other configs amend:" in output(capsys, "train --config --help")
     assert "--config.stream.scales=256,480" in shown
     assert "--config.model.depth=50" in shown
 

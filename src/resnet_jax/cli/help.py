@@ -26,7 +26,7 @@ def command_help(command: Callable[..., Any], arguments: Sequence[str]) -> str:
     text = inspect.getdoc(command) or ""
     if command.__name__ != "train":
         return text
-    source = next((word.partition("=")[2] for word in arguments if word.startswith("--config=")), None)
+    source = _config(arguments)
     width, title = shutil.get_terminal_size((120, 0)).columns, source or "cifar10, which the other configs amend"
     lines = [text, "", f"The fields, with their values in {title}:"]
     section = ""
@@ -36,6 +36,17 @@ def command_help(command: Callable[..., Any], arguments: Sequence[str]) -> str:
         flag = f"  --config.{name}={as_text(default)}"
         lines += textwrap.wrap(f"{flag:41}  {comment}", min(width, 120), subsequent_indent=" " * 43)
     return "\n".join(lines)
+
+
+def _config(arguments: Sequence[str]) -> str | None:
+    """What --config=NAME or --config NAME says, of several the last one, as for the command itself."""
+    found = None
+    for word, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        if word.startswith("--config="):
+            found = word.partition("=")[2]
+        elif word == "--config" and not following.startswith("-"):
+            found = following
+    return found
 
 
 def completion_script(shell: str, commands: Commands) -> str:
