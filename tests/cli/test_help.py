@@ -35,6 +35,8 @@ def test_help_of_train_names_every_field(capsys):
     assert flags == {field.name: fields.as_text(field.default) for field in configs.described()}
     text = " ".join(shown.split())
     assert all(" ".join(field.comment.split()) in text for field in configs.described())
+    assert "Ignored where `train.epochs` is set." in text
+    assert "`train.iterations` is ignored." in text
     assert "Layers with weights" not in output(capsys, "evaluate --help")
     shown = output(capsys, "train --config=imagenet --help")
     assert "with their values in imagenet:" in shown

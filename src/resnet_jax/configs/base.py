@@ -180,9 +180,10 @@ def get_config() -> Config:
                 # Microbatches that a batch is split into, one after another, where the devices cannot hold it at once.
                 # The result is the same where `model.bn_group_size` is; else a microbatch is a batch-norm group.
                 "grad_accum_steps": 1,
-                # Of the whole training; one is one step of the optimiser.
+                # Of the whole training; one is one step of the optimiser. Ignored where `train.epochs` is set.
                 "iterations": 64_000,
-                # Instead of the iterations how often each training image is seen, such as 90 or 0.5.
+                # How often each training image is seen, such as 90 or 0.5; where it is set, the iterations follow from
+                # it, and `train.iterations` is ignored.
                 "epochs": placeholder(float),
                 # Iterations in one dispatch and between two lines of metrics.jsonl.
                 "log_every": 100,
