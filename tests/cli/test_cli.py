@@ -181,7 +181,9 @@ def test_scores_and_predictions_as_json_and_as_text(place, capsys):
     score = json.loads(capsys.readouterr().out)
     assert (score["images"], score["steps"]) == (360, [20])
     assert main(["evaluate", "--workdir=run"]) == 0
-    assert f"test error {score['error']:.2%}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"test error {score['error']:.2%}" in shown
+    assert shown.endswith("by center after 20 iterations\n")
 
     assert main(["predict", "--workdir=run", "--format=json", "image.png", "image.png"]) == 0
     one, other = json.loads(capsys.readouterr().out)

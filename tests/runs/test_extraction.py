@@ -47,6 +47,8 @@ def test_the_workdir_is_one_that_other_commands_take(extracted, tmp_path, capsys
     assert main(["evaluate", f"--workdir={folder / 'head'}", "--format=json"]) == 0
     score = json.loads(capsys.readouterr().out)
     assert (score["split"], score["error"]) == (found["split"], pytest.approx(found["error"]))
+    assert main(["evaluate", f"--workdir={folder / 'head'}"]) == 0
+    assert capsys.readouterr().out.endswith(" on 360 images by center\n")  # and of no iterations
     assert main(["convert", str(folder / "head"), str(tmp_path / "head.safetensors")]) == 0
 
 

@@ -49,10 +49,11 @@ def evaluate(
     top5 = f" (top-5 {score['top5_error']:.2%})" if "top5_error" in score else ""
     damaged = f" ({score['damaged']} damaged)" if score["damaged"] else ""
     best = ", the best on validation images" if checkpoint == "best" else ""
+    # Given weights and a fitted head were not trained here.
+    after = f" after {', '.join(map(str, score['steps']))} iterations" if any(score["steps"]) else ""
     line = (
         f"{score['split']} error {score['error']:.2%}{top5}, loss {score['loss']:.4f} "
-        f"on {score['images']} images{damaged} by {score['protocol']} "
-        f"after {', '.join(map(str, score['steps']))} iterations{best}"
+        f"on {score['images']} images{damaged} by {score['protocol']}{after}{best}"
     )
     show(format, score, lambda: line)
 
