@@ -95,16 +95,23 @@ def _joined(outputs: Any) -> list[Any]:
     return joined
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str]) -> int:
+    paths = sorted(FOLDER.glob("*.ipynb"))
+    known = [path.stem for path in paths]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"error: there is no notebook {unknown[0]}: there are {', '.join(known)}", file=sys.stderr)
+        return 2
     import nbformat
 
-    for path in sorted(FOLDER.glob("*.ipynb")):
+    for path in paths:
         if not names or path.stem in names:
             with tempfile.TemporaryDirectory() as folder:
                 notebook = execute(path, Path(folder))
             nbformat.write(notebook, path)
             print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -103,6 +103,14 @@ def test_the_curve_in_a_notebook_is_that_of_the_run():
     assert stored["date"] in said
 
 
+def test_a_notebook_that_there_is_not_is_one_line(capsys):
+    main = runpy.run_path(str(FOLDER / "execute.py"))["main"]
+    assert main(["01_tour", "1_tour"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"error: there is no notebook 1_tour: there are {', '.join(p.stem for p in NOTEBOOKS)}\n"
+    assert printed.out == ""
+
+
 @pytest.mark.slow
 # The kernel's client leaves its event loop and sockets to the garbage collector.
 @pytest.mark.filterwarnings("default::ResourceWarning", "default::DeprecationWarning", "default::RuntimeWarning")
