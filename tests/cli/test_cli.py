@@ -123,7 +123,7 @@ BAD = [
     ("predict image.png", "--workdir is missing"),
     ("predict --workdir=data image.png", "data is not the workdir of a run"),
     ("predict --workdir=run text.png", "text.png cannot be read as an image"),
-    ("predict --workdir=run absent.png", "there is no image file absent.png"),
+    ("predict --workdir=run absent.png", "there is no image file or folder absent.png"),
     ("predict --workdir=run data", "the folder data holds no images"),
     ("sweep --config=digits --workdir=new", "at least one --axis"),
     ("sweep --config=digits --axis=seed=0", "--workdir is missing"),

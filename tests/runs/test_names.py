@@ -50,7 +50,7 @@ def test_a_run_and_its_evaluation_in_a_folder_of_any_name(name, run_of_20, tmp_p
     assert {path.name for path in (tmp_path / f"{name} out").iterdir()} >= {"confusion.png", "result.json"}
     assert score["workdirs"] == [str(directory)]
     assert main(["predict", f"--workdir={directory}", "absent.png"]) == 2
-    assert capsys.readouterr().err == "error: there is no image file absent.png\n"
+    assert capsys.readouterr().err == "error: there is no image file or folder absent.png\n"
 
 
 def test_a_name_that_checkpoints_cannot_have_is_refused_at_once(tmp_path):

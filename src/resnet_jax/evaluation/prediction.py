@@ -121,7 +121,7 @@ def _expand(path: Path, log: Callable[[str], None]) -> list[tuple[Path, bool]]:
     if path.exists():
         return [(path, True)]
     if not glob.has_magic(str(path)):
-        raise InputError(f"there is no image file {path}")
+        raise InputError(f"there is no image file or folder {path}")
     found = []
     for each in sorted(set(_matches(path))):
         if each.is_file():
