@@ -153,7 +153,7 @@ def test_configs_among_other_arguments():
 
 
 MISTYPED = [
-    ({"model.dept": 8}, r"there is no field config.model.dept: did you mean config.model.depth\? resnet-jax train --help"),
+    ({"model.dept": 8}, r"there is no field config.model.dept: did you mean config.model.depth\? resnet-jax train"),
     ({"modle.depth": 8}, r"did you mean config.model.depth\?"),
     ({"depth": 8}, r"did you mean config.model.depth\?"),
     ({"model": 8}, "there is no field config.model: it is a section of fields, such as config.model."),

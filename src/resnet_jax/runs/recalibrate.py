@@ -2,11 +2,11 @@
 
 import contextlib
 import os
+from typing import Any
 
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.evaluation.recalibration import recalibrate
-from resnet_jax.runs import build
 from resnet_jax.runs.inputs import open_input
 from resnet_jax.runs.loading import LoadedRun
 
@@ -29,6 +29,7 @@ def recalibrate_run(
     images = open_input(config, run.mesh, lambda line: None, run.classifier.preprocessing)
     with contextlib.closing(images):
         augmented = (batch.images for batch in images.batches(batches))
-        theirs = run.classifier
-        frozen = theirs.replace(model=build.model(config, len(theirs.class_names)))
-        return recalibrate(frozen, augmented, config.train.grad_accum_steps).replace(model=theirs.model)
+        model: Any = run.classifier.model
+        as_trained = model.clone(freeze=config.init.freeze, live_statistics=config.init.live_statistics)
+        found = recalibrate(run.classifier.replace(model=as_trained), augmented, config.train.grad_accum_steps)
+        return found.replace(model=model)
