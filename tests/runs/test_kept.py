@@ -60,6 +60,7 @@ def test_the_best_checkpoint_is_kept_and_is_not_the_result(kept, capsys):
     assert capsys.readouterr().out.endswith(f" after {best} iterations, the best on validation images\n")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_knows_its_best_checkpoint(kept, tmp_path):
     run = tmp_path / "run"
     train_until(50, small_config(FIELDS), run)

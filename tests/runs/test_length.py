@@ -102,6 +102,7 @@ KEPT = {"optimizer.boundaries": (10, 15)}
 LONGER = OF_20 | {"train.iterations": 40}
 
 
+@pytest.mark.slow
 def test_a_complete_run_becomes_longer_where_the_schedule_allows_it(run_of_20, tmp_path, capsys):
     run, whole = shutil.copytree(run_of_20, tmp_path / "run"), tmp_path / "whole"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
@@ -134,6 +135,7 @@ def test_a_complete_run_becomes_longer_where_the_schedule_allows_it(run_of_20, t
     assert "is complete after 40 iterations" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_epochs_stay_in_the_config_and_are_the_same_run_as_their_iterations(tmp_path, capsys):
     fields = OF_20 | {"train.epochs": 0.2, "train.iterations": 1_000}
     run, other = tmp_path / "run", tmp_path / "other"
