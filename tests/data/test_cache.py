@@ -4,8 +4,6 @@ import contextlib
 import json
 import pickle
 import shutil
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -349,21 +347,3 @@ def test_another_cache_in_the_same_folder_is_another_cache(folder, tmp_path, mon
     np.testing.assert_array_equal(third[3].data, expected(folder, "train/b/4.png", 32))
     # What is mapped stays as it was.
     np.testing.assert_array_equal(first[3].data, kept)
-
-
-def test_threads_that_read_a_new_cache_parse_its_index_one_after_another(folder, tmp_path, monkeypatch):
-    """CPython 3.11 cannot parse in several threads at once, and a run decodes in threads."""
-    images, load, parsing, busiest = write(folder, tmp_path / "cache", form="raw").train, np.load, [], []
-
-    def slowly(*given, **options):
-        parsing.append(None)
-        time.sleep(0.05)
-        busiest.append(len(parsing))
-        parsing.pop()
-        return load(*given, **options)
-
-    monkeypatch.setattr(np, "load", slowly)
-    with ThreadPoolExecutor(4) as threads:
-        names = list(threads.map(lambda index: images[index].name, [0, 0, 0, 0]))
-    assert set(names) == {"train/a/1.jpg"}
-    assert set(busiest) == {1}

@@ -2,6 +2,8 @@
 
 import gc
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from pictures import encoded, noise
 from PIL import Image
 
 from resnet_jax.data import sequential
+from resnet_jax.data.cache import write_cache
 from resnet_jax.data.decode import decode
 from resnet_jax.data.images import open_images
 from resnet_jax.data.preprocessing import Preprocessing
@@ -107,3 +110,25 @@ def test_the_mean_image_of_photographs(test_data):
 def test_no_mean_image_of_damaged_photographs():
     with pytest.raises(InputError, match="all of 3 images are damaged"):
         sequential.mean_image(spoiled(*range(20)), 3, 34, 32)
+
+
+def test_threads_that_read_a_new_cache_parse_its_index_one_after_another(tmp_path, monkeypatch):
+    """CPython 3.11 cannot parse in several threads at once, and a run decodes in threads."""
+    for split in ("train", "val"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        (tmp_path / split / "a" / "1.png").write_bytes(encoded(noise(40, 40), "PNG"))
+    write_cache(open_images("folder", tmp_path), tmp_path / "cache", form="raw", log=print)
+    images, load, parsing, busiest = open_images("cache", tmp_path / "cache").train, np.load, [], []
+
+    def slowly(*given, **options):
+        parsing.append(None)
+        time.sleep(0.05)
+        busiest.append(len(parsing))
+        parsing.pop()
+        return load(*given, **options)
+
+    monkeypatch.setattr(np, "load", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        names = list(threads.map(lambda index: images[index].name, [0, 0, 0, 0]))
+    assert set(names) == {"train/a/1.png"}
+    assert set(busiest) == {1}

@@ -1,3 +1,4 @@
+import finetuning
 import members
 import pytest
 
@@ -16,3 +17,22 @@ def finished(tmp_path_factory):
 def folder(tmp_path_factory):
     """A folder of photographs, which tests copy before they change it."""
     return members.make_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="session")
+def coloured(tmp_path_factory):
+    """A folder of 14 photographs, see `finetuning`."""
+    return finetuning.make_photographs(tmp_path_factory.mktemp("coloured"))
+
+
+@pytest.fixture(scope="session")
+def torch_file(tmp_path_factory):
+    """A file of weights, see `finetuning`."""
+    return finetuning.make_weights(tmp_path_factory.mktemp("weights") / "resnet8.safetensors")
+
+
+@pytest.fixture(scope="session")
+def finetuned(torch_file, coloured, tmp_path_factory):
+    """A complete run on the photographs that began with the file; and what it printed."""
+    directory = tmp_path_factory.mktemp("finetuned") / "run"
+    return train(finetuning.finetune(torch_file, coloured), directory)

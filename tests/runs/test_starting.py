@@ -1,23 +1,16 @@
-"""Runs that begin with weights: what the weights settle, what is new, and what is refused."""
+"""Runs that begin with weights: what the weights settle, what is new, and how they go on."""
 
-import dataclasses
 import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from finetuning import COLOURS, finetune
 
-from resnet_jax import models
 from resnet_jax.cli.main import main
-from resnet_jax.configs import parsing
-from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed import agreement
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.interop.classifiers import save_torch
 from resnet_jax.runs import doctor, starting
 from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.runs.extraction import extract_features
@@ -30,47 +23,6 @@ from resnet_jax.training.optimizers import sgd
 from resnet_jax.training.state import create_state
 from small_run import OF_20, assert_same_run, everything_saved, saved_steps, small_config, train_until
 
-COLOURS = ("green", "red")
-FINETUNED = {
-    "train.batch_size": 8,
-    "train.iterations": 20,
-    "train.log_every": 5,
-    "train.eval_every": 10,
-    "train.checkpoint_every": 5,
-    "optimizer.warmup_steps": 0,
-    "stream.num_workers": 0,
-    "mesh.data": 1,
-}
-
-
-@pytest.fixture(scope="session")
-def coloured(tmp_path_factory):
-    """14 photographs, 6 to train on and 8 to validate on, of one colour and some noise each."""
-    root, random = tmp_path_factory.mktemp("coloured"), np.random.default_rng(0)
-    for split, count in (("train", 3), ("val", 4)):
-        for name, colour in zip(COLOURS, ((0, 200, 0), (200, 0, 0)), strict=True):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = np.array(colour) + random.integers(0, 56, (40, 48 + i, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i}.png")
-    return root
-
-
-@pytest.fixture(scope="session")
-def torch_file(tmp_path_factory):
-    """A file of a CIFAR ResNet-8 as it is drawn, of ten classes, which akamaster's would be."""
-    path, shape = tmp_path_factory.mktemp("weights") / "resnet8.safetensors", (32, 32, 3)
-    model = models.create("cifar_resnet8", shortcut_padding="both")
-    variables = models.init(model, shape, jax.random.key(0))
-    names = tuple(f"class {i}" for i in range(10))
-    save_torch(Classifier(model, variables, Preprocessing.of_channels(), names, shape), path)
-    return path
-
-
-def finetune(weights, photographs, fields=None):
-    given = {"init.weights": str(weights), "dataset.data_dir": str(photographs)}
-    return parsing.load("finetune", given | FINETUNED | (fields or {}))
-
 
 def begun(config, classes, shape=(8, 8, 1)):
     """What a run of a config begins with, for data of such classes and images; and what it said."""
@@ -79,13 +31,6 @@ def begun(config, classes, shape=(8, 8, 1)):
     config = starting.resolved(config, weights)
     model = starting.build.model(config, len(classes))
     return starting.begin(config, weights, CheckpointMetadata(classes, shape, 0), model, said.append), said
-
-
-@pytest.fixture(scope="session")
-def finetuned(torch_file, coloured, tmp_path_factory):
-    """A complete run on the photographs that began with the file; and what it printed."""
-    directory = tmp_path_factory.mktemp("finetuned") / "run"
-    return train(finetune(torch_file, coloured), directory)
 
 
 def test_a_run_from_a_file_has_what_the_weights_settle(finetuned, torch_file):
@@ -235,102 +180,6 @@ def test_weights_of_another_size_show_their_own_pixels(torch_file, coloured, tmp
     assert run.classifier.image_shape == (24, 24, 3)
     assert read_config(tmp_path / "run").stream.resize_size == 24
     assert float(run.classifier.preprocessing.std[0, 0, 0]) == pytest.approx(255 * 0.229)
-
-
-def test_a_mean_image_of_another_size_is_refused_for_arrays(run_of_20, tmp_path, capsys):
-    cut = load(run_of_20)
-    save_torch(
-        cut.replace(
-            image_shape=(32, 32, 1), preprocessing=dataclasses.replace(cut.preprocessing, mean=jnp.ones((32, 32, 1)))
-        ),
-        tmp_path / "a.safetensors",
-        log=print,
-    )
-    command = [
-        "train",
-        "--config=digits",
-        "--config.model.depth=8",
-        f"--config.init.weights={tmp_path / 'a.safetensors'}",
-    ]
-    assert main([*command, f"--workdir={tmp_path / 'run'}"]) == 2
-    (line,) = errors_of(capsys)
-    assert "subtract a mean of each pixel of images of 32 x 32 x 1, and those of 'digits' are 8 x 8 x 1" in line
-    assert not (tmp_path / "run").exists()
-
-
-def errors_of(capsys):
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-
-
-FILE, PHOTOS = "--config.init.weights={file}", ["--config=finetune", "--config.dataset.data_dir={photos}"]
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (PHOTOS, "config.model.family is none: it is taken from the weights, but config.init.weights is none too"),
-        (["--config=digits", "--config.model.depth=none"], "config.model.depth is none: "),
-        (
-            [*PHOTOS, "--config.init.weights={root}/no.pth"],
-            "config.init.weights is {root}/no.pth, which does not exist",
-        ),
-        ([*PHOTOS, "--config.init.weights={photos}"], "{photos} is not the workdir of a run"),
-        ([*PHOTOS, "--config.init.weights="], "config.init.weights is '', which names no file or folder"),
-        ([*PHOTOS, "--config.init.weights={photos}/val/red/0.png"], "is no file of weights by its name"),
-        (
-            [*PHOTOS, FILE, "--config.init.freeze=stage5"],
-            "config.init.freeze is 'stage5', but of cifar_resnet8 it must",
-        ),
-        ([*PHOTOS, FILE, "--config.init.freeze=fc"], "must be one of stem, stage1, stage2, stage3, backbone"),
-        (
-            [*PHOTOS, FILE, "--config.init.head=old"],
-            "config.init.head is 'old', but it must be one of zero, normal, keep",
-        ),
-        ([*PHOTOS, FILE, "--config.init.head=keep"], "have 10 classes and 'folder' has 2: give 'zero' or 'normal'"),
-        ([*PHOTOS, FILE, "--config.init.live_statistics=2"], "config.init.live_statistics=2, but it must be true or"),
-        ([*PHOTOS, FILE, "--config.model.depth=20"], "config.model.depth is 20, but it is 8 of the weights {file}"),
-        ([*PHOTOS, FILE, "--config.model.shortcut_padding=end"], "is 'end', but it is 'both' of the weights"),
-        ([*PHOTOS, FILE, "--config.stream.channel_order=bgr"], "is 'bgr', but it is 'rgb' of the weights"),
-        ([*PHOTOS, FILE, "--config.stream.resize_size=8"], "config.stream.resize_size is 8, but no window"),
-        (
-            [*PHOTOS, FILE, "--config.optimizer.rate_factors=(1,1)"],
-            "is (1, 1), but of cifar_resnet8 it must be 5 numbers",
-        ),
-        ([*PHOTOS, FILE, "--config.optimizer.rate_factors=(1,1,1,1,-1)"], "and none of them negative"),
-        (
-            [*PHOTOS, FILE, "--config.optimizer.rate_factors=(1,1,1,1,0)"],
-            "with which no parameter of fc changes, and all",
-        ),
-        (
-            ["--config=digits", "--config.optimizer.rate_factors=(0,0,0,0,0)"],
-            "with which no parameter of stem, stage1,",
-        ),
-        (
-            ["--config=digits", "--config.init.freeze=stem"],
-            "config.init.freeze is 'stem', but there are no config.init",
-        ),
-        (
-            ["--config=digits", "--config.model.depth=8", "--config.model.shortcut_padding=both", FILE],
-            "channels differ",
-        ),
-        (["--config=folder", "--config.dataset.data_dir={photos}", FILE], "config.model.family is 'resnet', but it is"),
-    ],
-)
-def test_what_does_not_fit_is_one_line_and_leaves_nothing(given, message, torch_file, coloured, tmp_path, capsys):
-    named = {"file": torch_file, "photos": coloured, "root": tmp_path}
-    arguments = [each.format(**named) for each in given]
-    assert main(["train", *arguments, f"--workdir={tmp_path / 'run'}"]) == 2
-    (line,) = errors_of(capsys)
-    assert message.format(**named) in line
-    assert not (tmp_path / "run").exists()
-
-
-def test_weights_of_grey_images_are_not_for_photographs(run_of_20, coloured, tmp_path, capsys):
-    command = ["train", "--config=finetune", f"--config.init.weights={run_of_20}", "--config.stream.image_size=32"]
-    assert main([*command, f"--config.dataset.data_dir={coloured}", f"--workdir={tmp_path / 'run'}"]) == 2
-    (line,) = errors_of(capsys)
-    assert "are for images of 8 x 8 x 1, and those of 'folder' are 32 x 32 x 3: their numbers of channels" in line
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_began_with_other_weights(finetuned, torch_file, coloured, tmp_path):

@@ -111,7 +111,7 @@ def runs(*folders: str, output: Path | None = None, format: Format = "table") ->
     resnet-jax runs [DIR…] [--output=curves.png] [--format=table|json]
 
     A DIR is the workdir of a run, the folder of a sweep, or any other folder with runs below it; runs by default.
-    Errors are the last ones, in percent, by the images that they were measured on. "unfinished" is a run that is at
+    Errors are the last ones, by the images that they were measured on. "unfinished" is a run that is at
     work or was stopped. What is damaged is said below the table, and stops nothing.
     """
     if output is not None and output.suffix != ".png":

@@ -3,8 +3,8 @@
     resnet-jax train --config=finetune --config.init.weights=FILE --config.dataset.data_dir=DIR --workdir=runs/mine
 
 The weights are a workdir of `resnet-jax train`, or a file of torchvision's, timm's or akamaster's ResNets; they say
-which network it is and what images it wants. All but the classifier is frozen, with its batch-norm statistics, which
-suits 20 photographs and 20,000.
+which network it is and what images it wants. All but the classifier is frozen, with its batch-norm statistics. The 500
+iterations see 16,000 photographs: of more than a few thousand say --config.train.epochs instead.
 """
 
 from resnet_jax.configs import base

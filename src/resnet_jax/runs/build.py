@@ -99,12 +99,11 @@ def optimizer(config: Config, train_images: int) -> optax.GradientTransformation
             accumulation_size=max(train_images // config.train.batch_size, 1),
             min_scale=1e-4,
         )
-    names, factors = parts(config), None
+    factors = None
     if fields.rate_factors:
         # The optimiser has no parameters of what is frozen.
-        frozen = 0 if config.init.freeze is None else (*names[:-1], "backbone").index(config.init.freeze) + 1
-        first = min(frozen, len(names) - 1)
-        factors = dict(zip(names[first:], map(float, fields.rate_factors[first:]), strict=True))
+        names = trained_parts(config)
+        factors = dict(zip(names, map(float, fields.rate_factors[-len(names) :]), strict=True))
     return optimizers.sgd(
         schedule(config),
         momentum=fields.momentum,
@@ -123,6 +122,12 @@ def parts(config: Config) -> tuple[str, ...]:
     and "fc", the classifier.
     """
     return ("stem", *(f"stage{i + 1}" for i in range(3 if config.model.family.startswith("cifar") else 4)), "fc")
+
+
+def trained_parts(config: Config) -> tuple[str, ...]:
+    """Those of `parts` that come after `config.init.freeze`; the classifier is always one."""
+    names, frozen = parts(config), config.init.freeze
+    return names if frozen is None else names[:-1][(*names[:-1], "backbone").index(frozen) + 1 :] + names[-1:]
 
 
 def cropping(config: Config) -> stream.Cropping:

@@ -146,14 +146,11 @@ def _value(config: Config, field: str) -> Any:
 def _check_parts(config: Config) -> None:
     """Refuses parts that the network lacks, and a network of which nothing is trained."""
     names, frozen, factors = build.parts(config), config.init.freeze, tuple(config.optimizer.rate_factors)
-    network, trained = f"{config.model.family}{config.model.depth}", names
-    if frozen is not None:
-        choices = (*names[:-1], "backbone")
-        if frozen not in choices:
-            raise InputError(
-                f"config.init.freeze is {frozen!r}, but of {network} it must be one of {', '.join(choices)}, or none"
-            )
-        trained = names[choices.index(frozen) + 1 :] or names[-1:]
+    network, choices = f"{config.model.family}{config.model.depth}", (*names[:-1], "backbone")
+    if frozen not in (None, *choices):
+        raise InputError(
+            f"config.init.freeze is {frozen!r}, but of {network} it must be one of {', '.join(choices)}, or none"
+        )
     if not factors:
         return
     if len(factors) != len(names) or min(factors) < 0 or not all(map(math.isfinite, factors)):
@@ -161,6 +158,7 @@ def _check_parts(config: Config) -> None:
             f"config.optimizer.rate_factors is {factors}, but of {network} it must be {len(names)} numbers, of "
             f"{', '.join(names)}, and none of them negative"
         )
+    trained = build.trained_parts(config)
     if not any(factor for name, factor in zip(names, factors, strict=True) if name in trained):
         raise InputError(
             f"config.optimizer.rate_factors is {factors}, with which no parameter of {', '.join(trained)} changes"

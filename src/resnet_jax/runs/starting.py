@@ -26,6 +26,7 @@ from resnet_jax.files import expanded
 from resnet_jax.interop.classifiers import load_torch
 from resnet_jax.interop.files import SUFFIXES
 from resnet_jax.interop.torch_weights import conventions
+from resnet_jax.models.resnet import part_of
 from resnet_jax.models.zoo import family_and_depth
 from resnet_jax.runs import build, checks, loading, workdir
 from resnet_jax.runs.metadata import CheckpointMetadata
@@ -187,15 +188,13 @@ def begin(
 
 
 def _frozen(config: Config, start: Classifier) -> str:
-    parts = build.parts(config)
-    last = len(parts) - 2 if config.init.freeze == "backbone" else parts.index(config.init.freeze)
-    of_stem = ("conv1", "bn1")
-    sizes = {name: sum(map(np.size, jax.tree.leaves(each))) for name, each in start.variables["params"].items()}
-    trained = sum(sizes[name] for name in sizes if name not in (*of_stem, *parts[: last + 1]))
+    trained, sizes = build.trained_parts(config), dict.fromkeys(build.parts(config), 0)
+    for name, each in start.variables["params"].items():
+        sizes[part_of(name)] += sum(map(np.size, jax.tree.leaves(each)))
     statistics = "the batches'" if config.init.live_statistics else "the weights'"
     return (
-        f"frozen: {', '.join(parts[: last + 1])}, with {statistics} batch-norm statistics; trained: "
-        f"{', '.join(parts[last + 1 :])}, {trained:,} of {sum(sizes.values()):,} parameters"
+        f"frozen: {', '.join(part for part in sizes if part not in trained)}, with {statistics} batch-norm statistics; "
+        f"trained: {', '.join(trained)}, {sum(sizes[part] for part in trained):,} of {sum(sizes.values()):,} parameters"
     )
 
 
