@@ -3,8 +3,8 @@
 import numpy as np
 
 
-def conv(x, kernel, stride, padding):
-    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+def conv(x, kernel, stride, padding, mode="constant"):
+    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)), mode)
     size_h, size_w, _, features = kernel.shape
     height = (x.shape[1] - size_h) // stride + 1
     width = (x.shape[2] - size_w) // stride + 1
@@ -47,7 +47,7 @@ def resnet(model, variables, images):
         return y * params[bn_name]["scale"] + params[bn_name]["bias"]
 
     def branch(tree, x, stride):
-        strides = (stride, 1)
+        strides = (stride, 1, 1)[: model.block_layers]
         if model.bottleneck:
             strides = {"1x1": (stride, 1, 1), "3x3": (1, stride, 1)}[model.bottleneck_stride]
         for i, stride_i in enumerate(strides, 1):

@@ -63,6 +63,8 @@ def assert_trees_close(actual, expected, tolerance):
         (CIFAR8, {"shortcut": "C"}, (16, 16)),
         (CIFAR8, {"shortcut": None}, (16, 16)),
         (SMALL, {"shortcut": "C"}, (9, 8)),
+        (SMALL, {"block_layers": 1, "stage_sizes": (2, 2, 1)}, (8, 9)),
+        (SMALL, {"block_layers": 3, "stage_sizes": (2, 1, 1)}, (9, 8)),
         (BOTTLENECK, {}, (33, 40)),
         (BOTTLENECK, {"bottleneck_stride": "3x3", "stem_pool_padding": "torch"}, (33, 40)),
         (BOTTLENECK, {"shortcut": "C", "stem_pool_padding": "torch"}, (32, 45)),
@@ -176,7 +178,10 @@ def test_a_stage_runs_alone_on_regions(train):
     assert_close(whole, maps["stage4"], 1e-5)
 
 
-@pytest.mark.parametrize("field", ["stem", "shortcut", "shortcut_padding", "bottleneck_stride", "stem_pool_padding"])
+_FIELDS = ("stem", "shortcut", "shortcut_padding", "bottleneck_stride", "stem_pool_padding", "padding")
+
+
+@pytest.mark.parametrize("field", _FIELDS)
 def test_a_network_that_does_not_exist_cannot_be_made(field):
     with pytest.raises(ValueError, match=f"{field} is 'D', but it must be one of"):
         SMALL.clone(**{field: "D"})

@@ -85,6 +85,20 @@ def test_fields_and_classes_are_passed_on():
         models.create("resnet50", bottleneck_strides="3x3")
 
 
+def test_blocks_of_one_and_three_layers_have_the_depth_of_the_name():
+    for name, layers, stages in (
+        ("cifar_resnet20", 1, (6, 6, 6)),
+        ("cifar_plain11", 1, (3, 3, 3)),
+        ("cifar_resnet20", 3, (2, 2, 2)),
+        ("resnet34", 1, (6, 8, 12, 6)),
+    ):
+        model = models.create(name, block_layers=layers)
+        assert (model.stage_sizes, model.block_layers) == (stages, layers)
+        assert "{}{}".format(*family_and_depth(model)) == name
+    # Where no shortcut projects, all blocks have the parameters of the plain twin.
+    assert {parameters("cifar_resnet20", block_layers=layers) for layers in (1, 2, 3)} == {269_722}
+
+
 MISTAKES = [
     ("resent50", {}, "'resent50': did you mean 'resnet50'"),
     ("cifar-resnet20", {}, "did you mean 'cifar_resnet20'"),
@@ -97,6 +111,10 @@ MISTAKES = [
     ("cifar_resnet21", {}, r"6n\+2 .* asks for 21: the nearest depth is 20"),
     ("cifar_plain61", {}, "the nearest depth is 62"),
     ("cifar_resnet2", {}, "the nearest depth is 8"),
+    ("cifar_resnet32", {"block_layers": 3}, r"with blocks of 3 layers have 9n\+2 layers, .* the nearest depth is 29"),
+    ("cifar_resnet20", {"block_layers": 4}, r"block_layers is 4, but it must be one of \(1, 2, 3\)"),
+    ("resnet18", {"block_layers": 3}, "the stages of 'resnet18' do not consist of blocks of 3 layers"),
+    ("resnet50", {"block_layers": 1}, "block_layers=1 is for basic blocks: a bottleneck has three of its own"),
     ("resnet50", {"shortcut": "D"}, "unknown shortcut 'D': it is A .* B .* C"),
     ("cifar_resnet20", {"shortcut": "b"}, "unknown shortcut 'b'"),
     ("plain34", {"shortcut": "B"}, "'plain34' is a plain network .* shortcut 'B'"),

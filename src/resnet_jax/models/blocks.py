@@ -1,4 +1,4 @@
-"""The building blocks of figures 2 and 5: basic and bottleneck, residual or plain."""
+"""The building blocks of figures 2 and 5: basic and bottleneck, residual or plain, with or without gates."""
 
 from typing import Any
 
@@ -11,10 +11,11 @@ from resnet_jax.models.layers import Shortcut
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (figure 2) of so many features; the first one has the stride.
+    """3x3 convolutions of so many features, two of them (figure 2) or another number; the first one has the stride.
 
-    For `shortcut` and `shortcut_padding` see `ResNet`. `norm` makes a batch norm, given a name; `last_scale` draws the
-    scale of the last one of the residual branch.
+    For `shortcut`, `shortcut_padding` and `padding` see `ResNet`. `norm` makes a batch norm, given a name;
+    `last_scale` draws the scale of the last one of the residual branch. `block_layers` is how many convolutions there
+    are.
     """
 
     features: int
@@ -24,18 +25,32 @@ class BasicBlock(nn.Module):
     norm: Any
     dtype: Any = jnp.float32
     last_scale: Any = nn.initializers.ones
+    padding: str = "zeros"
+    block_layers: int = 2
+
+    @property
+    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
+        """The features, the size and the stride of each convolution of the branch."""
+        return tuple((self.features, 3, self.stride if i == 0 else 1) for i in range(self.block_layers))
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ {self.features}"]:
-        y = Conv(self.features, 3, self.stride, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train))
-        y = Conv(self.features, 3, dtype=self.dtype, name="conv2")(y)
-        y = self.norm(name="bn2", scale_init=self.last_scale)(y, train)
-        if self.shortcut is not None:
-            y += Shortcut(
-                self.shortcut, self.features, self.stride, self.shortcut_padding, self.norm, self.dtype, name="shortcut"
-            )(x, train)
-        return nn.relu(y)
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ {self.convolutions[-1][0]}"]:
+        y, last = x, len(self.convolutions)
+        for i, (features, size, stride) in enumerate(self.convolutions, 1):
+            y = Conv(features, size, stride, self.dtype, self.padding, name=f"conv{i}")(y)
+            if i < last:
+                y = nn.relu(self.norm(name=f"bn{i}")(y, train))
+        y = self.norm(name=f"bn{last}", scale_init=self.last_scale)(y, train)
+        return nn.relu(self.added(y, x, self.norm, train))
+
+    def added(self, y: Float[Array, "b _h _w f"], x: Any, norm: Any, train: bool) -> Float[Array, "b _h _w f"]:
+        """The branch with the shortcut around it, where there is one; `norm` is for a projection."""
+        if self.shortcut is None:
+            return y
+        shortcut = Shortcut(
+            self.shortcut, y.shape[-1], self.stride, self.shortcut_padding, norm, self.dtype, name="shortcut"
+        )
+        return y + shortcut(x, train)
 
 
 class BottleneckBlock(BasicBlock):
@@ -46,18 +61,8 @@ class BottleneckBlock(BasicBlock):
 
     bottleneck_stride: str = "1x1"
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ {4*self.features}"]:
+    @property
+    def convolutions(self) -> tuple[tuple[int, int, int], ...]:
+        """As of `BasicBlock`."""
         strides = (self.stride, 1) if self.bottleneck_stride == "1x1" else (1, self.stride)
-        out = 4 * self.features
-        y = Conv(self.features, 1, strides[0], dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train))
-        y = Conv(self.features, 3, strides[1], dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y, train))
-        y = Conv(out, 1, dtype=self.dtype, name="conv3")(y)
-        y = self.norm(name="bn3", scale_init=self.last_scale)(y, train)
-        if self.shortcut is not None:
-            y += Shortcut(
-                self.shortcut, out, self.stride, self.shortcut_padding, self.norm, self.dtype, name="shortcut"
-            )(x, train)
-        return nn.relu(y)
+        return (self.features, 1, strides[0]), (self.features, 3, strides[1]), (4 * self.features, 1, 1)

@@ -217,17 +217,28 @@ def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) 
 
 
 class Conv(nn.Module):
-    """A convolution without bias, padded by (size - 1) // 2 on every side as Caffe's and Torch's ResNets are; never
-    `SAME`, which differs for strides.
+    """A convolution, padded by (size - 1) // 2 on every side as Caffe's and Torch's ResNets are; never `SAME`, which
+    differs for strides.
+
+    `padding` is "zeros", or "wrap", with which the map is a torus and a shift of it one of the result. A bias, which
+    begins as 0, is for networks without batch norm.
     """
 
     features: int
     size: int
     stride: int = 1
     dtype: Any = jnp.float32
+    padding: str = "zeros"
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
         kernel = self.param("kernel", he_normal, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         pad = ((self.size - 1) // 2,) * 2
-        return conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (pad, pad))
+        if self.padding == "wrap":
+            x, pad = jnp.pad(x, ((0, 0), pad, pad, (0, 0)), mode="wrap"), (0, 0)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (pad, pad))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y += bias.astype(self.dtype)[None, None, None]
+        return y

@@ -154,7 +154,7 @@ class Shortcut(nn.Module):
     """The path around a block's residual branch (paper section 3.3).
 
     `option` is "A", identity, zero-padded as `zero_pad_shortcut` says; "B", projection where the dimensions change; or
-    "C", projection everywhere. `norm` makes the batch norm after a projection.
+    "C", projection everywhere. `norm` makes the batch norm after a projection; None is none.
     """
 
     option: str
@@ -169,13 +169,17 @@ class Shortcut(nn.Module):
         same = self.stride == 1 and x.shape[-1] == self.features
         if self.option == "C" or (self.option == "B" and not same):
             x = Conv(self.features, 1, self.stride, dtype=self.dtype, name="conv")(x)
-            return self.norm(name="bn")(x, train)
+            return x if self.norm is None else self.norm(name="bn")(x, train)
         return x if same else zero_pad_shortcut(x, self.features, self.stride, self.shortcut_padding)
 
 
-def max_pool(x: Float[Array | np.ndarray, "b h w c"], padding: str) -> Float[Array, "b _ _ channels"]:
+def max_pool(
+    x: Float[Array | np.ndarray, "b h w c"], padding: str, wrap: bool = False
+) -> Float[Array, "b _ _ channels"]:
     """3x3 max pooling of stride 2: "caffe" lets the first window start at the first pixel and rounds the number of
     windows up, "torch" pads one pixel on every side. 112 x 112 become 56 x 56 either way.
+
+    Padding never wins; with `wrap` it holds the pixels of the other side.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), "torch")[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
@@ -184,4 +188,6 @@ def max_pool(x: Float[Array | np.ndarray, "b h w c"], padding: str) -> Float[Arr
         pads = [(1, 1), (1, 1)]
     else:
         pads = [(0, max(-(-(size - 3) // 2), 0) * 2 + 3 - size) for size in x.shape[1:3]]
+    if wrap:
+        x, pads = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode="wrap"), [(0, 0), (0, 0)]
     return nn.max_pool(x, (3, 3), (2, 2), pads)  # pyright: ignore[reportArgumentType] (Flax declares a string only)

@@ -21,6 +21,8 @@ _CHOICES = {
     "shortcut_padding": ("end", "both"),
     "bottleneck_stride": ("1x1", "3x3"),
     "stem_pool_padding": ("caffe", "torch"),
+    "padding": ("zeros", "wrap"),
+    "block_layers": (1, 2, 3),
 }
 
 _STEM = ("conv1", "bn1")
@@ -89,6 +91,10 @@ class ResNet(nn.Module):
         frozen normalises by its running statistics and keeps them, also in training; no gradient enters it, so that it
         has no backward pass, and `training.step` leaves its parameters as they are.
       live_statistics: frozen parts normalise by the batch's statistics in training, and their running ones move.
+      padding: of every 3x3 and 7x7 convolution and of the stem's pooling: "zeros", or "wrap", the pixels of the other
+        side. With it the network commutes with circular shifts by its total stride, where the stages' strides divide
+        the image's sides.
+      block_layers: convolutions in a basic block, 1, 2 or 3 (paper section 3.2); a bottleneck has three of its own.
     """
 
     stage_sizes: tuple[int, ...]
@@ -110,11 +116,15 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     freeze: str | None = None
     live_statistics: bool = False
+    padding: str = "zeros"
+    block_layers: int = 2
 
     def __post_init__(self):
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
+        if self.bottleneck and self.block_layers != 2:
+            raise ValueError(f"block_layers={self.block_layers} is for basic blocks: a bottleneck has three of its own")
         if self.zero_init_residual and self.shortcut is None:
             raise ValueError("zero_init_residual is for residual networks: a plain one's blocks would begin as zero")
         if self.freeze not in (choices := (None, *self.parts[:-1], "backbone")):
@@ -146,7 +156,7 @@ class ResNet(nn.Module):
     def setup(self):
         norm = partial(BatchNorm, self.momentum, self.epsilon, self.bn_group_size, self.axis_name, self.dtype)
         kind = BottleneckBlock if self.bottleneck else BasicBlock
-        own = {"bottleneck_stride": self.bottleneck_stride} if self.bottleneck else {}
+        own = {"bottleneck_stride": self.bottleneck_stride} if self.bottleneck else {"block_layers": self.block_layers}
         block = partial(
             nn.remat(kind, static_argnums=(2,)) if self.remat else kind,
             shortcut=self.shortcut,
@@ -154,10 +164,11 @@ class ResNet(nn.Module):
             norm=norm,
             dtype=self.dtype,
             last_scale=nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones,
+            padding=self.padding,
             **own,
         )
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        self.conv1 = Conv(self.widths[0], size, stride, dtype=self.dtype)
+        self.conv1 = Conv(self.widths[0], size, stride, self.dtype, self.padding)
         self.bn1 = norm()
         for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
             setattr(self, f"stage{i}", Stage(partial(block, width), blocks, 1 if i == 1 else 2, self.unroll))
@@ -182,7 +193,9 @@ class ResNet(nn.Module):
         """
         images = jnp.asarray(images, self.dtype)
         x = self._apply("stem", lambda train: nn.relu(self.bn1(self.conv1(images), train)), train)
-        maps = {"stem": max_pool(x, self.stem_pool_padding) if self.stem == "imagenet" else x}
+        if self.stem == "imagenet":
+            x = max_pool(x, self.stem_pool_padding, self.padding == "wrap")
+        maps = {"stem": x}
         for i in range(1, len(self.stage_sizes) + 1):
             maps[f"stage{i}"] = self.stage(i, maps["stem" if i == 1 else f"stage{i - 1}"], train)
         return maps

@@ -33,7 +33,8 @@ def create(
     """Makes a network of the paper as a Linen module.
 
     Args:
-      name: "resnet50", "plain34", "cifar_resnet110", "cifar_plain20", …; a CIFAR depth is any 6n + 2 with n >= 1.
+      name: "resnet50", "plain34", "cifar_resnet110", "cifar_plain20", …; a CIFAR depth is any 6n + 2 with n >= 1, or
+        3n + 2 with block_layers=1, or 9n + 2 with block_layers=3.
       num_classes: by default 1000, or 10 for the CIFAR family.
       shortcut: "A", "B" or "C"; by default B for ImageNet and A for CIFAR, as in the paper. Plain networks have none.
       **fields: any other field of `ResNet`, such as `dtype=jnp.bfloat16` or `bn_group_size=32`.
@@ -67,14 +68,18 @@ def create(
             f"unknown shortcut {shortcut!r}: it is A (zero padding), "
             "B (projection where dimensions grow) or C (all projections)"
         )
+    layers = fields.get("block_layers", 2)
+    if layers not in (1, 2, 3):
+        raise ValueError(f"block_layers is {layers!r}, but it must be one of (1, 2, 3)")
     if cifar:
-        if depth < 8 or (depth - 2) % 6:
-            near = max(8, 6 * round((depth - 2) / 6) + 2)
+        step, of_blocks = 3 * layers, "" if layers == 2 else f" with blocks of {layers} layers"
+        if depth < step + 2 or (depth - 2) % step:
+            near = max(step, step * round((depth - 2) / step)) + 2
             raise ValueError(
-                f"CIFAR networks have 6n+2 layers, but {name!r} asks for {depth}: the nearest depth is {near}"
-                + (f", or did you mean {match[2] + match[3]!r}?" if depth in IMAGENET_STAGES else "")
+                f"CIFAR networks{of_blocks} have {step}n+2 layers, but {name!r} asks for {depth}: the nearest depth is "
+                f"{near}" + (f", or did you mean {match[2] + match[3]!r}?" if depth in IMAGENET_STAGES else "")
             )
-        stages, widths = ((depth - 2) // 6,) * 3, (16, 32, 64)
+        stages, widths = ((depth - 2) // step,) * 3, (16, 32, 64)
     else:
         if depth not in IMAGENET_STAGES:
             raise ValueError(
@@ -82,6 +87,10 @@ def create(
                 + (f": did you mean 'cifar_{name}'?" if depth >= 8 and depth % 6 == 2 else "")
             )
         stages, widths = IMAGENET_STAGES[depth], (64, 128, 256, 512)
+        if depth < 50 and layers != 2:
+            if any(2 * blocks % layers for blocks in stages):
+                raise ValueError(f"the stages of {name!r} do not consist of blocks of {layers} layers")
+            stages = tuple(2 * blocks // layers for blocks in stages)
     return ResNet(
         stage_sizes=stages,
         widths=widths,
@@ -96,7 +105,7 @@ def create(
 def family_and_depth(model: ResNet) -> tuple[str, int]:
     """What `create` calls such a network: ("cifar_resnet", 20)."""
     family = f"{'cifar_' if model.stem == 'cifar' else ''}{'plain' if model.shortcut is None else 'resnet'}"
-    return family, (3 if model.bottleneck else 2) * sum(model.stage_sizes) + 2
+    return family, (3 if model.bottleneck else model.block_layers) * sum(model.stage_sizes) + 2
 
 
 def init(model: nn.Module, image_shape: Sequence[int], key: jax.Array) -> dict[str, Any]:
