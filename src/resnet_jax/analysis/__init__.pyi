@@ -1,2 +1,25 @@
+from .boxes import (
+    BoxAccuracy as BoxAccuracy,
+    box_iou as box_iou,
+    largest_region as largest_region,
+    max_box_accuracy as max_box_accuracy,
+    upsample as upsample,
+)
+from .cam import (
+    ActivationMaps as ActivationMaps,
+    class_activation_maps as class_activation_maps,
+    grad_cam as grad_cam,
+)
 from .complexity import Layer as Layer, layer_costs as layer_costs, summary as summary, table_rows as table_rows
+from .invariance import (
+    Consistency as Consistency,
+    circular_consistency as circular_consistency,
+    crop_consistency as crop_consistency,
+    equivariance_errors as equivariance_errors,
+    one_pixel_consistency as one_pixel_consistency,
+    relative_change as relative_change,
+    rotate as rotate,
+    scale as scale,
+    transform_consistency as transform_consistency,
+)
 from .plots import plot_confusion as plot_confusion, plot_curves as plot_curves

@@ -1,0 +1,153 @@
+"""Boxes around what a map of scores marks, and how well they fit to true ones.
+
+A box is (x0, y0, x1, y1) in pixels, whose first and last pixels both belong to it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+from resnet_jax.errors import InputError
+
+_INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+
+
+def upsample(
+    maps: Num[Array | np.ndarray, "batch map_height map_width"],
+    height: int,
+    width: int,
+    interpolation: str = "bilinear",
+) -> Float[np.ndarray, "batch height width"]:
+    """Maps at the size of their images, float32; the centres of the outermost cells stay where they are in the image.
+
+    Args:
+      maps: such as those of `class_activation_maps`.
+      height, width: in pixels.
+      interpolation: "nearest", "bilinear" or "bicubic" (a = -0.75), as OpenCV computes them.
+
+    Raises:
+      InputError: no such interpolation.
+
+    >>> upsample(np.array([[[0.0, 4.0]]]), 1, 4)
+    array([[[0., 1., 3., 4.]]], dtype=float32)
+    """
+    if interpolation not in _INTERPOLATIONS:
+        raise InputError(f"interpolation is {interpolation!r}, but it must be one of {', '.join(_INTERPOLATIONS)}")
+    how = _INTERPOLATIONS[interpolation]
+    return np.stack([cv2.resize(each, (width, height), interpolation=how) for each in np.asarray(maps, np.float32)])
+
+
+def largest_region(scores: Num[Array | np.ndarray, "height width"], threshold: float = 0.2) -> tuple[int, ...] | None:
+    """The box around the largest connected region above a share of the largest score: the rule of the class activation
+    maps' paper (1512.04150, section 3.2), which takes 20 %.
+
+    Args:
+      scores: a map, as large as its image where the box is to be in pixels of that.
+      threshold: of the map's largest value.
+
+    Returns:
+      the box, or None where no score is positive. Pixels that touch at a corner are connected.
+
+    >>> largest_region(np.array([[0.0, 9.0, 8.0], [0.0, 0.0, 7.0], [3.0, 0.0, 1.0]]))
+    (1, 0, 2, 1)
+    """
+    values = np.asarray(scores, np.float32)
+    if values.max() <= 0:
+        return None
+    _, _, regions, _ = cv2.connectedComponentsWithStats((values > threshold * values.max()).astype(np.uint8))
+    x, y, width, height, _ = max(regions[1:].tolist(), key=lambda region: region[cv2.CC_STAT_AREA])
+    return x, y, x + width - 1, y + height - 1
+
+
+def box_iou(
+    boxes: Num[np.ndarray, "n 4"] | Sequence[Sequence[int]], others: Num[np.ndarray, "m 4"] | Sequence[Sequence[int]]
+) -> Float[np.ndarray, "n m"]:
+    """The intersection over union of each box with each other one, float64.
+
+    >>> box_iou([(0, 0, 9, 9)], [(0, 0, 9, 4), (20, 20, 29, 29)])
+    array([[0.5, 0. ]])
+    """
+    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
+    common = sides.clip(0).prod(-1)
+    areas = [(each[..., 2:] - each[..., :2] + 1).prod(-1) for each in (a, b)]
+    return common / (areas[0] + areas[1] - common)
+
+
+class BoxAccuracy(NamedTuple):
+    """How often a box is right, at the threshold that suits the images best.
+
+    Attributes:
+      accuracy: the share of images, 0 to 1; of V2 the mean over its three overlaps.
+      thresholds: the best one for each overlap, as a share of a map's largest value.
+      curves: the share of images for each overlap and threshold, (overlaps, steps).
+    """
+
+    accuracy: float
+    thresholds: tuple[float, ...]
+    curves: np.ndarray
+
+
+# The overlaps that count as right, and whether any region's box may be it or only the largest one's.
+_VERSIONS = {1: ((0.5,), False), 2: ((0.3, 0.5, 0.7), True)}
+
+
+def max_box_accuracy(
+    scores: Num[Array | np.ndarray, "batch height width"],
+    true_boxes: Sequence[Int[np.ndarray, "boxes 4"] | Sequence[Sequence[int]]],
+    version: int = 1,
+    steps: int = 1000,
+) -> BoxAccuracy:
+    """MaxBoxAcc of Choe et al. (2001.07437), and its second version (2007.04178), as their wsolevaluation computes it.
+
+    Each map is scaled to 0 … 1, and to 8 bits. At each threshold the box around the largest contour is right if it
+    overlaps any true box by half; of version 2 the box around any contour may be, by 0.3, 0.5 or 0.7, whose accuracies
+    are averaged. **The threshold is the one that is best on these very images.** A box ends one pixel beyond its
+    contour, as it does there.
+
+    Args:
+      scores: one map of each image, of its true class, as large as the image; there: 224 x 224, bicubic.
+      true_boxes: at least one of each image, in pixels of its map.
+      version: 1 or 2.
+      steps: thresholds, from 0 to below 1.
+
+    Raises:
+      InputError: no such version, or not as many boxes as maps.
+
+    >>> scores = np.zeros((1, 16, 16))
+    >>> scores[0, 4:8, 4:8] = 1
+    >>> max_box_accuracy(scores, [[(4, 4, 8, 8)]]).accuracy
+    1.0
+    """
+    if version not in _VERSIONS:
+        raise InputError(f"version is {version!r}, but MaxBoxAcc has versions 1 and 2")
+    maps = np.array(scores, np.float32)
+    if len(maps) != len(true_boxes) or not all(len(boxes) for boxes in true_boxes):
+        raise InputError(f"there are {len(maps)} maps and {len(true_boxes)} lists of boxes: each map needs its own")
+    overlaps, any_region = _VERSIONS[version]
+    limits = np.arange(steps) / steps
+    right = np.zeros((len(overlaps), steps))
+    for each, boxes in zip(maps, true_boxes, strict=True):
+        span = each.max() - each.min()
+        gray = ((each - each.min()) / (span or 1) * 255).astype(np.uint8)
+        # On 8 bits most thresholds are the same one.
+        levels, places = np.unique((limits * gray.max()).astype(int), return_inverse=True)
+        best = np.array([box_iou(_contours(gray, int(level), any_region), boxes).max() for level in levels])
+        right += best[places] >= np.array(overlaps)[:, None]
+    curves = right / max(len(maps), 1)
+    return BoxAccuracy(float(curves.max(1).mean()), tuple(limits[curves.argmax(1)].tolist()), curves)
+
+
+def _contours(gray: np.ndarray, level: int, any_region: bool) -> list[tuple[int, ...]]:
+    """Boxes around the contours above a level, those of holes too; where there is none, the first pixel."""
+    _, mask = cv2.threshold(gray, level, 255, cv2.THRESH_BINARY)
+    contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if not contours:
+        return [(0, 0, 0, 0)]
+    height, width = gray.shape
+    chosen = contours if any_region else [max(contours, key=cv2.contourArea)]
+    found = [cv2.boundingRect(contour) for contour in chosen]
+    return [(x, y, min(x + w, width - 1), min(y + h, height - 1)) for x, y, w, h in found]

@@ -1,0 +1,76 @@
+"""Maps against NumPy's sums, against the logits, and Grad-CAM against gradients of the network's own parts."""
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax.analysis import class_activation_maps, grad_cam
+from resnet_jax.errors import InputError
+from small_networks import random_images, small_classifier
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return small_classifier()
+
+
+IMAGES = random_images(5)
+
+
+@pytest.fixture(scope="module")
+def stages(classifier):
+    """Float64 feature maps of the images, by the names of the stages."""
+    images = classifier.preprocessing(IMAGES)
+    apply = jax.jit(lambda images: classifier.model.apply(classifier.variables, images, False, method="stages"))
+    return {name: np.asarray(maps, np.float64) for name, maps in apply(images).items()}
+
+
+@pytest.fixture(scope="module")
+def predicted(classifier):
+    return class_activation_maps(classifier, IMAGES)
+
+
+def test_maps_are_the_weighted_sums_of_the_last_feature_maps(classifier, stages):
+    classes = [2, 0, 1, 1, 2]
+    found = class_activation_maps(classifier, IMAGES, classes)
+    assert found.classes.tolist() == classes
+    assert found.maps.shape == (5, 4, 4)
+    kernel = classifier.variables["params"]["fc"]["kernel"].astype(np.float64)
+    for i, each in enumerate(classes):
+        expected = sum(kernel[k, each] * stages["stage2"][i, :, :, k] for k in range(6))
+        np.testing.assert_allclose(found.maps[i], expected, rtol=1e-5, atol=1e-5)
+    assert found.maps.min() < 0 < found.maps.max()  # signed
+
+
+def test_the_mean_of_a_map_and_the_bias_are_the_logit(classifier, predicted):
+    np.testing.assert_allclose(predicted.logits, classifier(IMAGES), rtol=1e-6)
+    assert predicted.classes.tolist() == np.argmax(predicted.logits, 1).tolist()
+    bias = classifier.variables["params"]["fc"]["bias"][np.asarray(predicted.classes)]
+    logits = np.take_along_axis(np.asarray(predicted.logits), np.asarray(predicted.classes)[:, None], 1)[:, 0]
+    assert np.abs(predicted.maps.mean((1, 2)) + bias - logits).max() < 1e-5 * np.abs(predicted.logits).max()
+
+
+def test_grad_cam_of_a_linear_head_is_the_positive_map_over_the_positions(classifier, predicted):
+    found = grad_cam(classifier, IMAGES)
+    np.testing.assert_allclose(found.maps, np.maximum(predicted.maps, 0) / 16, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.logits, predicted.logits, rtol=1e-5)
+
+
+def test_grad_cam_of_an_inner_layer_weighs_it_by_the_mean_gradient_of_the_logit(classifier, stages):
+    model, variables = classifier.model, classifier.variables
+
+    def logits(maps):
+        last = model.apply(variables, 2, maps, False, method="stage")
+        return model.apply(variables, last, method="head")[:, 1].sum()
+
+    maps = stages["stage1"].astype(np.float32)
+    weights = np.asarray(jax.jit(jax.grad(logits))(maps)).mean((1, 2), keepdims=True)
+    found = grad_cam(classifier, IMAGES, 1, "stage1")
+    np.testing.assert_allclose(found.maps, np.maximum((weights * maps).sum(-1), 0), rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_drawn_is_refused(classifier):
+    with pytest.raises(InputError, match=r"whole numbers from 0 to 2"):
+        class_activation_maps(classifier, IMAGES, 3)
+    with pytest.raises(InputError, match=r"no layer 'stage9'.*stage1/first/conv1.*stage2"):
+        grad_cam(classifier, IMAGES, layer="stage9")
