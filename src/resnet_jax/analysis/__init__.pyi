@@ -23,3 +23,8 @@ from .invariance import (
     transform_consistency as transform_consistency,
 )
 from .plots import plot_confusion as plot_confusion, plot_curves as plot_curves
+from .receptive_field import (
+    ReceptiveField as ReceptiveField,
+    effective_field as effective_field,
+    receptive_fields as receptive_fields,
+)

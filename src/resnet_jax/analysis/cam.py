@@ -21,7 +21,6 @@ from jaxtyping import Array, Int, Num
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier, check_classifier
-from resnet_jax.models import ResNet
 from resnet_jax.models.stacking import is_stacked
 
 Classes = int | Sequence[int] | Int[Array | np.ndarray, " batch"] | None
@@ -50,7 +49,7 @@ def class_activation_maps(
     plus the bias of its class is the logit.
 
     Args:
-      classifier: a network with a linear head on averaged features: a `ResNet`.
+      classifier: a network with `stages` and a linear head "fc" on the averages of the last one, such as a `ResNet`.
       images: RGB or grey, 0 to 255, uint8 or float.
       classes: of all images or of each; None is each image's most probable class.
 
@@ -68,11 +67,7 @@ def class_activation_maps(
       ((3, 2, 2), True)
     """
     check_classifier(classifier, "images")
-    if not isinstance(classifier.model, ResNet):
-        raise InputError(
-            f"a {type(classifier.model).__name__} has no linear head on averaged features, of which alone there are "
-            "class activation maps: use grad_cam"
-        )
+    _check_head(classifier, images)
     wanted = _checked(classifier, images, classes)
     return ActivationMaps(*_cam(classifier.model, classifier.variables, classifier.preprocessing, images, wanted))
 
@@ -125,10 +120,23 @@ def _checked(classifier: Classifier, images: Any, classes: Any) -> np.ndarray:
     return wanted.astype(np.int32)
 
 
+def _check_head(classifier: Classifier, images: Any) -> None:
+    model, fc = classifier.model, classifier.variables["params"].get("fc")
+    if fc is not None and hasattr(model, "stages") and hasattr(model, "head"):
+        given = jax.eval_shape(classifier.preprocessing, images)
+        maps = jax.eval_shape(partial(model.apply, classifier.variables, train=False, method="stages"), given)
+        if fc["kernel"].shape[0] in (each.shape[-1] for each in maps.values()):
+            return
+    raise InputError(
+        f"this {type(model).__name__} has no linear layer on averaged feature maps, of which alone there are class "
+        "activation maps: use grad_cam"
+    )
+
+
 @partial(jax.jit, static_argnums=0)
-def _cam(model: ResNet, variables: Any, preprocessing: Preprocessing, images: Any, wanted: jax.Array) -> Any:
+def _cam(model: nn.Module, variables: Any, preprocessing: Preprocessing, images: Any, wanted: jax.Array) -> Any:
     maps: Any = model.apply(variables, preprocessing(images), train=False, method="stages")
-    last = maps[model.parts[-2]]
+    last = list(maps.values())[-1]
     logits: Any = model.apply(variables, last, method="head")
     classes = jnp.where(wanted < 0, logits.argmax(-1).astype(jnp.int32), wanted)
     weights = variables["params"]["fc"]["kernel"].T[classes]

@@ -179,8 +179,9 @@ def equivariance_errors(
     shifts = jnp.array(shift, jnp.int32)
     maps, moved = _maps(classifier.model, classifier.variables, classifier.preprocessing(images), shifts)
     errors = {}
-    for name, map_ in maps.items():
-        by = (0, 0)
+    # Compiled functions sort the names.
+    for name in sorted(maps, key=lambda name: (name == "logits", name != "stem", name)):
+        map_, by = maps[name], (0, 0)
         if name != "logits":
             strides = [size / own for size, own in zip(images.shape[1:3], map_.shape[1:3], strict=True)]
             if any(pixels % stride for pixels, stride in zip(shift, strides, strict=True)):
