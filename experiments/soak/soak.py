@@ -30,6 +30,7 @@ from sklearn.datasets import load_digits
 
 from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.files import write_whole
+from resnet_jax.runs.metrics_log import TIMES
 
 # Relative, of the loss of each step. Other shapes add in another order, and training enlarges the differences: with
 # this learning rate slowly enough to tell them from a step that was left out or made twice.
@@ -118,10 +119,18 @@ def compare(one, other, exact):
     steps, theirs = ([line["step"] for line in each] for each in (lines, others))
     saved, also = everything_saved(one), everything_saved(other)
     if exact:
-        figures = [[{**line, "seconds": None} for line in each] for each in (lines, others)]
-        arrays = [jax.tree.leaves(each) for each in (saved, also)]
-        same = len(arrays[0]) == len(arrays[1]) > 30 and all(map(np.array_equal, *arrays))
-        return {"arrays": len(arrays[0]), "equal_to_the_bit": same and figures[0] == figures[1]}
+        figures = [[line | dict.fromkeys(TIMES) for line in each] for each in (lines, others)]
+        arrays = [jax.tree_util.tree_leaves_with_path(each) for each in (saved, also)]
+        different = [f"{len(each)} arrays" for each in arrays if len(each) != len(arrays[0]) or len(each) <= 30]
+        different += [
+            f"{jax.tree_util.keystr(path)} by {np.abs(np.subtract(array, its)).max():.3g}"
+            for (path, array), (_, its) in zip(*arrays, strict=False)
+            if not np.array_equal(array, its)
+        ]
+        different += [f"{line} and {its}" for line, its in zip(*figures, strict=False) if line != its]
+        if steps != theirs:
+            different.append(f"the steps {steps} and {theirs}")
+        return {"arrays": len(arrays[0]), "equal_to_the_bit": not different, "different": different[:5]}
     if steps != theirs:
         raise RuntimeError(f"{other} has not logged every step once")
     losses, also_losses = (np.array([line["train_loss"] for line in each]) for each in (lines, others))

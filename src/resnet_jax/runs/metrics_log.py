@@ -15,7 +15,8 @@ from resnet_jax.errors import optional, warn
 from resnet_jax.files import expanded, write_whole
 from resnet_jax.runs.workdir import complete_result
 
-_TIMES = ("seconds", "images_per_second")
+# All that two equal runs differ in.
+TIMES = ("seconds", "images_per_second")
 
 
 def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = warn) -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ def follow_metrics(workdir: str | os.PathLike[str], seconds: float = 1.0) -> Ite
             before = state
             for line in read_metrics(workdir, lambda said: None):
                 # Of two equal lines the times differ.
-                figures = {name: value for name, value in line.items() if name not in _TIMES}
+                figures = {name: value for name, value in line.items() if name not in TIMES}
                 if seen.get(line["step"]) != figures:
                     seen[line["step"]] = figures
                     yield line
