@@ -1,5 +1,6 @@
 """What a network costs (`complexity`), where it looks (`cam`, `boxes`), what it answers when images move
-(`invariance`), what a unit sees (`receptive_field`), and pictures of what runs have done (`plots`, with Matplotlib).
+(`invariance`), what a unit sees (`receptive_field`), and pictures of all that
+(`pictures`) and of what runs have done (`plots`).
 
 Functions take a network or arrays; they know no config, no folder of a run and no terminal.
 """

@@ -22,6 +22,7 @@ from .invariance import (
     scale as scale,
     transform_consistency as transform_consistency,
 )
+from .pictures import plot_activation_maps as plot_activation_maps
 from .plots import plot_confusion as plot_confusion, plot_curves as plot_curves
 from .receptive_field import (
     ReceptiveField as ReceptiveField,

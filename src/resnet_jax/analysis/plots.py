@@ -54,7 +54,7 @@ def plot_curves(runs: Runs, path: str | os.PathLike[str] | None = None, title: s
     styles: dict[str, Any] = {"train": "--", "test": "-", "validation": "-." if "test" in splits else "-"}
     drops = sorted({step for lines in runs.values() for step in _drops(lines)})
     drops = drops if len(drops) <= _MOST_DROPS else []
-    with _own_style():
+    with own_style():
         colors = [f"C{i}" for i in range(10)]
         if len(runs) > 10:
             colors = [to_hex(each) for each in matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(runs)))]
@@ -62,10 +62,10 @@ def plot_curves(runs: Runs, path: str | os.PathLike[str] | None = None, title: s
         entries += [("the rate drops", Line2D([], [], color="0.6", ls=":", lw=0.8))] if drops else []
         if len(runs) > 1:
             entries += [(name, Line2D([], [], color=each, lw=2)) for name, each in zip(runs, colors, strict=False)]
-        names = [_short(name, 60) for name, _ in entries]
+        names = [short(name, 60) for name, _ in entries]
         columns = max(1, min(len(names), 100 // (max(map(len, names), default=0) + 6)))
         size = 5.0 * len(quantities), 4 + 0.22 * math.ceil(len(names) / columns)
-        figure = _Picture(figsize=size, layout="constrained")
+        figure = Picture(figsize=size, layout="constrained")
         for axes, quantity in zip(np.ravel(figure.subplots(1, len(quantities))), quantities, strict=True):
             unit = 100 if quantity == "error" else 1
             ends: list[tuple[float, float, str, bool]] = []
@@ -93,7 +93,7 @@ def plot_curves(runs: Runs, path: str | os.PathLike[str] | None = None, title: s
                 text.set(text=name, parse_math=False, usetex=False)
         if title:
             figure.suptitle(printable(title), parse_math=False, usetex=False)
-        _save(figure, path)
+        save_picture(figure, path)
     return figure
 
 
@@ -116,13 +116,13 @@ def plot_confusion(
       InputError: it cannot be written.
     """
     classes, images, wrong = len(class_names), int(counts.sum()), int(counts.sum() - np.trace(counts))
-    names = [_short(name, 30) for name in class_names]
+    names = [short(name, 30) for name in class_names]
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     # Inches; the margins hold names of a dozen letters.
     size = 2.5 + 0.35 * classes + 0.08 * max(0, max(map(len, names)) - 12)
     title = title or f"{wrong:,} of {images:,} images wrong ({wrong / max(images, 1):.2%})"
-    with _own_style():
-        figure = _Picture(figsize=(size + 0.8, size), layout="constrained")
+    with own_style():
+        figure = Picture(figsize=(size + 0.8, size), layout="constrained")
         axes = figure.subplots()
         drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         axes.set(xlabel="predicted", ylabel="true")
@@ -135,7 +135,7 @@ def plot_confusion(
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", size=7, color=color)
         figure.colorbar(drawn, label="share of the true class (%)", shrink=0.8, aspect=max(20, 2 * classes))
         figure.suptitle(printable(title), size="medium", parse_math=False, usetex=False)
-        _save(figure, path)
+        save_picture(figure, path)
     return figure
 
 
@@ -215,30 +215,31 @@ def _write_ends(axes: Axes, ends: Sequence[tuple[float, float, Any, bool]], unit
         )
 
 
-class _Picture(Figure):
+class Picture(Figure):
     """A notebook shows it, also where nobody has imported pyplot."""
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
-        with _own_style():
+        with own_style():
             self.savefig(data, dpi=120, format="png")
         return data.getvalue()
 
 
 @contextlib.contextmanager
-def _own_style() -> Iterator[None]:
+def own_style() -> Iterator[None]:
     """Matplotlib's own settings, and no word about letters that its font lacks: boxes stand for them."""
     with warnings.catch_warnings(), matplotlib.style.context("default"):
         warnings.simplefilter("ignore")
         yield
 
 
-def _short(name: str, most: int) -> str:
+def short(name: str, most: int) -> str:
     """A name without its middle, where it is long: points of a sweep differ at both ends."""
     name = printable(name)
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
 
 
-def _save(figure: _Picture, path: str | os.PathLike[str] | None) -> None:
+def save_picture(figure: Picture, path: str | os.PathLike[str] | None) -> None:
+    """Writes a PNG, if anywhere."""
     if path is not None:
         write_whole(expanded(path), figure._repr_png_())
