@@ -11,6 +11,13 @@ from .cam import (
     grad_cam as grad_cam,
 )
 from .complexity import Layer as Layer, layer_costs as layer_costs, summary as summary, table_rows as table_rows
+from .deepening import deepen as deepen
+from .gradients import (
+    LayerGradient as LayerGradient,
+    autocorrelation as autocorrelation,
+    gradient_autocorrelation as gradient_autocorrelation,
+    gradient_norms as gradient_norms,
+)
 from .invariance import (
     Consistency as Consistency,
     circular_consistency as circular_consistency,
@@ -22,6 +29,12 @@ from .invariance import (
     scale as scale,
     transform_consistency as transform_consistency,
 )
+from .lesions import (
+    block_names as block_names,
+    lesion_errors as lesion_errors,
+    remove_blocks as remove_blocks,
+    swap_blocks as swap_blocks,
+)
 from .pictures import plot_activation_maps as plot_activation_maps
 from .plots import plot_confusion as plot_confusion, plot_curves as plot_curves
 from .receptive_field import (
@@ -29,3 +42,4 @@ from .receptive_field import (
     effective_field as effective_field,
     receptive_fields as receptive_fields,
 )
+from .responses import LayerResponse as LayerResponse, layer_responses as layer_responses
