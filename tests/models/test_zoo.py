@@ -58,15 +58,22 @@ def test_parameters_on_cifar(depth, a, b, c):
 def test_names_say_how_many_weighted_layers_there_are():
     for name in (*models.NAMES, "cifar_resnet8", "cifar_plain14"):
         model = models.create(name)
+        if not isinstance(model, models.ResNet):
+            continue
         layers = 1 + sum(model.stage_sizes) * (3 if model.bottleneck else 2) + 1
         assert layers == int(re.findall(r"\d+", name)[0]), name
         assert (model.shortcut is None) == ("plain" in name), name
+        assert (model.gates is not None) == ("highway" in name), name
+        assert model.preactivation == ("preact" in name), name
         assert "{}{}".format(*family_and_depth(model)) == name
 
 
 def test_names_are_those_of_the_paper():
     expected = {f"{kind}{depth}" for kind in ("resnet", "plain") for depth in (18, 34, 50, 101, 152)}
     expected |= {f"cifar_{kind}{depth}" for kind in ("resnet", "plain") for depth in (20, 32, 44, 56, 110, 1202)}
+    # And those of what it is compared with.
+    expected |= {f"preact{depth}" for depth in (18, 34, 50, 101, 152)} | {"vgg16", "vgg19", "highway19"}
+    expected |= {f"cifar_{kind}{depth}" for kind in ("preact", "highway") for depth in (20, 32, 44, 56, 110, 1202)}
     assert set(models.NAMES) == expected
     assert len(models.NAMES) == len(expected)
 
@@ -108,6 +115,9 @@ MISTAKES = [
     ("", {}, "unknown model"),
     ("resnet42", {}, "18, 34, 50, 101, 152 layers, but 'resnet42' asks for 42"),
     ("plain20", {}, "'plain20' asks for 20"),
+    ("highway20", {}, "unknown model 'highway20': did you mean 'highway19'"),
+    ("vgg11", {}, "unknown model 'vgg11': did you mean 'vgg1"),
+    ("vgg16", {"shortcut": "A"}, "'vgg16' has no shortcuts of the kinds A, B and C, but shortcut 'A'"),
     ("cifar_resnet21", {}, r"6n\+2 .* asks for 21: the nearest depth is 20"),
     ("cifar_plain61", {}, "the nearest depth is 62"),
     ("cifar_resnet2", {}, "the nearest depth is 8"),

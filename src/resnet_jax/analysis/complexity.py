@@ -13,16 +13,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.models import ResNet, create
+from resnet_jax.models import NAMES, VGG, HighwayNet, ResNet, create
 from resnet_jax.models.conv import Conv
+from resnet_jax.models.highway import HighwayStage
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.stacking import block_names
+from resnet_jax.models.stacking import FIRST, REST, block_names
+from resnet_jax.models.vgg import VGGStage
 from resnet_jax.models.zoo import family_and_depth
 
 # By depth. Table 1 has multiply-adds of 224x224 images and does not say which shortcut; the text compares 18 and 34
 # layers with A, and deeper nets have B. Table 6 has parameters, with shortcut A.
 TABLE_1_MULTIPLY_ADDS = {18: 1.8e9, 34: 3.6e9, 50: 3.8e9, 101: 7.6e9, 152: 11.3e9}
 TABLE_6_PARAMETERS = {20: 0.27e6, 32: 0.46e6, 44: 0.66e6, 56: 0.85e6, 110: 1.7e6, 1202: 19.4e6}
+# Section 3.3 and table 6, of the networks that the paper compares with.
+VGG_MULTIPLY_ADDS = {16: 15.3e9, 19: 19.6e9}
+HIGHWAY_PARAMETERS = 2.3e6
 
 _KINDS = {Conv: "conv", BatchNorm: "batch_norm", nn.Dense: "fc"}
 
@@ -33,10 +38,11 @@ class Layer:
 
     Attributes:
       name: stage, block and layer, such as "conv3_x/block1/shortcut/conv".
-      stage: "conv1", "conv2_x", …, "fc" as in table 1, or "conv1", "stage1", …, "fc" of a CIFAR network.
+      stage: "conv1", "conv2_x", …, "fc" as in table 1; "conv1", "stage1", …, "fc" of a CIFAR network; and "stage1", …,
+        "fc" of a `VGG` and a `HighwayNet`.
       kind: "conv", "batch_norm", "max_pool" or "fc".
       output: shape without the batch, (height, width, channels) or (classes,).
-      parameters: trained scalars: kernels, gamma and beta, the classifier's bias; no running statistics.
+      parameters: trained scalars: kernels, biases, gamma and beta; no running statistics.
       multiply_adds: of convolutions and the classifier; everything else counts as nothing (paper table 1).
       activation_bytes: kept from the forward to the backward pass, see `layer_costs`.
     """
@@ -50,7 +56,10 @@ class Layer:
     activation_bytes: int
 
 
-def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer]:
+Network = ResNet | VGG | HighwayNet
+
+
+def layer_costs(model: Network, image_size: int, channels: int = 3) -> list[Layer]:
     """Lists the layers of a network in the order of execution, with what each costs for one image.
 
     The activation memory is what reverse-mode differentiation keeps when it recomputes nothing, at the dtype of the
@@ -58,7 +67,8 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
     batch norm before it; the next convolution and the ReLU itself read it), of the max pooling, and the pooled features
     (listed with the classifier). Sums and the outputs of batch norms and shortcuts are not read again and not counted,
     nor are the images, batch statistics, logits, parameters and the compiler's workspace. PyTorch's autograd saves
-    this and the images, batch statistics and indices of the max pooling; XLA may keep more or less.
+    this and the images, batch statistics and indices of the max pooling; XLA may keep more or less. Without batch norm
+    the output of a convolution is that of its ReLU. What gates multiply is not counted, only the gates themselves.
 
     Raises:
       ValueError: the image size (height and width, in pixels) or the channels are not positive.
@@ -66,6 +76,7 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
     if image_size < 1 or channels < 1:
         raise ValueError(f"images need at least one pixel and one channel, not {image_size} and {channels}")
     calls: dict[tuple[str, ...], Layer] = {}
+    stem = getattr(model, "stem", None)
 
     def add(path: tuple[str, ...], kind: str, output: Any, params: Any, kept: Any) -> None:
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -73,14 +84,21 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
         # A shortcut's batch norm is followed by the addition and has no ReLU of its own.
         summed = kind == "batch_norm" and "shortcut" in path
         kept_bytes = 0 if summed else kept.size * kept.dtype.itemsize
-        stage = _stage(path[0], model.stem)
+        stage = _stage(path[0], stem)
         calls[path] = Layer("/".join(path), stage, kind, output.shape[1:], size, multiply_adds, kept_bytes)
 
     def record(method, args, kwargs, context):
         module = context.module
-        if module.path == ("stage1",) and model.stem == "imagenet":
+        if module.path == ("stage1",) and stem == "imagenet":
             add(("pool1",), "max_pool", args[0], {}, args[0])
         output = method(*args, **kwargs)
+        if isinstance(module, HighwayStage) and module.pools:
+            add((*module.path, "pool"), "max_pool", output, {}, output)
+        if isinstance(module, VGGStage):
+            # The layer fc6, with which its input is listed, reads the last one's.
+            last = module.path == (f"stage{len(model.stage_sizes)}",)
+            kept = jax.ShapeDtypeStruct((0,), output.dtype) if last else output
+            add((*module.path, "pool"), "max_pool", output, {}, kept)
         kind = _KINDS.get(type(module))
         if kind is not None and context.method_name == "__call__":
             add(module.path, kind, output, module.variables["params"], args[0] if kind == "fc" else output)
@@ -94,7 +112,7 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
     layers = []
     for (module, *part), group in itertools.groupby(calls, key=lambda path: path[:2]):
         found = [(calls[path], path[2:]) for path in group]
-        if not part:
+        if not part or part[0] not in (FIRST, REST):
             layers += [layer for layer, _ in found]
             continue
         # Scanned blocks are traced once.
@@ -103,7 +121,7 @@ def layer_costs(model: ResNet, image_size: int, channels: int = 3) -> list[Layer
     return layers
 
 
-def _stage(module: str, stem: str) -> str:
+def _stage(module: str, stem: str | None) -> str:
     """The paper's name of the stage that a module of `ResNet` belongs to; CIFAR's stages have no name in the paper."""
     # Table 1 has the pooling in conv2_x.
     module = {"bn1": "conv1", "pool1": "stage1"}.get(module, module)
@@ -112,15 +130,15 @@ def _stage(module: str, stem: str) -> str:
     return module
 
 
-def summary(model: ResNet | str, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
+def summary(model: Network | str, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
     """Adds the costs of `layer_costs` up, by stage and in total.
 
-    The model may be a name, see `models.create`; the image size is 224 by default, or 32 with the CIFAR stem.
+    The model may be a name, see `models.create`; the image size is 224 by default, or 32 for CIFAR's.
 
     Returns:
       a JSON-able dict with "shortcut", "image_size", "parameters", "multiply_adds", "activation_bytes" (per image),
       "stages", a list of dicts with "name", "output", "blocks" and the same three costs, and "paper": "parameters" and
-      "multiply_adds" as tables 6 and 1 state them, None where they do not.
+      "multiply_adds" as tables 6 and 1 and section 3.3 state them, None where they do not.
 
     >>> costs = summary("resnet50")
     >>> costs["parameters"], costs["multiply_adds"], costs["paper"]["multiply_adds"]
@@ -128,20 +146,34 @@ def summary(model: ResNet | str, image_size: int | None = None, channels: int = 
     """
     if isinstance(model, str):
         model = create(model)
-    size = image_size if image_size is not None else 32 if model.stem == "cifar" else 224
+    small = isinstance(model, HighwayNet) or getattr(model, "stem", None) == "cifar"
+    size = image_size if image_size is not None else 32 if small else 224
     layers = layer_costs(model, size, channels)
     stages = []
     for name, group in itertools.groupby(layers, key=lambda layer: layer.stage):
         members = list(group)
-        blocks = {layer.name.split("/")[1] for layer in members if "/" in layer.name}
+        blocks = {layer.name.split("/")[1] for layer in members if "/block" in layer.name}
         stages.append({"name": name, "output": list(members[-1].output), "blocks": len(blocks), **_totals(members)})
-    costs = {"shortcut": model.shortcut, "image_size": size, **_totals(layers)}
+    shortcut = "identity" if isinstance(model, HighwayNet) else getattr(model, "shortcut", None)
+    costs = {"shortcut": shortcut, "image_size": size, **_totals(layers)}
     return costs | {"stages": stages, "paper": _stated(model, size, channels)}
 
 
-def _stated(model: ResNet, image_size: int, channels: int) -> dict[str, float | None]:
-    _, depth = family_and_depth(model)
+def _stated(model: Network, image_size: int, channels: int) -> dict[str, float | None]:
     parameters = multiply_adds = None
+    if isinstance(model, VGG):
+        name = f"vgg{sum(model.stage_sizes) + 3}"
+        usual = name in NAMES and model == create(name, dtype=model.dtype, dropout=model.dropout)
+        if usual and (image_size, channels) == (224, 3):
+            multiply_adds = VGG_MULTIPLY_ADDS[int(name[3:])]
+        return {"parameters": None, "multiply_adds": multiply_adds}
+    if isinstance(model, HighwayNet):
+        usual = model == HighwayNet(gates=model.gates, dtype=model.dtype) and channels == 3
+        usual &= (model.gates.transform, model.gates.carry) == ("learned", "coupled")
+        return {"parameters": HIGHWAY_PARAMETERS if usual else None, "multiply_adds": None}
+    family, depth = family_and_depth(model)
+    if family.removeprefix("cifar_") not in ("resnet", "plain"):
+        return {"parameters": None, "multiply_adds": None}
     if (model.widths, model.num_classes, channels, model.shortcut) == ((16, 32, 64), 10, 3, "A"):
         parameters = TABLE_6_PARAMETERS.get(depth)
     usual = (model.widths, model.num_classes, channels, image_size) == ((64, 128, 256, 512), 1000, 3, 224)

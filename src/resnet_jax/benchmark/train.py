@@ -102,6 +102,8 @@ def train_benchmark(
         network = models.create(model, shortcut=shortcut, dtype=DTYPES[dtype])
     except ValueError as error:
         raise InputError(str(error)) from error
+    if not isinstance(network, models.ResNet):
+        raise InputError(f"{model} is a {type(network).__name__}, and only ResNets are measured")
     size = image_size or (224 if network.stem == "imagenet" else 32)
     mesh = make_mesh()
     check_divides(mesh, batch_size, "batch_size")

@@ -71,7 +71,8 @@ def get_config() -> Config:
                 "live_statistics": False,
             },
             "model": {
-                # "cifar_resnet" or "cifar_plain", with 6n + 2 layers; "resnet" or "plain" with 18, 34, 50, 101 or 152.
+                # "cifar_resnet", "cifar_plain", "cifar_highway" or "cifar_preact" (pre-activation), with 6n + 2 layers;
+                # "resnet", "plain" or "preact" with 18, 34, 50, 101 or 152.
                 "family": "cifar_resnet",
                 # Layers with weights: those of the shortcuts are not counted.
                 "depth": 20,
@@ -83,6 +84,15 @@ def get_config() -> Config:
                 "bottleneck_stride": "1x1",
                 # Of the ImageNet stem's pooling: "caffe" (the paper's release) or "torch".
                 "stem_pool_padding": "caffe",
+                # Of the convolutions and the stem's pooling: "zeros", or "wrap", the pixels of the other side.
+                "padding": "zeros",
+                # Layers in a block that is no bottleneck: 2; with 1 or 3, CIFAR networks have 3n + 2 or 9n + 2 layers.
+                "block_layers": 2,
+                # Of a highway network: "coupled", the carry gate is one minus the transform gate; or "uncoupled", it is
+                # learned too.
+                "gates": "coupled",
+                # With which learned gates begin; None: half of the input is carried through all blocks.
+                "gate_bias": placeholder(float),
                 # The last batch norm of each residual branch begins with a scale of 0 instead of 1, so that each block
                 # begins as its shortcut (1706.02677, section 5.1; so named by torchvision and timm).
                 "zero_init_residual": False,

@@ -74,12 +74,22 @@ CHANGES = {
         },
         values={},
     ),
+    4: Change(
+        renamed={},
+        younger={
+            "model.padding": "zeros",
+            "model.block_layers": 2,
+            "model.gates": "coupled",
+            "model.gate_bias": None,
+        },
+        values={},
+    ),
 }
 
 # Fields that may be None where a run begins with weights: they are what the weights are of.
 OF_WEIGHTS = (
     *(f"model.{name}" for name in ("family", "depth", "shortcut", "shortcut_padding", "bottleneck_stride")),
-    *(f"model.{name}" for name in ("stem_pool_padding", "batch_norm_epsilon")),
+    *(f"model.{name}" for name in ("stem_pool_padding", "batch_norm_epsilon", "padding", "block_layers", "gates")),
     *(f"stream.{name}" for name in ("image_size", "resize_size", "interpolation", "normalization", "channel_order")),
 )
 # Of these "none" is a value, for it may be the name of a folder.

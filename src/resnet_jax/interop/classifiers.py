@@ -122,6 +122,9 @@ def save_torch(
     path, model = expanded(path, "the destination"), classifier.model
     if not isinstance(model, ResNet):
         raise InputError(f"a {type(model).__name__} has no names in torch's layouts: only the ResNets have")
+    unlike = [name for name, usual in _TORCH_HAS.items() if getattr(model, name) != usual]
+    if unlike:
+        raise InputError(f"torch's layouts have no networks with {unlike[0]}={getattr(model, unlike[0])!r}")
     preprocessing = jax.device_get(classifier.preprocessing)
     fields = {name: getattr(model, name.removeprefix("batch_norm_")) for name in MODEL_FIELDS}
     fields |= {name: getattr(preprocessing, name) for name in ("mean", "std", "channel_order", "interpolation")}
@@ -133,6 +136,10 @@ def save_torch(
     if differing := _unlike_others(model, fields, classifier.image_shape[2]):
         said = "says in its metadata" if path.name.endswith(".safetensors") else "cannot say"
         log(f"{path} {said} what its weights want unlike {whose}'s: {' '.join(differing)}")
+
+
+# Of fields that PyTorch's networks know nothing of, the value that these have.
+_TORCH_HAS = {"padding": "zeros", "block_layers": 2, "gates": None, "preactivation": False}
 
 
 def _unlike_others(model: ResNet, fields: Mapping[str, Any], channels: int) -> list[str]:

@@ -1,8 +1,10 @@
 """The networks of the paper, as pure Linen modules. They know no config, no mesh and no data.
 
-`create` makes a network by its name and `ResNet` one of any size. `init` draws its variables, `model.apply` computes
-with them. Its parts can be called alone: `stages` (feature maps), `stage` (one of them, on regions) and `head` (from a
-map to logits). Blocks that are alike lie in one array; `unstack` separates them for whoever looks at single blocks.
+`create` makes a network by its name and `ResNet` one of any size. `VGG` and `HighwayNet` are what the paper compares
+with, and `DeepMLP` is the smallest network that shows what depth does. `init` draws the variables of a network, and
+`model.apply` computes with them. Its parts can be called alone: `stages` (feature maps), `stage` (one of them, on
+regions) and `head` (from a map to logits). Blocks that are alike lie in one array; `unstack` separates them for whoever
+looks at single blocks.
 
 >>> import jax
 >>> from resnet_jax import models
@@ -19,8 +21,25 @@ map to logits). Blocks that are alike lie in one array; `unstack` separates them
 >>> logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
 """
 
+from resnet_jax.models.gates import Gates, half_open_bias
+from resnet_jax.models.highway import DeepMLP, HighwayNet
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stacking import stack, unstack
+from resnet_jax.models.vgg import VGG
 from resnet_jax.models.zoo import FAMILIES, NAMES, abstract_variables, create, init
 
-__all__ = ["FAMILIES", "NAMES", "ResNet", "abstract_variables", "create", "init", "stack", "unstack"]
+__all__ = [
+    "FAMILIES",
+    "NAMES",
+    "VGG",
+    "DeepMLP",
+    "Gates",
+    "HighwayNet",
+    "ResNet",
+    "abstract_variables",
+    "create",
+    "half_open_bias",
+    "init",
+    "stack",
+    "unstack",
+]

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from resnet_jax.models.conv import Conv
+from resnet_jax.models.gates import Gate, Gates, gated
 from resnet_jax.models.layers import Shortcut
 
 
 class BasicBlock(nn.Module):
     """3x3 convolutions of so many features, two of them (figure 2) or another number; the first one has the stride.
 
-    For `shortcut`, `shortcut_padding` and `padding` see `ResNet`. `norm` makes a batch norm, given a name;
-    `last_scale` draws the scale of the last one of the residual branch. `block_layers` is how many convolutions there
-    are.
+    For `shortcut`, `shortcut_padding`, `padding`, `gates` and `block_layers`, the number of convolutions, see `ResNet`.
+    `norm` makes a batch norm, given a name; `last_scale` draws the scale of the last one of the residual branch.
     """
 
     features: int
@@ -26,6 +26,7 @@ class BasicBlock(nn.Module):
     dtype: Any = jnp.float32
     last_scale: Any = nn.initializers.ones
     padding: str = "zeros"
+    gates: Gates | None = None
     block_layers: int = 2
 
     @property
@@ -41,16 +42,32 @@ class BasicBlock(nn.Module):
             if i < last:
                 y = nn.relu(self.norm(name=f"bn{i}")(y, train))
         y = self.norm(name=f"bn{last}", scale_init=self.last_scale)(y, train)
-        return nn.relu(self.added(y, x, self.norm, train))
+        return nn.relu(self.added(y, x, train))
 
-    def added(self, y: Float[Array, "b _h _w f"], x: Any, norm: Any, train: bool) -> Float[Array, "b _h _w f"]:
-        """The branch with the shortcut around it, where there is one; `norm` is for a projection."""
+    def added(
+        self, branch: Float[Array, "b _h _w f"], x: Float[Array, "b h w c"], train: bool
+    ) -> Float[Array, "b _h _w f"]:
+        """The branch with the shortcut of `x` around it, where there is one."""
         if self.shortcut is None:
-            return y
+            return branch
+        features, norm = branch.shape[-1], self.shortcut_norm
         shortcut = Shortcut(
-            self.shortcut, y.shape[-1], self.stride, self.shortcut_padding, norm, self.dtype, name="shortcut"
+            self.shortcut, features, self.stride, self.shortcut_padding, norm, self.dtype, name="shortcut"
+        )(x, train)
+        if self.gates is None:
+            return branch + shortcut
+        bias: Any = self.gates.bias
+        return gated(
+            branch,
+            shortcut,
+            self.gates,
+            lambda name: Gate(features, 1, self.stride, bias, self.dtype, name=f"{name}_gate")(x),
         )
-        return y + shortcut(x, train)
+
+    @property
+    def shortcut_norm(self) -> Any:
+        """Makes the batch norm after a projection, or is None."""
+        return self.norm
 
 
 class BottleneckBlock(BasicBlock):

@@ -220,8 +220,8 @@ class Conv(nn.Module):
     """A convolution, padded by (size - 1) // 2 on every side as Caffe's and Torch's ResNets are; never `SAME`, which
     differs for strides.
 
-    `padding` is "zeros", or "wrap", with which the map is a torus and a shift of it one of the result. A bias, which
-    begins as 0, is for networks without batch norm.
+    `padding` is "zeros", or "wrap", with which the map is a torus and a shift of it one of the result. A bias is for
+    what no batch norm follows.
     """
 
     features: int
@@ -230,15 +230,17 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     padding: str = "zeros"
     use_bias: bool = False
+    kernel_init: Any = he_normal
+    bias_init: Any = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
-        kernel = self.param("kernel", he_normal, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         pad = ((self.size - 1) // 2,) * 2
         if self.padding == "wrap":
             x, pad = jnp.pad(x, ((0, 0), pad, pad, (0, 0)), mode="wrap"), (0, 0)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (pad, pad))
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             y += bias.astype(self.dtype)[None, None, None]
         return y

@@ -1,5 +1,9 @@
-"""The paper's networks: a stem, stages of blocks, and a linear classifier on globally averaged features."""
+"""The paper's networks: a stem, stages of blocks, and a linear classifier on globally averaged features.
 
+The same frame holds the networks that the paper is compared with block by block: gated ones, and pre-activation.
+"""
+
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +17,9 @@ from jaxtyping import Array, Float, Num
 from resnet_jax.models import stacking
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
 from resnet_jax.models.conv import Conv
+from resnet_jax.models.gates import Gates, half_open_bias
 from resnet_jax.models.layers import BatchNorm, max_pool
+from resnet_jax.models.preact import PreActBlock, PreActBottleneckBlock
 
 _CHOICES = {
     "stem": ("imagenet", "cifar"),
@@ -41,17 +47,20 @@ class Stage(nn.Module):
     """Blocks on feature maps of one size: the first changes the dimensions, the others are identical and so scanned.
 
     Their variables are stacked (see `stacking`), whether the scan is rolled or unrolled. Rolled, it keeps compile time
-    and program size from growing with depth (ResNet-1202 has 199 identical blocks in each stage).
+    and program size from growing with depth (ResNet-1202 has 199 identical blocks in each stage). `first` is the first
+    block where it is of another kind than `block`; `last_norm` makes a batch norm that ends the stage, with a ReLU.
     """
 
     block: Any
     blocks: int
     stride: int
     unroll: bool
+    first: Any = None
+    last_norm: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ _"]:
-        x = self.block(stride=self.stride, name=stacking.FIRST)(x, train)
+        x = (self.first or self.block)(stride=self.stride, name=stacking.FIRST)(x, train)
         if self.blocks > 1:
             scan = nn.scan(
                 lambda block, x: (block(x, train), None),
@@ -62,7 +71,7 @@ class Stage(nn.Module):
                 unroll=self.blocks if self.unroll else 1,
             )
             x, _ = scan(self.block(stride=1, name=stacking.REST), x)
-        return x
+        return x if self.last_norm is None else nn.relu(self.last_norm(name="bn")(x, train))
 
 
 class ResNet(nn.Module):
@@ -95,6 +104,8 @@ class ResNet(nn.Module):
         side. With it the network commutes with circular shifts by its total stride, where the stages' strides divide
         the image's sides.
       block_layers: convolutions in a basic block, 1, 2 or 3 (paper section 3.2); a bottleneck has three of its own.
+      gates: of a highway network: what multiplies each branch and each shortcut; None leaves both as they are.
+      preactivation: batch norm and ReLU come before each convolution (1603.05027) instead of after it, see `preact`.
     """
 
     stage_sizes: tuple[int, ...]
@@ -118,6 +129,8 @@ class ResNet(nn.Module):
     live_statistics: bool = False
     padding: str = "zeros"
     block_layers: int = 2
+    gates: Gates | None = None
+    preactivation: bool = False
 
     def __post_init__(self):
         for field, choices in _CHOICES.items():
@@ -127,6 +140,10 @@ class ResNet(nn.Module):
             raise ValueError(f"block_layers={self.block_layers} is for basic blocks: a bottleneck has three of its own")
         if self.zero_init_residual and self.shortcut is None:
             raise ValueError("zero_init_residual is for residual networks: a plain one's blocks would begin as zero")
+        if self.zero_init_residual and self.preactivation:
+            raise ValueError("zero_init_residual is not for preactivation: no gradient passes a ReLU of zeros")
+        if self.gates is not None and self.shortcut is None:
+            raise ValueError("gates are on branches and shortcuts, and a plain network has no shortcuts")
         if self.freeze not in (choices := (None, *self.parts[:-1], "backbone")):
             raise ValueError(f"freeze is {self.freeze!r}, but the parts of this network are {', '.join(choices[1:])}")
         super().__post_init__()
@@ -155,7 +172,10 @@ class ResNet(nn.Module):
 
     def setup(self):
         norm = partial(BatchNorm, self.momentum, self.epsilon, self.bn_group_size, self.axis_name, self.dtype)
-        kind = BottleneckBlock if self.bottleneck else BasicBlock
+        kinds = (PreActBlock, PreActBottleneckBlock) if self.preactivation else (BasicBlock, BottleneckBlock)
+        kind, gates = kinds[self.bottleneck], self.gates
+        if gates is not None and gates.bias is None:
+            gates = dataclasses.replace(gates, bias=half_open_bias(sum(self.stage_sizes)))
         own = {"bottleneck_stride": self.bottleneck_stride} if self.bottleneck else {"block_layers": self.block_layers}
         block = partial(
             nn.remat(kind, static_argnums=(2,)) if self.remat else kind,
@@ -165,13 +185,17 @@ class ResNet(nn.Module):
             dtype=self.dtype,
             last_scale=nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones,
             padding=self.padding,
+            gates=gates,
             **own,
         )
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         self.conv1 = Conv(self.widths[0], size, stride, self.dtype, self.padding)
         self.bn1 = norm()
         for i, (blocks, width) in enumerate(zip(self.stage_sizes, self.widths, strict=True), 1):
-            setattr(self, f"stage{i}", Stage(partial(block, width), blocks, 1 if i == 1 else 2, self.unroll))
+            first = partial(block, width, activated=True) if self.preactivation and i == 1 else None
+            last_norm = norm if self.preactivation and i == len(self.stage_sizes) else None
+            stage = Stage(partial(block, width), blocks, 1 if i == 1 else 2, self.unroll, first, last_norm)
+            setattr(self, f"stage{i}", stage)
         # The paper does not give the classifier's initialisation; [13] (1502.01852) used 0.01 for such layers.
         dtype = np.promote_types(self.dtype, jnp.float32)
         self.fc = nn.Dense(self.num_classes, dtype=dtype, kernel_init=nn.initializers.normal(0.01))

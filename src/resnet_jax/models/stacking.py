@@ -1,8 +1,8 @@
 """Where the blocks of a stage lie in the variables; this file alone knows.
 
 The first block of a stage lies under "first". The others are alike and scanned: they lie under "rest", each array with
-a leading axis of blocks. `unstack` gives every block a name of its own, "block1", "block2", …, for what looks at single
-blocks, such as the weights of other libraries.
+a leading axis of blocks. What follows the blocks has a name of its own. `unstack` gives every block a name of its own,
+"block1", "block2", …, for what looks at single blocks, such as the weights of other libraries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,8 @@ def unstack(tree: Any) -> Any:
     others = {
         name: jax.tree.map(lambda leaf, i=i: block(i, leaf), rest) for i, name in enumerate(block_names(REST, blocks))
     }
-    return {"block1": tree[FIRST], **others}
+    after = {name: each for name, each in tree.items() if name not in (FIRST, REST)}
+    return {"block1": tree[FIRST], **others, **after}
 
 
 def stack(tree: Any) -> Any:
@@ -68,5 +69,6 @@ def stack(tree: Any) -> Any:
     def joined(*leaves: Any) -> Any:
         return (np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp).stack(leaves)
 
-    others = [tree[name] for name in block_names(REST, len(tree))]
-    return {FIRST: tree["block1"]} | ({REST: jax.tree.map(joined, *others)} if others else {})
+    names = [name for name in block_names(REST, len(tree)) if name in tree]
+    rest = {REST: jax.tree.map(joined, *(tree[name] for name in names))} if names else {}
+    return {FIRST: tree["block1"], **rest, **{name: tree[name] for name in tree if name not in ("block1", *names)}}

@@ -1,43 +1,63 @@
-"""The networks by their names, resnet18 … 152, plain18 …, cifar_resnet20 … 1202, cifar_plain20 …; their variables."""
+"""The networks by their names, resnet18 … 152, plain18 …, cifar_resnet20 … 1202, cifar_plain20 …; their variables.
+
+Of the same form are preact18 …, cifar_preact20 … and cifar_highway20 …; of other forms vgg16, vgg19 and highway19.
+"""
 
 import difflib
 import numbers
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.models.gates import Gates
+from resnet_jax.models.highway import HighwayNet
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.vgg import VGG, VGG_STAGES
 
 # Table 1: blocks in each stage. Depths from 50 on have bottleneck blocks.
 IMAGENET_STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # Table 6.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
 
-FAMILIES = ("resnet", "plain", "cifar_resnet", "cifar_plain")
-NAMES = tuple(
-    f"{family}{depth}"
-    for family in FAMILIES
-    for depth in (CIFAR_DEPTHS if family.startswith("cifar") else IMAGENET_STAGES)
+FAMILIES = ("resnet", "plain", "preact", "cifar_resnet", "cifar_plain", "cifar_preact", "cifar_highway")
+_OTHERS = ("vgg16", "vgg19", "highway19")
+NAMES = (
+    tuple(
+        f"{family}{depth}"
+        for family in FAMILIES
+        for depth in (CIFAR_DEPTHS if family.startswith("cifar") else IMAGENET_STAGES)
+    )
+    + _OTHERS
 )
 
 
+@overload
+def create(name: Literal["vgg16", "vgg19"], *, num_classes: int | np.integer | None = None, **fields: Any) -> VGG: ...
+@overload
+def create(name: Literal["highway19"], *, num_classes: int | np.integer | None = None, **fields: Any) -> HighwayNet: ...
+@overload
 def create(
     name: str, *, num_classes: int | np.integer | None = None, shortcut: str | None = None, **fields: Any
-) -> ResNet:
-    """Makes a network of the paper as a Linen module.
+) -> ResNet: ...
+def create(
+    name: str, *, num_classes: int | np.integer | None = None, shortcut: str | None = None, **fields: Any
+) -> Any:
+    """Makes a network of the paper, or one that it is compared with, as a Linen module.
 
     Args:
       name: "resnet50", "plain34", "cifar_resnet110", "cifar_plain20", …; a CIFAR depth is any 6n + 2 with n >= 1, or
         3n + 2 with block_layers=1, or 9n + 2 with block_layers=3.
-      num_classes: by default 1000, or 10 for the CIFAR family.
+        "preact" and "cifar_preact" have pre-activation, "cifar_highway" has `Gates()`; "vgg16", "vgg19" and "highway19"
+        are no `ResNet` but a `VGG` and a `HighwayNet`.
+      num_classes: by default 1000, or 10 for the CIFAR family and "highway19".
       shortcut: "A", "B" or "C"; by default B for ImageNet and A for CIFAR, as in the paper. Plain networks have none.
-      **fields: any other field of `ResNet`, such as `dtype=jnp.bfloat16` or `bn_group_size=32`.
+      **fields: any other field of the module, of a `ResNet` such as `dtype=jnp.bfloat16` or `bn_group_size=32`.
 
     Raises:
       ValueError: the name, depth or shortcut does not exist; the message says what does.
@@ -47,18 +67,23 @@ def create(
     >>> create("cifar_resnet20").shortcut
     'A'
     """
-    match = re.fullmatch(r"(cifar_)?(resnet|plain)(\d+)", str(name))
-    if match is None:
+    match = re.fullmatch(r"(cifar_)?(resnet|plain|preact|(?<=cifar_)highway)(\d+)", str(name))
+    if match is None and name not in _OTHERS:
         close = difflib.get_close_matches(str(name), NAMES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown model {name!r}: {hint}models are {', '.join(NAMES)}, and any other CIFAR depth 6n+2")
-    cifar, plain, depth = match[1] is not None, match[2] == "plain", int(match[3])
+    cifar = name == "highway19" if match is None else match[1] is not None
 
     if num_classes is None:
         num_classes = 10 if cifar else 1000
     # NumPy's whole numbers too, as of `labels.max() + 1`.
     if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 1:
         raise ValueError(f"num_classes is {num_classes!r}, but it must be a whole number, at least 1")
+    if match is None:
+        return _other(name, int(num_classes), shortcut, fields)
+    plain, depth = match[2] == "plain", int(match[3])
+    if match[2] in ("preact", "highway"):
+        fields = {**({"preactivation": True} if match[2] == "preact" else {"gates": Gates()}), **fields}
     if plain and shortcut is not None:
         raise ValueError(f"{name!r} is a plain network and has no shortcuts, but shortcut {shortcut!r} was given")
     if not plain and shortcut is None:
@@ -102,9 +127,18 @@ def create(
     )
 
 
+def _other(name: str, num_classes: int, shortcut: str | None, fields: dict[str, Any]) -> VGG | HighwayNet:
+    if shortcut is not None:
+        raise ValueError(f"{name!r} has no shortcuts of the kinds A, B and C, but shortcut {shortcut!r} was given")
+    if name == "highway19":
+        return HighwayNet(num_classes=num_classes, **fields)
+    return VGG(VGG_STAGES[int(name[3:])], (64, 128, 256, 512, 512), num_classes, **fields)
+
+
 def family_and_depth(model: ResNet) -> tuple[str, int]:
     """What `create` calls such a network: ("cifar_resnet", 20)."""
-    family = f"{'cifar_' if model.stem == 'cifar' else ''}{'plain' if model.shortcut is None else 'resnet'}"
+    kind = "plain" if model.shortcut is None else "highway" if model.gates else "resnet"
+    family = f"{'cifar_' if model.stem == 'cifar' else ''}{'preact' if model.preactivation else kind}"
     return family, (3 if model.bottleneck else model.block_layers) * sum(model.stage_sizes) + 2
 
 

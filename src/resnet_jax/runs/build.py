@@ -52,6 +52,9 @@ def model(config: Config, num_classes: int) -> ResNet:
     dtype = fields.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    own = {}
+    if fields.family.endswith("highway"):
+        own["gates"] = models.Gates(carry="coupled" if fields.gates == "coupled" else "learned", bias=fields.gate_bias)
     frozen = {name: config.init[name] for name in ("freeze", "live_statistics")} if config.init.freeze else {}
     try:
         return models.create(
@@ -68,6 +71,9 @@ def model(config: Config, num_classes: int) -> ResNet:
             remat=fields.remat,
             unroll=fields.unroll,
             zero_init_residual=fields.zero_init_residual,
+            padding=fields.padding,
+            block_layers=fields.block_layers,
+            **own,
             **frozen,
         )
     except ValueError as error:

@@ -21,6 +21,9 @@ _CHOICES = {
     "model.shortcut_padding": ("end", "both"),
     "model.bottleneck_stride": ("1x1", "3x3"),
     "model.stem_pool_padding": ("caffe", "torch"),
+    "model.padding": ("zeros", "wrap"),
+    "model.block_layers": (1, 2, 3),
+    "model.gates": ("coupled", "uncoupled"),
     "model.dtype": (*build.DTYPES, "auto"),
     "optimizer.schedule": ("piecewise", "plateau"),
     "optimizer.decay": ("all", "kernels"),
@@ -132,6 +135,7 @@ def _check_choices(config: Config) -> None:
     for field, choices in _CHOICES.items():
         value = _value(config, field)
         if value not in choices and not (value is None and field in OF_WEIGHTS):
+            choices = tuple(map(str, choices))
             hint = did_you_mean(str(value), choices)
             raise InputError(
                 f"config.{field} is {value!r}, but it must be one of {', '.join(choices)}" + (hint and f": {hint[:-1]}")

@@ -87,7 +87,8 @@ def fields_of(classifier: Classifier) -> dict[str, Any]:
     family, depth = family_and_depth(model)
     values = (
         *(family, depth, model.shortcut or "A", model.shortcut_padding, model.bottleneck_stride),
-        *(model.stem_pool_padding, model.epsilon),
+        *(model.stem_pool_padding, model.epsilon, model.padding, model.block_layers),
+        "uncoupled" if model.gates is not None and model.gates.carry == "learned" else "coupled",
         *(classifier.image_shape[0], preprocessing.resized_to(classifier.image_shape), preprocessing.interpolation),
         *("channels" if preprocessing.mean.shape[:2] == (1, 1) else "mean_image", preprocessing.channel_order),
     )
@@ -102,7 +103,7 @@ def resolved(config: Config, weights: Classifier) -> Config:
         `config.stream` other pixels.
     """
     given, theirs = flat(config), fields_of(weights)
-    checked = {"family", "depth", *conventions(_resnet(weights))}
+    checked = {"family", "depth", "padding", "block_layers", "gates", *conventions(_resnet(weights))}
     checked |= set() if theirs["model.family"].endswith("plain") else {"shortcut"}
     # Data sets that lie on the devices are not streamed.
     checked |= {"normalization", "channel_order"} if config.dataset.name in NAMES else set()

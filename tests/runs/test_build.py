@@ -1,0 +1,70 @@
+"""The network of a config: the families that the paper is compared with, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from resnet_jax import models
+from resnet_jax.configs import parsing
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.errors import InputError
+from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.interop.classifiers import save_torch
+from resnet_jax.models import Gates
+from resnet_jax.runs import build, checks, starting
+
+SMALL = models.ResNet((1,), (4,), False, "cifar", 2, "A")
+
+
+def network(**fields):
+    config = parsing.load("digits", {f"model.{name}": value for name, value in fields.items()})
+    checks.check(config)
+    return build.model(config, 10)
+
+
+def test_fields_reach_the_network():
+    assert network(family="cifar_preact") == network().clone(preactivation=True)
+    assert network(family="cifar_highway").gates == Gates("learned", "coupled", None)
+    uncoupled = network(family="cifar_highway", gates="uncoupled", gate_bias=-3.0)
+    assert uncoupled.gates == Gates("learned", "learned", -3.0)
+    assert network(gates="uncoupled").gates is None
+    assert network(padding="wrap").padding == "wrap"
+    single = network(block_layers=1, depth=11)
+    assert (single.block_layers, single.stage_sizes) == (1, (3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"padding": "warp"},
+            "config.model.padding is 'warp', but it must be one of zeros, wrap: did you mean",
+        ),
+        ({"block_layers": 4}, "config.model.block_layers is 4, but it must be one of 1, 2, 3"),
+        ({"block_layers": 3, "depth": 32}, r"with blocks of 3 layers have 9n\+2 layers, .* the nearest depth is 29"),
+        ({"gates": "open"}, "config.model.gates is 'open', but it must be one of coupled, uncoupled"),
+        ({"family": "highway"}, "config.model.family is 'highway', but it must be one of .*: did you mean 'cifar_high"),
+        ({"family": "cifar_preact", "zero_init_residual": True}, "zero_init_residual is not for preactivation"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else ",".join(map(str, value.values())),
+)
+def test_what_no_network_has_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        network(**fields)
+
+
+def classifier(**fields):
+    model = SMALL.clone(**fields)
+    variables = models.init(model, (8, 8, 1), jax.random.key(0))
+    return Classifier(model, variables, Preprocessing(jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))), ("a", "b"), (8, 8, 1))
+
+
+def test_weights_of_such_networks_are_for_such_networks(tmp_path):
+    weights = classifier(padding="wrap")
+    config = parsing.load("digits", {"init.weights": "w.npz", "model.depth": 4})
+    with pytest.raises(InputError, match=r"config.model.padding is 'zeros', but it is 'wrap' of the weights w.npz"):
+        starting.resolved(config, weights)
+    for fields, message in (({"padding": "wrap"}, "padding='wrap'"), ({"gates": Gates()}, "gates=Gates")):
+        with pytest.raises(InputError, match=f"torch's layouts have no networks with {message}"):
+            save_torch(classifier(**fields), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
