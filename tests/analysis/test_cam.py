@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.analysis import class_activation_maps, grad_cam
+from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
+from resnet_jax.evaluation import Classifier
+from resnet_jax.models import VGG, HighwayNet, ResNet, init
 from small_networks import random_images, small_classifier
 
 
@@ -14,6 +17,7 @@ def classifier():
     return small_classifier()
 
 
+PREPROCESSING = Preprocessing.of_channels()
 IMAGES = random_images(5)
 
 
@@ -67,6 +71,22 @@ def test_grad_cam_of_an_inner_layer_weighs_it_by_the_mean_gradient_of_the_logit(
     weights = np.asarray(jax.jit(jax.grad(logits))(maps)).mean((1, 2), keepdims=True)
     found = grad_cam(classifier, IMAGES, 1, "stage1")
     np.testing.assert_allclose(found.maps, np.maximum((weights * maps).sum(-1), 0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_any_network_with_a_linear_layer_on_averages_has_maps():
+    images, key = random_images(2, (8, 8, 3)), jax.random.key(0)
+    fields = {"stage_sizes": (1, 1), "widths": (4, 6), "num_classes": 3}
+    preact = ResNet(bottleneck=False, stem="cifar", shortcut="A", preactivation=True, **fields)
+    for model in (preact, HighwayNet((1, 1), (4, 5, 6), 3)):
+        classifier = Classifier(model, init(model, (8, 8, 3), key), PREPROCESSING, tuple("abc"), (8, 8, 3))
+        found = class_activation_maps(classifier, images, 1)
+        np.testing.assert_allclose(found.maps.mean((1, 2)), found.logits[:, 1], rtol=1e-4, atol=1e-5)
+    model = VGG((1, 1), (4, 8), num_classes=3, hidden=(16, 16))
+    classifier = Classifier(model, init(model, (8, 8, 3), key), PREPROCESSING, tuple("abc"), (8, 8, 3))
+    with pytest.raises(InputError, match=r"this VGG has no linear layer on averaged feature maps.*use grad_cam"):
+        class_activation_maps(classifier, images)
+    assert grad_cam(classifier, images).maps.shape == (2, 2, 2)
 
 
 def test_what_cannot_be_drawn_is_refused(classifier):

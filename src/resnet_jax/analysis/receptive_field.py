@@ -1,21 +1,20 @@
 """What part of an image a unit of a layer can see, and what part it does see."""
 
 import itertools
-from collections.abc import Callable
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from resnet_jax.analysis.execution import executed_layers
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier, check_classifier
-from resnet_jax.models import ResNet
+from resnet_jax.models import VGG, ResNet
 from resnet_jax.models.conv import Conv
-from resnet_jax.models.stacking import block_names
 
 
 class ReceptiveField(NamedTuple):
@@ -43,14 +42,14 @@ class ReceptiveField(NamedTuple):
         return first, first + self.size - 1
 
 
-def receptive_fields(model: ResNet) -> list[ReceptiveField]:
+def receptive_fields(model: ResNet | VGG) -> list[ReceptiveField]:
     """The receptive field of each layer of a network, by its longest path; nothing is computed.
 
-    Each convolution of k x k adds (k - 1) strides to the size. Shortcuts see less than the branches around which they
-    lead, so that a residual network and its plain twin have the same fields.
+    Each convolution of k x k adds (k - 1) strides to the size. Shortcuts and gates see no more than the branches beside
+    them, so that a residual network and its plain twin have the same fields.
 
     Raises:
-      InputError: the network is no `ResNet`.
+      InputError: the network is neither a `ResNet` nor a `VGG`.
 
     >>> from resnet_jax import models
     >>> fields = receptive_fields(models.create("resnet18"))
@@ -59,37 +58,32 @@ def receptive_fields(model: ResNet) -> list[ReceptiveField]:
     >>> fields[-1]
     ReceptiveField(name='stage4', size=435, stride=32, start=-215)
     """
-    if not isinstance(model, ResNet):
-        raise InputError(f"a {type(model).__name__} is not known here: receptive_fields is for ResNets")
-    found: dict[tuple[str, ...], tuple[int, int, int]] = {}
-
-    def record(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        if module.path == ("stage1",) and model.stem == "imagenet":
-            found["pool1",] = 3, 2, 1 if model.stem_pool_padding == "torch" else 0
-        if isinstance(module, Conv) and "shortcut" not in module.path:
-            found[module.path] = module.size, module.stride, (module.size - 1) // 2
-        return method(*args, **kwargs)
-
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    with nn.intercept_methods(record):
-        jax.eval_shape(lambda images: model.init(jax.random.key(0), images, train=False), images)
-
-    fields: list[ReceptiveField] = []
+    if not isinstance(model, ResNet | VGG):
+        raise InputError(f"a {type(model).__name__} is not known here: receptive_fields is for ResNets and VGGs")
+    module: Any = model  # hashable, which its declared types are not
+    found: list[ReceptiveField] = []
     size, stride, start = 1, 1, 0
-    for stage, of_stage in itertools.groupby(found, key=lambda path: path[0]):
-        for part, group in itertools.groupby(of_stage, key=lambda path: path[1:2]):
-            paths = list(group)
-            blocks = block_names(part[0], model.stage_sizes[int(stage.removeprefix("stage")) - 1]) if part else [""]
-            # Scanned blocks are traced once.
-            for block, path in itertools.product(blocks, paths):
-                kernel, step, pad = found[path]
-                size, start, stride = size + (kernel - 1) * stride, start - pad * stride, stride * step
-                name = "/".join([stage, block, *path[2:]] if part else [stage])
-                fields.append(ReceptiveField(name, size, stride, start))
+
+    def add(name: str, kernel: int, step: int, pad: int) -> None:
+        nonlocal size, stride, start
+        size, start, stride = size + (kernel - 1) * stride, start - pad * stride, stride * step
+        found.append(ReceptiveField(name, size, stride, start))
+
+    convolutions = [
+        (each.name, each.module)
+        for each in executed_layers(module, (64, 64, 3))
+        if isinstance(each.module, Conv) and not re.search("shortcut|_gate", each.name)
+    ]
+    for stage, group in itertools.groupby(convolutions, key=lambda each: each[0].split("/")[0]):
+        if stage == "stage1" and isinstance(model, ResNet) and model.stem == "imagenet":
+            add("pool1", 3, 2, 1 if model.stem_pool_padding == "torch" else 0)
+        for name, convolution in group:
+            add(name, convolution.size, convolution.stride, (convolution.size - 1) // 2)
+        if isinstance(model, VGG):
+            add(f"{stage}/pool", 2, 2, 0)
         if stage.startswith("stage"):
-            fields.append(ReceptiveField(stage, size, stride, start))
-    return fields
+            found.append(ReceptiveField(stage, size, stride, start))
+    return found
 
 
 def effective_field(
