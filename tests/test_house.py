@@ -40,7 +40,7 @@ def imports(path):
 # The rooms from the ground up: each knows those before it, and no other.
 ROOMS = (
     *("errors", "files", "rng", "distributed", "models", "data", "training", "evaluation", "analysis", "interop"),
-    *("configs", "runs", "sweeping", "benchmark", "cli"),
+    *("configs", "runs", "sweeping", "benchmark", "report", "cli"),
 )
 
 

@@ -13,8 +13,9 @@
 A network with its weights, its pre-processing and the names of its classes is a `Classifier`; it is what these
 functions hand each other. The rooms `models`, `data`, `training`, `evaluation`, `analysis` and `interop` (weights of
 torch, exported programs) know no config and no folder of a run; `configs`, `runs` and `sweeping` tie them to both;
-`distributed` knows devices and processes, `benchmark` measures, and `errors` are what these raise. Each of them exports
-its public names and says which file holds what. Nothing is imported before it is asked for.
+`distributed` knows devices and processes, `benchmark` measures, `report` sets what was found beside the paper's
+claims, and `errors` are what these raise. Each of them exports its public names and says which file holds what. Nothing
+is imported before it is asked for.
 """
 
 import importlib.metadata

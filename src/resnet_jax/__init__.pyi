@@ -8,6 +8,7 @@ from . import (
     evaluation as evaluation,
     interop as interop,
     models as models,
+    report as report,
     runs as runs,
     sweeping as sweeping,
     training as training,

@@ -1,0 +1,7 @@
+from .claims import (
+    Claim as Claim,
+    Curves as Curves,
+    Results as Results,
+    read_results as read_results,
+    write_results as write_results,
+)
