@@ -1,0 +1,98 @@
+"""Figures 1 and 6: deeper plain networks have higher training error, deeper residual networks have not.
+
+Small form: the 1,797 digits of scikit-learn at a rate of 0.03, plain and residual networks of 20 and 56 layers, 400
+iterations of 64 images, seeds 0, 1 and 2. Cost: see `cpu_seconds` of the results, on 2 CPU cores.
+
+Full form: CIFAR-10 with the paper's recipe, plain and residual networks of 20, 32, 44, 56 and 110 layers, seeds 0 to 4,
+64,000 iterations of 128 images. Cost: not measured. `resnet-jax sweep --config=cifar10
+--axis model.family=cifar_plain,cifar_resnet --axis model.depth=20,32,44,56,110 --axis seed=0,1,2,3,4
+--workdir=runs/paper/cifar10` trains the same on a cluster; its folders are those that the full form goes on with.
+
+Expected: the training error says it first, so it is no overfitting. In the paper, plain-110 stays above 60 %.
+"""
+
+import statistics
+from pathlib import Path
+
+import experiment
+from experiment import Claim, Curves, shown, text
+
+import resnet_jax as rj
+
+FAMILIES = {"plain": "cifar_plain", "ResNet": "cifar_resnet"}
+
+
+def training_error(run: rj.runs.Run) -> float:
+    """In percent, of the last iterations between two lines of the log, as they were trained on."""
+    return [100 * line["train_error"] for line in run.metrics if "train_error" in line][-1]
+
+
+def curves(runs: dict[str, list[rj.runs.Run]]) -> Curves:
+    """Errors against iterations, means over the seeds."""
+    lines = {}
+    for name, trained in runs.items():
+        for split, title in (("train", "training"), ("test", "test")):
+            steps = [line["step"] for line in trained[0].metrics if f"{split}_error" in line]
+            errors = [[100 * line[f"{split}_error"] for line in r.metrics if f"{split}_error" in line] for r in trained]
+            lines[f"{name}, {title}"] = (steps, [statistics.mean(each) for each in zip(*errors, strict=True)])
+    return Curves("iterations", "error (%)", lines)
+
+
+def claims(runs: dict[str, list[rj.runs.Run]], shallow: int, deep: int, data: str, budget: str) -> list[Claim]:
+    """Plain is shown where the deep network's training error is above the shallow one's in every seed, on average by 10
+    points or half of it; residual where its mean is not above by more than the deep one's standard deviation.
+    """
+    seeds = len(next(iter(runs.values())))
+    training = {name: [training_error(run) for run in each] for name, each in runs.items()}
+    test = {name: [100 * run.result["test_error"] for run in each] for name, each in runs.items()}
+    numbers = {"training errors": training, "test errors": test}
+    means = {name: statistics.mean(each) for name, each in training.items()}
+    plain, resnet = ((f"{name}-{shallow}", f"{name}-{deep}") for name in FAMILIES)
+    worse = all(b > a for a, b in zip(training[plain[0]], training[plain[1]], strict=True))
+    worse = worse and means[plain[1]] - means[plain[0]] >= min(10, means[plain[0]] / 2)
+    level = means[resnet[1]] - means[resnet[0]] <= statistics.stdev(training[resnet[1]])
+    tested = statistics.mean(test[plain[1]]) > statistics.mean(test[plain[0]])
+
+    def found(names: tuple[str, str], errors: dict[str, list[float]]) -> str:
+        return ", ".join(f"{name} {text(errors[name], ' %')}" for name in names)
+
+    same = {"unit": "%", "seeds": seeds, "data": data, "budget": budget}
+    return [
+        Claim("The deeper plain network has the higher training error, so it does not overfit.", "so on CIFAR-10",
+              found(plain, training), shown(worse), section="Figure 1, section 4.2", numbers=numbers,
+              figure=curves(runs), **same),
+        Claim("The deeper plain network has the higher test error.", "so on CIFAR-10",
+              found(plain, test), shown(tested), section="Figure 1", **same),
+        Claim("The training error of the deeper residual network is not above that of the shallow one.",
+              "so on CIFAR-10, up to 110 layers", found(resnet, training), shown(level), section="Figure 6", **same),
+    ]  # fmt: skip
+
+
+def small(workdir: Path) -> list[Claim]:
+    """On digits; 400 iterations show a direction, and no difference to the paper."""
+    runs = {
+        f"{name}-{depth}": [experiment.digits(workdir, family, depth, seed) for seed in range(3)]
+        for name, family in FAMILIES.items()
+        for depth in (20, 56)
+    }
+    return claims(runs, 20, 56, "digits", "400 iterations of 64 images, rate 0.03")
+
+
+def full(workdir: Path) -> list[Claim]:
+    """On CIFAR-10."""
+    runs = {}
+    for name, family in FAMILIES.items():
+        for depth in (20, 32, 44, 56, 110):
+            points = [{"model.family": family, "model.depth": str(depth), "seed": str(seed)} for seed in range(5)]
+            runs[f"{name}-{depth}"] = [
+                rj.train(
+                    rj.configs.load("cifar10", point),
+                    workdir.parent / "cifar10" / ",".join(f"{field}={value}" for field, value in point.items()),
+                )
+                for point in points
+            ]
+    return claims(runs, 20, 56, "CIFAR-10", "64,000 iterations of 128 images, rate 0.1")
+
+
+if __name__ == "__main__":
+    experiment.main(__file__)
