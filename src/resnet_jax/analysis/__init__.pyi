@@ -35,6 +35,12 @@ from .lesions import (
     remove_blocks as remove_blocks,
     swap_blocks as swap_blocks,
 )
+from .paper import (
+    STATEMENTS as STATEMENTS,
+    PaperTable as PaperTable,
+    Statement as Statement,
+    paper_table as paper_table,
+)
 from .pictures import plot_activation_maps as plot_activation_maps
 from .plots import plot_confusion as plot_confusion, plot_curves as plot_curves
 from .receptive_field import (
