@@ -64,7 +64,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_readme_has_the_ten_lines_of_the_guide():
     assert python_blocks("README.md") == [TEN_LINES]
-    tested = {"photographs.md", "python.md", "watching.md", "weights.md"}
+    tested = {"looking.md", "photographs.md", "python.md", "watching.md", "weights.md"}
     assert {path.name for path in DOCUMENTS[1:] if python_blocks(path)} == tested
 
 
@@ -190,3 +190,18 @@ def test_what_documents_name_is_there(path, capsys):
         known = capsys.readouterr().out
         for flag in re.findall(r"--(\w+)", rest):
             assert f"--{flag}" in known or flag in ("config", "help"), f"{command} --{flag}"
+
+
+@pytest.mark.slow
+def test_a_network_is_looked_at_as_the_guide_says(folder, capsys):
+    (block,) = python_blocks("docs", "looking.md")
+    digits = rj.data.load("digits")
+    model, shape = rj.create("cifar_resnet8"), (8, 8, 1)
+    preprocessing = rj.data.Preprocessing(np.full((1, 1, 1), 128.0, np.float32))
+    variables = rj.models.init(model, shape, jax.random.key(0))
+    classifier = rj.Classifier(model, variables, preprocessing, digits.class_names, shape)
+    with mock.patch.object(rj, "load", return_value=classifier):
+        names = execute(block, **{'load("digits").test': 'load("digits").test.take(range(24))'})
+    assert names["found"].maps.shape == (12, 2, 2)
+    assert Path("maps.png").exists()
+    assert capsys.readouterr().out.splitlines()[-1] == "stage3 25 4"
