@@ -25,7 +25,7 @@ from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.report import Claim, Curves, Results, State, write_results
 from resnet_jax.runs import Run
 
-__all__ = ["Claim", "Curves", "State", "digits", "main", "run_experiment", "shown", "text"]
+__all__ = ["Claim", "Curves", "State", "cifar10", "digits", "main", "run_experiment", "shown", "text"]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -44,6 +44,16 @@ def digits(workdir: Path, family: str, depth: int, seed: int = 0, iterations: in
     name = "-".join([family, str(depth), *(f"{key}={fields[key]}" for key in sorted(fields)), str(iterations)])
     folder = workdir.parent / "digits" / f"{name}-{seed}".replace("/", "_")
     return rj.train(rj.configs.load("digits", changes), folder)
+
+
+def cifar10(workdir: Path, family: str, depth: int) -> list[Run]:
+    """Networks of seeds 0 to 4 trained on CIFAR-10 by the paper's recipe, in folders that experiments share; those of a
+    sweep into runs/paper/cifar10 are the same.
+    """
+    points = [{"model.family": family, "model.depth": str(depth), "seed": str(seed)} for seed in range(5)]
+    folders = [workdir.parent / "cifar10" / ",".join(f"{name}={each[name]}" for name in each) for each in points]
+    configs = [rj.configs.load("cifar10", point) for point in points]
+    return [rj.train(config, folder) for config, folder in zip(configs, folders, strict=True)]
 
 
 def shown(holds: Any) -> State:

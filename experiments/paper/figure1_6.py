@@ -80,17 +80,11 @@ def small(workdir: Path) -> list[Claim]:
 
 def full(workdir: Path) -> list[Claim]:
     """On CIFAR-10."""
-    runs = {}
-    for name, family in FAMILIES.items():
-        for depth in (20, 32, 44, 56, 110):
-            points = [{"model.family": family, "model.depth": str(depth), "seed": str(seed)} for seed in range(5)]
-            runs[f"{name}-{depth}"] = [
-                rj.train(
-                    rj.configs.load("cifar10", point),
-                    workdir.parent / "cifar10" / ",".join(f"{field}={value}" for field, value in point.items()),
-                )
-                for point in points
-            ]
+    runs = {
+        f"{name}-{depth}": experiment.cifar10(workdir, family, depth)
+        for name, family in FAMILIES.items()
+        for depth in (20, 32, 44, 56, 110)
+    }
     return claims(runs, 20, 56, "CIFAR-10", "64,000 iterations of 128 images, rate 0.1")
 
 
