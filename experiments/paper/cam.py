@@ -13,7 +13,7 @@ from pathlib import Path
 import experiment
 import jax
 import numpy as np
-from experiment import Claim
+from experiment import Claim, shown
 from PIL import Image, ImageDraw
 
 import resnet_jax as rj
@@ -94,35 +94,30 @@ def small(workdir: Path) -> list[Claim]:
     numbers = {name: [round(each[name], 9) for each in found] for name in found[0]}
     about = {"seeds": len(SEEDS), "data": "200 drawn pictures, 32 x 32", "budget": f"{STEPS} steps of {BATCH} pictures"}
 
-    def claim(statement, paper, unit, values, shown, numbers):
-        state = "shown" if shown else "not shown"
-        return Claim(statement=statement, paper=paper, ours=values, state=state, unit=unit, numbers=numbers, **about)
+    def claim(statement, paper, ours, holds, unit=""):
+        return Claim(statement, paper, ours, shown(holds), unit, numbers=numbers, **about)
 
     gains = [ours - centre for ours, centre in zip(numbers["boxes"], numbers["centre"], strict=True)]
+    identity, gradients = max(numbers["identity"]), max(numbers["grad_cam"])
     return [
         claim(
             "The mean of a class activation map plus the bias is the logit.",
             "not in the paper: exact with its head (1512.04150)",
-            "largest difference / largest logit",
-            [float(f"{each:.2g}") for each in numbers["identity"]],
-            max(numbers["identity"]) <= ROUNDING,
-            {},
+            f"differences of at most {identity:.1g} of the largest logit",
+            identity <= ROUNDING,
         ),
         claim(
             "On a linear head Grad-CAM is the positive part of the class activation map over the positions.",
             "not in the paper: 1610.02391, section 3.1",
-            "largest difference / largest value",
-            [float(f"{each:.2g}") for each in numbers["grad_cam"]],
-            max(numbers["grad_cam"]) <= ROUNDING,
-            {},
+            f"differences of at most {gradients:.1g} of the largest value",
+            gradients <= ROUNDING,
         ),
         claim(
             "A network that learns classes only finds where things are.",
             "not in the paper; on ImageNet MaxBoxAcc is 63.5 % against a centre Gaussian's 52.5 % (2001.07437)",
-            "MaxBoxAcc, share of pictures",
-            numbers["boxes"],
+            [round(100 * each, 1) for each in numbers["boxes"]],
             min(gains) >= BETTER,
-            numbers,
+            "% MaxBoxAcc",
         ),
     ]
 

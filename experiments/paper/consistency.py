@@ -17,7 +17,7 @@ from pathlib import Path
 
 import experiment
 import numpy as np
-from experiment import Claim
+from experiment import Claim, shown
 from scipy.stats import spearmanr
 
 import resnet_jax as rj
@@ -67,7 +67,7 @@ def small(workdir: Path) -> list[Claim]:
             statement="Residual networks are more consistent under shifts than plain ones, at 20 and at 56 layers.",
             paper="not in the paper; protocol of 1904.11486",
             ours=[round(100 * gain, 1) for gain in gains],
-            state="shown" if min(gains) > 0 else "not shown",
+            state=shown(min(gains) > 0),
             unit="points more, at the depth where it is less",
             command=FULL,
             numbers=numbers,
@@ -77,7 +77,7 @@ def small(workdir: Path) -> list[Claim]:
             statement="Consistency follows accuracy.",
             paper="not in the paper; the author of 1904.11486 says so of his figures",
             ours=f"rank correlation {ranks:.2f} over 12 networks",
-            state="shown" if ranks >= CORRELATION else "not shown",
+            state=shown(ranks >= CORRELATION),
             command=FULL,
             **about,
         ),
@@ -112,7 +112,7 @@ def full(workdir: Path) -> list[Claim]:
             statement="ResNet-44, which errs less than ResNet-20, is more consistent in all three protocols.",
             paper="not in the paper; protocols of 1904.11486, 2011.14214 and 1805.12177",
             ours="points more: " + ", ".join(f"{name} {gain:.1f}" for name, gain in zip(PROTOCOLS, gains, strict=True)),
-            state="shown" if min(gains) > 0 else "not shown",
+            state=shown(min(gains) > 0),
             data="CIFAR-10, the first 1,000 test images",
             budget="given weights (akamaster's)",
             numbers=numbers,

@@ -16,7 +16,7 @@ import experiment
 import jax
 import jax.numpy as jnp
 import numpy as np
-from experiment import Claim, Curves
+from experiment import Claim, Curves, shown
 
 WIDTH, INPUTS, STEPS, EVERY = 64, 256, 2000, 50
 RATES = (0.3, 1.0, 3.0)
@@ -96,7 +96,7 @@ def small(workdir: Path) -> list[Claim]:
                 paper=f"hypothesis: {paper}",
                 section="section 3.1",
                 ours=[float(f"{ratio:.3g}") for ratio in ratios],
-                state="shown" if RULES[target](ratios) else "not shown",
+                state=shown(RULES[target](ratios)),
                 unit="relative error with the shortcut / without",
                 seeds=len(SEEDS),
                 data=f"{INPUTS} random inputs of {WIDTH} numbers; H: {target}",
