@@ -98,7 +98,7 @@ def test_imports_run_one_way():
 
 LIBRARIES = (
     *("orbax", "tensorflow_datasets", "grain", "simplejpeg", "tensorboardX", "matplotlib", "submitit", "optuna"),
-    "rich",
+    *("rich", "jinja2"),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from resnet_jax.cli.arguments import Format, command, show
 from resnet_jax.cli.help import completion_script
 from resnet_jax.cli.networks import convert, evaluate, export, features, predict, summary
-from resnet_jax.cli.running import doctor, runs, sweep, train
+from resnet_jax.cli.running import doctor, report, runs, sweep, train
 from resnet_jax.errors import InputError, warn
 
 
@@ -103,7 +103,7 @@ def completion(*shell: str) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     function.__name__.replace("_", " "): function
     for function in (
-        *(train, evaluate, predict, summary, runs, sweep, benchmark_train),
+        *(train, evaluate, predict, summary, runs, sweep, report, benchmark_train),
         *(features, convert, export, prepare, prepare_cache, doctor, completion),
     )
 }

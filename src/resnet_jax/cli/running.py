@@ -1,4 +1,4 @@
-"""The commands that train, and the one that examines the machines before."""
+"""The commands that train and show what came out, and the one that examines the machines before."""
 
 import os
 from pathlib import Path
@@ -123,6 +123,26 @@ def runs(*folders: str, output: Path | None = None, format: Format = "table") ->
     if output is not None:
         listing.draw(found, names, output, f"{len(found)} runs in {', '.join(folders or ['runs'])}")
     show(format, [run.as_json() for run in found], lambda: listing.as_table(found, names))
+
+
+@command
+def report(*folders: str, output: Path = Path("report.html")) -> None:
+    """Writes what experiments found of the paper's claims as a page, HTML with its figures in it.
+
+    resnet-jax report DIR… [--output=report.html]
+
+    A DIR holds results of experiments/paper, such as experiments/results/paper. The same as Markdown stands beside the
+    page. The same results make the same bytes.
+    """
+    if not folders:
+        raise InputError("a folder of results is wanted, as in resnet-jax report experiments/results/paper")
+    from resnet_jax.report.claims import STATES
+    from resnet_jax.report.page import write_report
+
+    found = write_report(folders, output)
+    states = [claim.state for each in found for claim in each.claims]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STATES)
+    print(f"{len(states)} claims: {counts}; the page is {output}, and {output.with_suffix('.md').name} beside it")
 
 
 @command

@@ -1,4 +1,5 @@
-"""The paper's claims beside what experiments found: results as JSON (`claims`), and a page of them (`page`).
+"""The paper's claims beside what experiments found: results as JSON (`claims`), and a page of them
+(`page`) with its `figures`.
 
 `experiments/paper` writes the results; `resnet-jax report` reads them.
 """

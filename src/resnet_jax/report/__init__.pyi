@@ -6,3 +6,4 @@ from .claims import (
     read_results as read_results,
     write_results as write_results,
 )
+from .page import render_html as render_html, render_markdown as render_markdown, write_report as write_report
