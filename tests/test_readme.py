@@ -82,6 +82,7 @@ def test_weights_are_trained_on_for_other_classes(folder, capsys):
     assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_learns_by_a_loss_and_an_optimizer_of_ones_own():
     names = execute(OWN_LOOP, **{"cifar_resnet20": "cifar_resnet8", "steps=100": "steps=40"})
     whole = names["model"].apply(names["variables"], names["images"], train=False)

@@ -62,6 +62,7 @@ def test_the_command_prints_tables(monkeypatch, capsys):
     assert "--variants has 'linen', but each must be one of scanned, rolled" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_input_on_the_device_runs_through_the_real_step():
     result = train_benchmark(**TINY, input="device", dtype="bfloat16", shortcut="B", rounds=1)
     assert [row["name"] for row in result["variants"]] == ["scanned"]

@@ -63,7 +63,13 @@ def test_a_twin_has_the_logits_and_gradients_of_our_network(bottleneck, stem, sh
         np.testing.assert_allclose(mean, means[1][path], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cifar_plain20", "cifar_resnet20", "plain18", "resnet34", "resnet50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar_resnet20",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cifar_plain20", "plain18", "resnet34", "resnet50")),
+    ],
+)
 def test_a_twin_initialises_to_our_shapes(name):
     model = create(name)
     images = jnp.zeros((1, 32, 32, 3))

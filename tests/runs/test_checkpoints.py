@@ -66,6 +66,7 @@ def test_a_field_that_is_younger_than_the_run_has_its_default(run):
     assert train(small_config(OF_20), run).result["step"] == 20
 
 
+@pytest.mark.slow
 def test_what_does_not_change_a_run_may_change_between_its_starts(run):
     fields = {"mesh.data": 2, "eval.batch_size": 7, "model.unroll": True, "train.checkpoint_every": 7}
     assert train(small_config(OF_20 | dict(fields)), run).result["step"] == 20

@@ -148,7 +148,9 @@ def test_a_flipped_byte_in_the_middle_of_each_part(directory, states, part):
     assert_noticed(directory, states, PARTS[part])
 
 
-@pytest.mark.parametrize(("part", "routes"), [("ema", {"state", "network"}), ("variables", {"state"})])
+@pytest.mark.parametrize(
+    ("part", "routes"), [("ema", {"state", "network"}), pytest.param("variables", {"state"}, marks=pytest.mark.slow)]
+)
 def test_a_flipped_byte_where_variables_are_averaged(states, tmp_path, part, routes):
     averaged = {
         step: jax.device_put(state.replace(ema=jax.tree.map(jnp.cos, state.variables)), state.step.sharding)

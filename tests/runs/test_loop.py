@@ -78,7 +78,7 @@ def test_a_complete_run_is_not_trained_again(finished, capsys):
     assert "is complete after 60 iterations" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("last", [20, pytest.param(40, marks=pytest.mark.slow), 60])
+@pytest.mark.parametrize("last", [20, *(pytest.param(last, marks=pytest.mark.slow) for last in (40, 60))])
 def test_going_on_from_any_checkpoint_gives_the_same_run(finished, copy, capsys, last):
     """60: killed after the last checkpoint, before the result was written."""
     (copy / "result.json").unlink()
@@ -133,6 +133,7 @@ def test_the_log_of_a_command_imports_no_pytorch(tmp_path):
     assert run.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_the_state_of_a_task_of_ones_own(tmp_path):
     optimizer = optax.adamw(1e-3)
 

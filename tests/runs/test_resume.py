@@ -158,7 +158,14 @@ def abstract():
 
 
 @unawaited
-@pytest.mark.parametrize("damage", [truncate, garble, remove_largest_file, remove_metadata, flip_one_byte, empty])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_one_byte,
+        remove_metadata,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (truncate, garble, remove_largest_file, empty)),
+    ],
+)
 def test_a_damaged_checkpoint_is_recognised(killed, abstract, damage):
     damage(killed / "checkpoints" / "40")
     said = []

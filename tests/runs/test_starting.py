@@ -126,6 +126,7 @@ def test_heads(run_of_20, head):
     )
 
 
+@pytest.mark.slow
 def test_averages_begin_with_the_weights(run_of_20, tmp_path):
     fields = {"init.weights": str(run_of_20), "train.ema_decay": 0.999999, "optimizer.learning_rate": 1e-6}
     run = train(small_config(OF_20 | fields | {"train.iterations": 10}), tmp_path / "run")
@@ -162,6 +163,7 @@ def test_a_killed_run_goes_on_without_its_weights(torch_file, coloured, tmp_path
     assert train(config, tmp_path / "killed").result["step"] == 20
 
 
+@pytest.mark.slow
 def test_a_start_that_left_no_checkpoint_reads_them_again(torch_file, coloured, tmp_path, capsys):
     weights = shutil.copy(torch_file, tmp_path / "mine.safetensors")
     config = finetune(weights, coloured)
@@ -231,6 +233,7 @@ def test_weights_that_another_process_lacks_are_refused_here_too(torch_file, tmp
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_image_is_one_where_all_statistics_are_frozen(torch_file, coloured, tmp_path):
     """Their maps of a pixel show nothing of an image to a batch norm that looks at the batch."""
     small_images = {"stream.image_size": 4, "train.batch_size": 1, "train.iterations": 1}

@@ -81,13 +81,14 @@ def large():
     return updated(1, bn_group_size=2)
 
 
-@pytest.mark.parametrize(("devices", "grad_accum_steps"), [(1, 8), (4, 2)])
+@pytest.mark.parametrize(("devices", "grad_accum_steps"), [pytest.param(1, 8, marks=pytest.mark.slow), (4, 2)])
 def test_an_accumulated_batch_is_the_whole_one_when_groups_match(large, devices, grad_accum_steps):
     state, losses = updated(devices, grad_accum_steps=grad_accum_steps, bn_group_size=2)
     np.testing.assert_allclose(losses, large[1], rtol=1e-10)
     assert_close(state, large[0])
 
 
+@pytest.mark.slow
 def test_parts_without_groups_are_the_same_on_any_number_of_devices():
     one, four = updated(1, grad_accum_steps=4), updated(4, grad_accum_steps=4)
     np.testing.assert_allclose(one[1], four[1], rtol=1e-10)
@@ -96,7 +97,7 @@ def test_parts_without_groups_are_the_same_on_any_number_of_devices():
     assert abs(one[1][0] - updated(1)[1][0]) > 1e-6
 
 
-@pytest.mark.parametrize(("devices", "group"), [(8, 8), (4, BATCH)])
+@pytest.mark.parametrize(("devices", "group"), [(8, 8), pytest.param(4, BATCH, marks=pytest.mark.slow)])
 def test_a_group_that_spans_devices_is_that_of_one_device(devices, group):
     one = updated(1, bn_group_size=group) if group < BATCH else updated(1)
     many = updated(devices, bn_group_size=group)
@@ -104,13 +105,16 @@ def test_a_group_that_spans_devices_is_that_of_one_device(devices, group):
     assert_close(one[0], many[0])
 
 
-@pytest.mark.parametrize("fields", [{}, {"bn_group_size": 2, "unroll": True, "shortcut": "C"}])
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"bn_group_size": 2, "unroll": True, "shortcut": "C"}, marks=pytest.mark.slow)]
+)
 def test_recomputed_blocks_change_nothing(fields):
     kept, recomputed = updated(1, **fields), updated(1, remat=True, **fields)
     np.testing.assert_allclose(kept[1], recomputed[1], rtol=1e-10)
     assert_close(kept[0], recomputed[0])
 
 
+@pytest.mark.slow
 def test_bottlenecks_are_recomputed_too():
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
     plain = models.ResNet((3, 1), (4, 8), True, "cifar", 5, "B", bottleneck_stride="3x3")
@@ -128,6 +132,7 @@ def test_bottlenecks_are_recomputed_too():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4 * largest), *gradients)
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_need_a_third_of_the_memory():
     # The blocks of a ResNet-110, all in one stage. ResNet-1202 takes minutes to compile twice; its figures are in the
     # README.
@@ -143,7 +148,7 @@ def test_recomputed_blocks_need_a_third_of_the_memory():
     assert working_memory(True) < working_memory(False) / 3
 
 
-@pytest.mark.parametrize("fsdp", [2, 4])
+@pytest.mark.parametrize("fsdp", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_cut_parameters_train_alike(large, fsdp):
     state, losses = updated(4, fsdp=fsdp, bn_group_size=2)
     np.testing.assert_allclose(losses, large[1], rtol=1e-10)
@@ -198,7 +203,7 @@ def test_lars_is_numpys():
     np.testing.assert_allclose(updates["rest"]["bn"]["scale"], -0.5 * gradients["rest", "bn", "scale"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_bad_step_that_is_skipped_changes_nothing_but_the_step(devices):
     mesh = make_mesh(devices)
     model = small_model()

@@ -111,6 +111,7 @@ def test_the_same_run_on_1_2_and_8_devices(runs):
     np.testing.assert_allclose(eight, one, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_run_on_1_and_8_devices_in_float64():
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         one, eight = (Run(devices, jnp.float64).losses() for devices in (1, 8))
@@ -150,7 +151,7 @@ def test_learning_rate_of_each_step_is_returned():
     np.testing.assert_allclose(rates, [0.1 if step < 12 else 0.01 for step in range(20)], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("group", "meshes"), [(2, (1, 8)), (8, (8,))])
+@pytest.mark.parametrize(("group", "meshes"), [(2, (1, 8)), pytest.param(8, (8,), marks=pytest.mark.slow)])
 def test_groups_are_per_device_statistics(group, meshes):
     """A step with groups, on each number of devices, against 16 / group devices with a plain batch norm each."""
     devices = BATCH // group
@@ -209,6 +210,7 @@ def test_evaluation_scores_every_example_exactly_once(runs, devices, batch_size)
     assert totals["loss"].total == pytest.approx(losses.sum(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_in_bfloat16_with_the_imagenet_stem():
     """What accelerators train by default: gradients near those in float32, and a state that stays in float32."""
     random, mesh = np.random.default_rng(0), make_mesh(1)

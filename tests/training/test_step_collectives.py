@@ -103,6 +103,7 @@ def test_a_step_with_groups_inside_devices_is_one_all_reduce():
     assert read_collectives(compiled) == {Collective("all-reduce", 8, ends_with_bytes(model)): 1}
 
 
+@pytest.mark.slow
 def test_three_steps_of_one_dispatch_are_three_all_reduces():
     """The number of examples, which XLA knows to be the same in every step, is summed once and before them."""
     model = network(group=2)
@@ -131,6 +132,7 @@ def test_a_batch_norm_over_all_devices_adds_two_all_reduces():
     assert 2 * norms(model) <= sum(found.values()) <= 2 * norms(model) + 1
 
 
+@pytest.mark.slow
 def test_groups_of_two_devices_reduce_among_these():
     model = network(group=4)
     compiled = stream_step(model)
@@ -146,7 +148,7 @@ def test_groups_of_two_devices_reduce_among_these():
     assert set(groups) & everybody
 
 
-@pytest.mark.parametrize(("group", "parts_communicate"), [(2, False), (None, True)])
+@pytest.mark.parametrize(("group", "parts_communicate"), [(2, False), pytest.param(None, True, marks=pytest.mark.slow)])
 def test_an_accumulated_batch_is_reduced_once(group, parts_communicate):
     # In bfloat16, which changes nothing: parameters and statistics are float32.
     model = network(group, dtype=jnp.bfloat16)
