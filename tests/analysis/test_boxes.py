@@ -58,15 +58,15 @@ WIDE, SMALL = (2, 2, 20, 20), (22, 24, 29, 29)
 
 
 def test_the_first_version_takes_the_largest_contour_at_the_best_threshold():
-    found = max_box_accuracy([blobs(), blobs()], [[WIDE], [SMALL]], steps=100)
+    found = max_box_accuracy([blobs(), blobs()], [[WIDE], [SMALL]], steps=510)
     assert found.accuracy == 0.5  # at no threshold are both right
-    low, high = (max_box_accuracy([blobs()], [[box]], steps=100) for box in (WIDE, SMALL))
+    low, high = (max_box_accuracy([blobs()], [[box]], steps=510) for box in (WIDE, SMALL))
     assert (low.accuracy, high.accuracy) == (1, 1)
     right = (low.curves[0] > 0).astype(int)
-    # On 8 bits 0.5 is 127 of 255: at 0.50 that is above 127 no more.
-    assert right.tolist() == [1] * 50 + [0] * 50
+    # On 8 bits 0.5 is 127 of 255, which is above 126, at 253 / 510, and above 127, at 254 / 510, no more.
+    assert right.tolist() == [1] * 254 + [0] * 256
     assert (high.curves[0] > 0).tolist() == [not each for each in right]
-    assert (low.thresholds, high.thresholds) == ((0.0,), (0.5,))
+    assert (low.thresholds, high.thresholds) == ((0.0,), (254 / 510,))
 
 
 def test_the_second_version_takes_any_contour_and_three_overlaps():
