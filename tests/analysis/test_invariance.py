@@ -1,6 +1,7 @@
 """Consistency against counts by NumPy alone, and equivariance under circular padding, where it is exact."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from resnet_jax.analysis import (
     scale,
     transform_consistency,
 )
+from resnet_jax.data import load
 from resnet_jax.errors import InputError
 from small_networks import random_images, small_classifier
 
@@ -101,24 +103,28 @@ def test_circular_padding_is_equivariant_and_zero_padding_is_not(classifier):
     assert max(odd["stem"], odd["stage1"]) < 1e-6 < 0.01 < odd["logits"]
 
 
-def test_what_poolings_tolerate():
-    """Global average pooling any circular shift, 2 x 2 max pooling a part of it, and neither a rotation."""
-    images = np.repeat(np.repeat(random_images(3, (4, 4, 2)), 2, 1), 2, 2).astype(np.float32)
-    shift = partial(np.roll, shift=1, axis=2)
-
-    def max_pooled(images):
-        return images.reshape(3, 4, 2, 4, 2, 2).max((2, 4))
-
+def test_poolings_tolerate_what_the_guide_says():
+    images = load("digits").test.images[:300].astype(np.float32)
+    poolings = (
+        lambda images: images,
+        lambda images: images.reshape(-1, 4, 2, 4, 2, 1).mean((2, 4)),
+        lambda images: images.reshape(-1, 4, 2, 4, 2, 1).max((2, 4)),
+        lambda images: images.mean((1, 2)),
+    )
     changes = {
-        function: relative_change(function, images, shift)
-        for function in (lambda images: images.mean((1, 2)), max_pooled, lambda images: images)
+        "a circular shift by one pixel": partial(np.roll, shift=1, axis=2),
+        "a turn of 30 degrees": partial(rotate, degrees=30.0),
+        "a scale of 0.7": partial(scale, factor=0.7),
     }
-    averaged, pooled, whole = changes.values()
-    assert averaged < 1e-6
-    assert averaged < pooled
-    expected = np.linalg.norm((np.roll(images, 1, 2) - images).reshape(3, -1), axis=1)
-    assert whole == pytest.approx((expected / np.linalg.norm(images.reshape(3, -1), axis=1)).mean())
-    assert relative_change(lambda images: images.mean((1, 2)), images, partial(rotate, degrees=30)) > 0.01
+    guide = (Path(__file__).parents[2] / "docs" / "looking.md").read_text()
+    for name, change in changes.items():
+        found = [relative_change(pooling, images, change) for pooling in poolings]
+        stated = next(line for line in guide.splitlines() if line.startswith(f"| {name} "))
+        assert found == pytest.approx([float(each) for each in stated.split("|")[2:-1]], abs=0.01)
+    shift = changes["a circular shift by one pixel"]
+    moved, norms = shift(images) - images, np.sqrt((images**2).sum((1, 2, 3)))
+    expected = (np.sqrt((moved**2).sum((1, 2, 3))) / norms).mean()
+    assert relative_change(poolings[0], images, shift) == pytest.approx(expected)
 
 
 def test_turned_and_scaled_images():
