@@ -15,8 +15,9 @@ LABELS = np.arange(6) % 3
 
 
 @functools.cache
-def classifier(shortcut, bottleneck=False, sizes=(2, 3)) -> Classifier:
-    model, draws = ResNet(sizes, (3, 4), bottleneck, "cifar", 3, shortcut), np.random.default_rng(1)
+def classifier(shortcut, bottleneck=False, sizes=(2, 3), preactivation=False) -> Classifier:
+    model = ResNet(sizes, (3, 4), bottleneck, "cifar", 3, shortcut, preactivation=preactivation)
+    draws = np.random.default_rng(1)
 
     def draw(path, leaf):
         if path[-1].key in ("scale", "var"):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from inside import IMAGES, LABELS, classifier
 
-from resnet_jax.analysis import block_names, lesion_errors, remove_blocks, swap_blocks
+from resnet_jax.analysis import block_names, deepen, lesion_errors, remove_blocks, swap_blocks
 from resnet_jax.data import Split
 from resnet_jax.errors import InputError
+from resnet_jax.models.gates import Gates
 from resnet_jax.models.layers import zero_pad_shortcut
 
 
@@ -41,6 +42,16 @@ def test_where_the_maps_shrink_option_a_is_left(shortcut):
     without = remove_blocks(network, ["stage2/block1", "stage2/block2", "stage2/block3"])
     maps = network.model.apply(without.variables, network.preprocessing(IMAGES), train=False, method="stages")
     assert np.array_equal(maps["stage2"], zero_pad_shortcut(maps["stage1"], 4, 2, "end"))
+
+
+@pytest.mark.slow
+def test_blocks_with_preactivation_can_be_removed_and_added():
+    network = classifier("A", preactivation=True)
+    without = remove_blocks(network, "stage2/block2")
+    assert np.allclose(without(IMAGES), rearranged(network, [1])(IMAGES), rtol=1e-5, atol=1e-5)
+    assert np.array_equal(deepen(network, (3, 4))(IMAGES), network(IMAGES))
+    with pytest.raises(InputError, match="with gates"):
+        remove_blocks(network.replace(model=network.model.clone(gates=Gates())), "stage2/block2")
 
 
 @pytest.mark.slow

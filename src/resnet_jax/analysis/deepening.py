@@ -91,6 +91,8 @@ def checked(classifier: Any, then: str) -> ResNet:
     model = classifier.model
     if type(model) is not ResNet:
         raise InputError(f"the blocks of a {type(model).__name__} are not known here: only those of ResNets are")
+    if model.gates is not None or (model.preactivation and model.shortcut is None):
+        raise InputError("blocks with gates, and plain ones with preactivation, do not pass on what they are given")
     return model
 
 
@@ -110,8 +112,8 @@ def put_block(variables: dict[str, Any], name: str, block: Mapping[str, Any]) ->
 def passing_on(model: ResNet, block: Mapping[str, Any], *, with_projection: bool = False) -> dict[str, Any]:
     """The variables of a block that gives what its shortcut does, in evaluation, to the bit.
 
-    A residual block does where its branch ends with zeros. A plain one has no shortcut and gives what option A would:
-    each convolution copies its channels, and what batch norms are given is not changed.
+    A residual block does where its branch ends with zeros, whatever comes before. A plain one has no shortcut and gives
+    what option A would: each convolution copies its channels, and what batch norms are given is not changed.
 
     Args:
       model: the network.
@@ -124,7 +126,8 @@ def passing_on(model: ResNet, block: Mapping[str, Any], *, with_projection: bool
     params, batch_stats = dict(block["params"]), dict(block["batch_stats"])
     convolutions = sorted(name for name in params if name.startswith("conv"))
     if model.shortcut is not None:
-        last = f"bn{len(convolutions)}"
+        # With preactivation a convolution comes last.
+        last = f"{'conv' if model.preactivation else 'bn'}{len(convolutions)}"
         params[last] = jax.tree.map(np.zeros_like, params[last])
         if with_projection and "shortcut" in params:
             params["shortcut"], batch_stats["shortcut"] = dict(params["shortcut"]), dict(batch_stats["shortcut"])
@@ -144,6 +147,8 @@ def _copy(params: dict[str, Any], batch_stats: dict[str, Any], conv: str, norm: 
     centre = (kernel.shape[0] - 1) // 2
     kernel[centre, centre] = np.eye(*kernel.shape[2:])
     params[conv] = {"kernel": kernel}
+    if norm not in params:  # a projection of preactivation
+        return
     scale = np.ones_like(params[norm]["scale"])
     params[norm] = {"scale": scale, "bias": np.zeros_like(scale)}
     # In float32 too, 1 - 1e-5 + 1e-5 is 1.
