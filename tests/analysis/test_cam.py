@@ -8,6 +8,7 @@ from resnet_jax.analysis import class_activation_maps, grad_cam
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import Classifier
+from resnet_jax.interop import load_torch
 from resnet_jax.models import VGG, HighwayNet, ResNet, init
 from small_networks import random_images, small_classifier
 
@@ -87,6 +88,15 @@ def test_any_network_with_a_linear_layer_on_averages_has_maps():
     with pytest.raises(InputError, match=r"this VGG has no linear layer on averaged feature maps.*use grad_cam"):
         class_activation_maps(classifier, images)
     assert grad_cam(classifier, images).maps.shape == (2, 2, 2)
+
+
+@pytest.mark.torch
+def test_maps_of_given_weights_have_the_logits_of_pytorch(test_data):
+    golden = np.load(test_data / "weights" / "resnet20-12fca82f_golden.npz")
+    classifier = load_torch(test_data / "weights" / "resnet20-12fca82f.th", log=lambda line: None)
+    found = class_activation_maps(classifier, golden["image"], 3)
+    logits = found.maps.mean((1, 2)) + classifier.variables["params"]["fc"]["bias"][3]
+    assert np.abs(logits - golden["logits"][:, 3]).max() < 1e-5 * np.abs(golden["logits"]).max()
 
 
 def test_what_cannot_be_drawn_is_refused(classifier):
