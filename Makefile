@@ -1,6 +1,7 @@
 # make train    trains a ResNet-20 on real images, from a bare clone, in about a minute
 # make test     lint, types and the tests that take milliseconds; says at its end what it has left to test-all
 # make test-all everything else: processes, whole runs, PyTorch, real images; and the numbers compiled as users compile
+# make experiments  runs the small form of each experiment on the paper, and writes what they found as a page
 # make docs     builds the documentation into build/docs, offline; a warning is an error
 # make lock     writes constraints.txt anew, from the newest versions that PYTHONS can install
 # make install  what the other targets do first: an environment in .venv, made with PYTHON
@@ -15,7 +16,7 @@ QUICK := not slow and not torch and not test_data
 # What computes is tested once more as users compile it, which takes twice as long.
 NUMERICS := $(addprefix tests/,evaluation models training)
 
-.PHONY: install train test test-all docs lint format lock clean
+.PHONY: install train test test-all experiments docs lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -40,6 +41,16 @@ test: lint
 test-all: $(VENV)/.installed-all lint docs
 	$(PYTEST) -m 'not ($(QUICK))'
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '$(QUICK)' $(NUMERICS)
+
+# One after another; a result that is there stays, and a training that was stopped goes on.
+RESULTS := runs/paper/results
+PAPER := $(filter-out experiment imagenet,$(notdir $(basename $(wildcard experiments/paper/*.py))))
+
+experiments: $(PAPER:%=$(RESULTS)/%.json)
+	$(BIN)/resnet-jax report $(RESULTS) --output=runs/paper/report.html
+
+$(RESULTS)/%.json: experiments/paper/%.py | $(VENV)/.installed
+	$(BIN)/python $< --workdir=runs/paper/$* --output=$@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(INSTALL) --editable '.[docs]'

@@ -1,7 +1,8 @@
 """How Sphinx builds these pages, offline: `make docs`.
 
-Pages of prose are Markdown. Those of names, fields and commands are written by `generate.py` at every build, from the
-stubs, from the comments in `configs/base.py` and from what `--help` prints, so that none of them can go stale.
+Pages of prose are Markdown. Those of names, fields, commands and claims are written by `generate.py` at every build,
+from the stubs, the comments in `configs/base.py`, what `--help` prints and the results of experiments, so that none of
+them can go stale.
 """
 
 import sys
@@ -20,10 +21,12 @@ copyright = "the resnet_jax maintainers, Apache-2.0"
 release = version = resnet_jax.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = []
+exclude_patterns = ["generated/extra"]
 html_theme = "furo"
 html_title = f"resnet_jax {release}"
 html_static_path = ["static"]
+# The page of claims, which needs no other file.
+html_extra_path = ["generated/extra"]
 html_css_files = ["wide.css"]
 html_show_sourcelink = False
 

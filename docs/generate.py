@@ -1,4 +1,4 @@
-"""Writes the pages whose text stands in the package (names, config fields, commands), and copies the notebooks."""
+"""Writes the pages whose text stands elsewhere: names, config fields, commands, claims and notebooks."""
 
 import ast
 import importlib
@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import configs
+from resnet_jax import configs, report
 from resnet_jax.cli.commands import COMMANDS
 from resnet_jax.configs import parsing
 
@@ -23,6 +23,10 @@ def write(folder: Path) -> None:
     for path, text in {**api_pages(), "configs.md": config_page(), "commands.md": command_page()}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+    results = report.read_results(ROOT / "experiments" / "results" / "paper")
+    (folder / "claims.md").write_text(report.render_markdown(results))
+    (folder / "extra").mkdir()
+    (folder / "extra" / "claims.html").write_text(report.render_html(results))
     (folder / "notebooks").mkdir()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text())

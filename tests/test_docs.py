@@ -91,6 +91,10 @@ RUN = {
     "resnet-jax convert runs/resnet50 resnet50.safetensors": ("", {}),
     "resnet-jax export --workdir=runs/resnet50 --output=resnet50.stablehlo": ("", {}),
     "resnet-jax convert resnet20-12fca82f.th runs/torch20": ("", {}),
+    "resnet-jax report experiments/results/paper --output=report.html": (
+        "",
+        {"experiments/results/paper": str(ROOT / "experiments" / "results" / "paper")},
+    ),
 }
 # What cannot run here, and why; its flags and fields exist.
 PARSED = {
@@ -212,6 +216,7 @@ def test_links_lead_somewhere(path):
                 "generated/configs.md",
                 "generated/commands.md",
                 "generated/api/index.md",
+                "generated/claims.md",
             ), link
             if path.name in ("index.md", "python.md"):  # which are read before the build too
                 assert "`make docs` makes the pages below `generated/`" in (ROOT / "docs" / "index.md").read_text()

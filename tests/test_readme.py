@@ -64,7 +64,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_readme_has_the_ten_lines_of_the_guide():
     assert python_blocks("README.md") == [TEN_LINES]
-    tested = {"looking.md", "photographs.md", "python.md", "watching.md", "weights.md"}
+    tested = {"looking.md", "paper.md", "photographs.md", "python.md", "watching.md", "weights.md"}
     assert {path.name for path in DOCUMENTS[1:] if python_blocks(path)} == tested
 
 

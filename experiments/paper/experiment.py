@@ -29,6 +29,8 @@ __all__ = ["Claim", "Curves", "State", "cifar10", "digits", "main", "run_experim
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+# Files beside this one that are no experiments.
+HELPERS = {"experiment", "imagenet"}
 
 
 def digits(workdir: Path, family: str, depth: int, seed: int = 0, iterations: int = 400, **fields: Any) -> Run:

@@ -251,6 +251,7 @@ class Statement:
 
 
 _WIDE = "widths double where maps halve"
+# What notes on the paper say, by number.
 STATEMENTS: tuple[Statement, ...] = tuple(
     Statement(i, text, status, section, passes)
     for i, (text, status, section, passes) in enumerate(

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from resnet_jax.errors import InputError
 from resnet_jax.files import expanded, write_whole
 
+# "not run" is a claim whose form was not started, for want of time, data or hardware.
 State = Literal["shown", "not shown", "not run"]
 Form = Literal["small", "full"]
 

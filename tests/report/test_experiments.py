@@ -1,0 +1,95 @@
+"""The files of experiments/paper keep one shape, and their frame does what it says."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import experiment
+import imagenet
+import pytest
+import table6
+
+import resnet_jax as rj
+from resnet_jax.report import read_results
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = [path for path in sorted((ROOT / "experiments/paper").glob("*.py")) if path.stem not in experiment.HELPERS]
+ONE = '''"""One claim: it is shown.
+
+The rest.
+"""
+
+import experiment
+from experiment import Claim, shown
+
+
+def small(workdir):
+    (workdir / "made").touch()
+    return [Claim("Two is more than one.", "so", [2.0], shown(2 > 1))]
+'''
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_experiment_says_what_it_is_and_has_a_small_form(path):
+    tree = ast.parse(path.read_text())
+    title, _, rest = (ast.get_docstring(tree) or "").partition("\n")
+    assert title.endswith((".", "?")), title
+    assert len(rest.split()) > 20, "what runs, what it costs and what to expect"
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert "small" in functions
+    assert all(
+        [each.arg for each in functions[name].args.args] == ["workdir"] for name in {"small", "full"} & {*functions}
+    )
+    assert path.read_text().endswith('if __name__ == "__main__":\n    experiment.main(__file__)\n')
+
+
+def test_the_makefile_runs_what_is_an_experiment():
+    (filtered,) = re.findall(r"filter-out (.*?),", (ROOT / "Makefile").read_text())
+    assert set(filtered.split()) == experiment.HELPERS
+
+
+def test_results_say_what_was_run_and_where(tmp_path):
+    (tmp_path / "one.py").write_text(ONE)
+    for resumed in (False, True):
+        experiment.run_experiment(tmp_path / "one.py", "small", tmp_path / "work", tmp_path / "found" / "one.json")
+        (found,) = read_results(tmp_path / "found")
+        assert (found.name, found.title, found.form) == ("one", "One claim: it is shown.", "small")
+        assert found.resumed == resumed
+        assert found.command == "python experiments/paper/one.py --form=small"
+        assert [claim.state for claim in found.claims] == ["shown"]
+    with pytest.raises(SystemExit, match=r"one.py has no full form"):
+        experiment.run_experiment(tmp_path / "one.py", "full", tmp_path / "work", tmp_path / "two.json")
+
+
+def test_the_claims_of_a_table_name_commands_that_exist():
+    claims = imagenet.table_claims(3, ("plain-34", "ResNet-34 C", "ResNet-50"), "ten_crop")
+    assert [(claim.paper, claim.state) for claim in claims] == [
+        *((28.54, "not run"), (10.02, "not run")),
+        *((24.19, "not run"), (7.40, "not run"), (22.85, "not run"), (6.71, "not run")),
+    ]
+    for claim in claims:
+        fields = dict(re.findall(r"--config\.(\S+)=(\S+)", claim.command))
+        assert rj.configs.load("imagenet", fields).model.family == ("plain" if "plain" in claim.statement else "resnet")
+    assert "--config.model.shortcut=C" in claims[2].command
+    assert "--config.model.shortcut=B" in claims[4].command
+
+
+def test_a_row_of_table_6_is_shown_where_it_is_near():
+    near, far = table6.claim(20, [8.6, 8.9, 8.7]), table6.claim(20, [9.6, 9.7, 9.65])
+    assert (near.state, far.state, table6.claim(20, []).state) == ("shown", "not shown", "not run")
+    assert table6.claim(110, []).paper == 6.61  # a mean beside a mean
+    assert table6.parameters(20) == pytest.approx(0.269722)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_guide_trains_and_is_resumed(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "paper.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(example.replace('"cifar_resnet", 20', '"cifar_resnet", 8, iterations=2'))
+    for _ in range(2):
+        found = experiment.run_experiment(tmp_path / "mine.py", "small", tmp_path / "work", tmp_path / "mine.json")
+        assert found.claims[0].state == "not shown"
+    (folder,) = (tmp_path / "digits").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert found.claims[0].ours == [100 * result["test_error"]]
+    assert result["step"] == 2
