@@ -87,6 +87,8 @@ def test_any_transform_can_be_asked_about(classifier):
     found = transform_consistency(classifier, images, lambda batch: batch[:, :, ::-1], LABELS, batch_size=8)
     np.testing.assert_allclose(found[:3], counted(classifier, images, images[:, :, ::-1], LABELS), rtol=1e-5)
     assert transform_consistency(classifier, images, partial(rotate, degrees=0)).consistency == 1
+    with pytest.raises(InputError, match="there is no image"):
+        transform_consistency(classifier, images[:0], partial(rotate, degrees=0))
 
 
 def test_circular_padding_is_equivariant_and_zero_padding_is_not(classifier):

@@ -147,7 +147,7 @@ def transform_consistency(
       labels: the true classes, for the accuracy on the images as they are.
       batch_size: images at a time.
     """
-    check_classifier(classifier, "images")
+    _check_images(classifier, images)
     given = np.asarray(images)
 
     def views(places: range) -> np.ndarray:
@@ -243,8 +243,14 @@ def _warped(images: np.ndarray, degrees: float, factor: float) -> np.ndarray:
     return np.stack(turned).reshape(images.shape)  # OpenCV drops a single channel
 
 
-def _check_size(classifier: Classifier, images: Any, margin: int) -> None:
+def _check_images(classifier: Classifier, images: Any) -> None:
     check_classifier(classifier, "images")
+    if not len(images):
+        raise InputError("there is no image to measure: give at least one")
+
+
+def _check_size(classifier: Classifier, images: Any, margin: int) -> None:
+    _check_images(classifier, images)
     height, width = (side + margin for side in classifier.image_shape[:2])
     if images.shape[1] < height or images.shape[2] < width:
         given = " x ".join(map(str, images.shape[1:3]))
