@@ -9,7 +9,9 @@ Both forms are this one: about 90 CPU seconds beside the trainings, which other 
 
 Expected: with batch norm no gradient vanishes, whatever the initialisation; without it and with small weights all do.
 In plain networks they grow from layer to layer backwards, as 1902.08129 derives of batch norm, here by a factor of 450,
-so that the rule calls them unhealthy at initialisation: they explode mildly, and do not vanish. The rules, written before the run: healthy is finite, above 1e-6 and within a factor of 100 over the layers, in every
+so that the rule calls them unhealthy at initialisation: they explode mildly, and do not vanish.
+
+The rules, written before the run: healthy is finite, above 1e-6 and within a factor of 100 over the layers, in every
 seed; vanished is below 1e-6 of the classifier's, in every seed, at the first layer.
 """
 
