@@ -27,7 +27,7 @@ class Curves:
     Attributes:
       x, y: what the axes are of, with units.
       lines: by name, the values along x and those along y, as many. Names with the same part before ", " have one
-        color; those that end in "training" are dashed, as in the paper's figures.
+        color; those that end in "training" are dashed, as in the paper's figures, and those in "paper" dotted.
       log_y: whether the axis of y is logarithmic.
       bars: whether the values stand beside each other as bars, and no line joins them.
     """

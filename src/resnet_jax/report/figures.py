@@ -26,7 +26,8 @@ def draw(curves: Curves) -> bytes:
             label = short(name, 60)
             if curves.bars:
                 shifted = [a + (i - (len(curves.lines) - 1) / 2) * width for a in x]
-                axes.bar(shifted, y, width, color=color, alpha=0.45 if paired and _dashed(name) else 1, label=label)
+                pale = paired and "ls" in _style(name, x)
+                axes.bar(shifted, y, width, color=color, alpha=0.45 if pale else 1, label=label)
             else:
                 axes.plot(x, y, label=label, color=color, **_style(name, x))
         if curves.bars and (names := sorted({a for x, _ in curves.lines.values() for a in x})):
@@ -42,10 +43,7 @@ def draw(curves: Curves) -> bytes:
         return figure.as_svg()
 
 
-def _dashed(name: str) -> bool:
-    return name.endswith("training")
-
-
 def _style(name: str, x: Sequence[float]) -> dict[str, Any]:
-    style: dict[str, Any] = {"ls": "--", "lw": 1} if _dashed(name) else {"ls": "-", "lw": 2}
+    thin = {"training": "--", "paper": ":"}.get(name.rpartition(", ")[2])
+    style: dict[str, Any] = {"ls": thin, "lw": 1.2} if thin else {"lw": 2}
     return style | ({"marker": "o", "markersize": 3.5} if len(x) <= _FEW_POINTS else {})

@@ -111,6 +111,12 @@ def _data_uri(curves: Curves) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(draw(curves)).decode()
 
 
+def _counts(rows: Sequence[Row | Claim]) -> list[tuple[str, int]]:
+    """How many of each state there are, without those of which there is none."""
+    counts = Counter(each.state for each in rows)
+    return [(state, counts[state]) for state in STATES if counts[state]]
+
+
 def _cell(text: object) -> str:
     """A text in a cell of a Markdown table."""
     return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
@@ -121,7 +127,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=html, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(data_uri=_data_uri, cell=_cell)
+    environment.filters.update(data_uri=_data_uri, cell=_cell, counts=_counts)
     return environment
 
 
