@@ -81,7 +81,8 @@ def run_experiment(path: Path, form: str, workdir: Path, output: Path, command: 
     functions = runpy.run_path(str(path), run_name=path.stem)
     if form not in functions:
         raise SystemExit(f"{path.name} has no {form} form: its claims are those of the other one")
-    resumed = workdir.exists() and any(workdir.iterdir())
+    # Of this experiment, or networks that another one has trained.
+    resumed = any(workdir.glob("*")) or any(workdir.parent.glob("*/*/result.json"))
     workdir.mkdir(parents=True, exist_ok=True)
     commit = _commit()  # the tree may change while it runs
     begun, cpu_begun = time.monotonic(), time.process_time()

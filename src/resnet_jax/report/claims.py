@@ -89,8 +89,8 @@ class Results:
       claims: in its order.
       command, hardware, date, commit: of the run.
       versions: of Python and the libraries, by name.
-      seconds, cpu_seconds: of this process, which may have found trainings of an earlier one complete.
-      resumed: whether it may have.
+      seconds, cpu_seconds: of this process.
+      resumed: whether there were networks or results of an earlier one, whose seconds these are not.
     """
 
     name: str
