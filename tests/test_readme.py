@@ -64,7 +64,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_readme_has_the_ten_lines_of_the_guide():
     assert python_blocks("README.md") == [TEN_LINES]
-    tested = {"looking.md", "paper.md", "photographs.md", "python.md", "watching.md", "weights.md"}
+    tested = {"inside.md", "looking.md", "paper.md", "photographs.md", "python.md", "watching.md", "weights.md"}
     assert {path.name for path in DOCUMENTS[1:] if python_blocks(path)} == tested
 
 
@@ -206,3 +206,18 @@ def test_a_network_is_looked_at_as_the_guide_says(folder, capsys):
     assert names["found"].maps.shape == (12, 2, 2)
     assert Path("maps.png").exists()
     assert capsys.readouterr().out.splitlines()[-1] == "stage3 25 4"
+
+
+@pytest.mark.slow
+def test_what_happens_inside_is_measured_as_the_guide_says(folder, capsys):
+    (block,) = python_blocks("docs", "inside.md")
+    digits = rj.data.load("digits")
+    model = rj.models.ResNet((1, 1, 3), (4, 4, 4), False, "cifar", 10, "A")
+    preprocessing = rj.data.Preprocessing(np.full((1, 1, 1), 128.0, np.float32))
+    variables = rj.models.init(model, (8, 8, 1), jax.random.key(0))
+    classifier = rj.Classifier(model, variables, preprocessing, digits.class_names, (8, 8, 1))
+    small = {'load("digits").test': 'load("digits").test.take(range(24))', "(9, 9, 9)": "(1, 2, 3)", ":64]": ":8]"}
+    with mock.patch.object(rj, "load", return_value=classifier):
+        names = execute(block, **small)
+    assert names["deeper"].model.stage_sizes == (1, 2, 3)
+    assert capsys.readouterr().out.splitlines()[-1] == "True"
