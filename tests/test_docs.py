@@ -95,6 +95,9 @@ RUN = {
         "",
         {"experiments/results/paper": str(ROOT / "experiments" / "results" / "paper")},
     ),
+    "resnet-jax summary --model=vgg16": ("", {}),
+    "resnet-jax train --config=digits --config.model.family=cifar_highway --config.model.gate_bias=-4 "
+    "--workdir=runs/highway": (f"--config.model.depth=8 {SHORT}", {}),
 }
 # What cannot run here, and why; its flags and fields exist.
 PARSED = {

@@ -193,7 +193,7 @@ def test_a_run_that_began_with_other_weights(finetuned, torch_file, coloured, tm
 def test_a_workdir_of_the_version_before_begins_as_it_did(run_of_20, tmp_path):
     directory = shutil.copytree(run_of_20, tmp_path / "run")
     fields = json.loads((directory / "config.json").read_text())
-    assert fields["version"] == 3
+    assert fields["version"] == 4
     del fields["init"], fields["optimizer"]["rate_factors"], fields["checksum"]
     (directory / "config.json").write_text(json.dumps(fields | {"version": 2}))
     config = read_config(directory)
