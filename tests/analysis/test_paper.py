@@ -1,10 +1,12 @@
 import statistics
+from pathlib import Path
 
 import pytest
 
 import resnet_jax as rj
 from resnet_jax.errors import InputError
 
+ROOT = Path(__file__).parent.parent.parent
 TABLES = [rj.analysis.paper_table(number) for number in range(1, 15)]
 
 
@@ -59,6 +61,9 @@ def test_multiply_adds_are_those_that_are_counted():
 def test_the_statements_are_numbered_and_each_says_what_passes():
     assert [each.number for each in rj.analysis.STATEMENTS] == list(range(1, 30))
     assert all(each.text and each.passes for each in rj.analysis.STATEMENTS)
+    for each in rj.analysis.STATEMENTS:
+        file = each.where if "/" in each.where else f"experiments/paper/{each.where}.py"
+        assert not each.where or (ROOT / file).exists(), each
 
 
 def test_what_is_no_table_row_or_column_is_said():

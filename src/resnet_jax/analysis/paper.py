@@ -241,6 +241,7 @@ class Statement:
         "imprecise" or "wrong": the paper does not say so.
       section: of the paper, where it has one.
       passes: what something runnable must give.
+      where: the experiment of experiments/paper, or the file of tests, that says whether it does; empty where none does.
     """
 
     number: int
@@ -248,63 +249,73 @@ class Statement:
     status: str
     section: str
     passes: str
+    where: str
 
 
-_WIDE = "widths double where maps halve"
 # What notes on the paper say, by number.
 STATEMENTS: tuple[Statement, ...] = tuple(
-    Statement(i, text, status, section, passes)
-    for i, (text, status, section, passes) in enumerate(
+    Statement(i, *each)
+    for i, each in enumerate(
         (
             ("Normalised initialisation and batch norm cure vanishing gradients.", "true", "section 4.1",
-             "gradient norms of all layers of plain-56 are finite and of one order with batch norm"),
+             "gradient norms of all layers of plain-56 are finite and of one order with batch norm", "gradients"),
             ("Past some depth the training error of plain networks rises: that is no overfitting.", "true", "section 1",
-             "plain-56 trains worse than plain-20, ResNet-56 no worse than ResNet-20"),
+             "plain-56 trains worse than plain-20, ResNet-56 no worse than ResNet-20", "figure1_6"),
             ("A block learns F(x) = H(x) - x and returns F(x) + x, of equal sizes.", "true", "section 3.2",
-             "the output less the shortcut is the branch; other sizes need a projection or padding"),
+             "the output less the shortcut is the branch; other sizes need a projection or padding",
+             "tests/models/test_resnet.py"),
             ("A block whose weights are zero passes its input on, so that depth need not hurt.", "true", "section 3.1",
-             "logits stay the same to the bit when such blocks are put in"),
+             "logits stay the same to the bit when such blocks are put in", "deepening"),
             ("Solvers do not find the solution that construction gives.", "true", "section 1",
-             "a trained plain-20 with identity layers has a lower training loss than a trained plain-56"),
+             "a trained plain-20 with identity layers has a lower training loss than a trained plain-56", "deepening"),
             ("It is easier to push a residual to zero than to fit the identity.", "hypothesis", "section 3.1",
-             "regression of H(x) = x ends lower with a shortcut"),
+             "regression of H(x) = x ends lower with a shortcut", "identity_regression"),
             ("Both forms can fit the same functions; how easily differs.", "hypothesis", "section 3.1",
-             "regression of another target ends alike"),
+             "regression of another target ends alike", "identity_regression"),
             ("Identity shortcuts add no parameters and no multiplications.", "true", "section 3.2",
-             "counts of plain and residual twins are equal, and one train step serves both"),
+             "counts of plain and residual twins are equal, and one train step serves both", "complexity"),
             ("Shortcuts skip two or more layers; skipping one shows no advantage.", "true", "section 3.2",
-             "networks with blocks of one layer err no less than plain ones"),
+             "networks with blocks of one layer err no less than plain ones", "one_layer_blocks"),
             ("Multigrid solves for residuals, and converges faster.", "true", "section 2",
-             "a V-cycle needs far fewer sweeps than Gauss-Seidel on a Poisson problem"),
+             "a V-cycle needs far fewer sweeps than Gauss-Seidel on a Poisson problem", "multigrid"),
             ("A residual network is a highway network whose gates are open.", "imprecise", "section 2",
-             "equal to the bit where T = C = 1, which coupled gates cannot be"),
+             "equal to the bit where T = C = 1, which coupled gates cannot be", "highway"),
             ("The gates of highway networks make them harder to train.", "opinion", "section 2",
-             "deep highway networks end with a higher training loss than residual ones"),
-            (f"The networks follow VGG: 3x3 convolutions, and {_WIDE}.", "true", "section 3.3", "shapes of table 1"),
+             "deep highway networks end with a higher training loss than residual ones", "highway"),
+            ("The networks follow VGG: 3x3 convolutions, and widths double where maps halve.", "true", "section 3.3",
+             "shapes of table 1", "tests/models/test_resnet.py"),
             ("A bottleneck of three layers costs about as much as a block of two.", "true", "section 4.1, figure 5",
-             "69,632 weights beside 73,728"),
-            ("The tables and figures of the results.", "true", "section 4", "the tables as data, beside what was run"),
+             "69,632 weights beside 73,728", "complexity"),
+            ("The tables and figures of the results.", "true", "section 4",
+             "the tables as data, beside what was run", "tests/analysis/test_paper.py"),
             ("1,202 layers train, and err more than 110.", "true", "section 4.2",
-             "training error below 0.1 %, test error above that of 110 layers"),
-            ("152 layers are eight times VGG's depth and cost less.", "true", "section 1", "11.3 beside 15.3 and 19.6"),
+             "training error below 0.1 %, test error above that of 110 layers", "thousand_layers"),
+            ("152 layers are eight times VGG's depth and cost less.", "true", "section 1",
+             "11.3 beside 15.3 and 19.6", "complexity"),
             ("An ensemble has a top-5 error of 3.57 %.", "true", "section 4.1, table 5",
-             "the mean of the members' probabilities"),
+             "the mean of the members' probabilities", "table5"),
             ("Small data sets train networks of 100 and 1,000 layers.", "true", "section 4.2",
-             "ResNet-110 after a warm-up, and ResNet-1202"),
-            ("COCO's mAP gains 28 % relative.", "true", "appendix A, table 8", "27.2 beside 21.2"),
+             "ResNet-110 after a warm-up, and ResNet-1202", "table6"),
+            ("COCO's mAP gains 28 % relative.", "true", "appendix A, table 8",
+             "27.2 beside 21.2", ""),
             ("Responses of residual networks are smaller, and of deeper ones smaller still.", "true", "figure 7",
-             "standard deviations: plain above residual, 20 above 56 above 110"),
+             "standard deviations: plain above residual, 20 above 56 above 110", "figure7"),
             ("The framework makes a variational autoencoder learn the input's features.", "wrong", "",
-             "there is none in the paper; perhaps the bottleneck is meant"),
-            ("The underlying mapping is H(x) = x.", "imprecise", "section 3.1", "H is any mapping, identity a limit"),
+             "there is none in the paper; perhaps the bottleneck is meant", ""),
+            ("The underlying mapping is H(x) = x.", "imprecise", "section 3.1",
+             "H is any mapping, identity a limit", ""),
             ("Pooling makes a network invariant to shift, rotation and scale.", "imprecise", "",
-             "changes of the logits: pooling tolerates small shifts alone"),
+             "changes of the logits: pooling tolerates small shifts alone", "tests/analysis/test_invariance.py"),
             ("Equivariance is T(F(x)) = F(T(x)), invariance F(x) = F(T(x)).", "true", "",
-             "exact under circular shifts by the total stride"),
-            ("Global average pooling takes any size of image.", "true", "section 3.3", "equal to 7x7 pooling at 224"),
-            ("Class activation maps come of the classifier's weights.", "true", "", "mean(CAM) + bias is the logit"),
-            ("Images are resized, and maps sampled.", "true", "section 3.4", "the same as a reference; aliasing"),
-            ("A 1x1 convolution is a dense layer on the channels.", "true", "section 3.3", "equal outputs"),
+             "exact under circular shifts by the total stride", "equivariance"),
+            ("Global average pooling takes any size of image.", "true", "section 3.3",
+             "equal to 7x7 pooling at 224", "tests/models/test_resnet.py"),
+            ("Class activation maps come of the classifier's weights.", "true", "",
+             "mean(CAM) + bias is the logit", "cam"),
+            ("Images are resized, and maps sampled.", "true", "section 3.4",
+             "the same as a reference; aliasing", "tests/analysis/test_sampling.py"),
+            ("A 1x1 convolution is a dense layer on the channels.", "true", "section 3.3",
+             "equal outputs", "tests/analysis/test_sampling.py"),
         ),
         start=1,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from resnet_jax.analysis.paper import paper_table
+from resnet_jax.analysis.paper import STATEMENTS, paper_table
 from resnet_jax.errors import InputError, printable
 from resnet_jax.files import expanded, write_whole
 from resnet_jax.report.claims import STATES, Claim, Curves, Results, mean_and_spread, read_results
@@ -80,6 +80,8 @@ def _context(results: Sequence[Results]) -> dict[str, object]:
         "forms": forms,
         "table_six": _table_six(results),
         "degradation": _degradation(results),
+        "statements": STATEMENTS,
+        "anchors": {each.name: f"{each.name}-{each.form}" for each in results},
     }
 
 
