@@ -241,7 +241,7 @@ class Statement:
         "imprecise" or "wrong": the paper does not say so.
       section: of the paper, where it has one.
       passes: what something runnable must give.
-      where: the experiment of experiments/paper, or the file of tests, that says whether it does; empty where none does.
+      where: the experiment of experiments/paper, or the file of tests, that says whether; empty where none does.
     """
 
     number: int
