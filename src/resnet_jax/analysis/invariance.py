@@ -132,7 +132,7 @@ def one_pixel_consistency(
 
 def transform_consistency(
     classifier: Classifier,
-    images: Images,
+    images: Num[Array | np.ndarray, "count height width channels"],
     transform: Callable[[np.ndarray], np.ndarray],
     labels: Labels = None,
     *,
@@ -142,7 +142,7 @@ def transform_consistency(
 
     Args:
       classifier: a network.
-      images: uint8, (count, height, width, channels).
+      images: (count, height, width, channels), 0 to 255 as the classifier is called with.
       transform: from such images to others of the same number.
       labels: the true classes, for the accuracy on the images as they are.
       batch_size: images at a time.
@@ -220,7 +220,7 @@ def relative_change(
 
 
 def rotate(images: Num[np.ndarray, "count height width channels"], degrees: float) -> np.ndarray:
-    """Images turned counter-clockwise around their centre, bilinear; what comes in from outside mirrors the border.
+    """Images turned counter-clockwise around their centre, bilinear; what comes in from outside repeats the border.
 
     >>> rotate(np.arange(9.0).reshape(1, 3, 3, 1), 90)[0, :, :, 0].round(4).tolist()
     [[2.0, 5.0, 8.0], [1.0, 4.0, 7.0], [0.0, 3.0, 6.0]]
@@ -237,7 +237,7 @@ def _warped(images: np.ndarray, degrees: float, factor: float) -> np.ndarray:
     height, width = images.shape[1:3]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, factor)
     turned = [
-        cv2.warpAffine(each, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        cv2.warpAffine(each, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         for each in images
     ]
     return np.stack(turned).reshape(images.shape)  # OpenCV drops a single channel
