@@ -3,7 +3,7 @@
 Pictures are drawn: a disc, a square or a cross on noise, each with its true box. A CIFAR ResNet-8 learns their kinds,
 and nothing of the boxes; on 200 other pictures its maps are held against the logits, against Grad-CAM, and, as boxes,
 against a Gaussian at the centre, which knows no picture. Three seeds of pictures and weights. Both forms are this one:
-about 100 CPU seconds. On ImageNet (clovaai/wsolevaluation's boxes, a trained ResNet-50): not run.
+about 90 CPU seconds. On ImageNet (clovaai/wsolevaluation's boxes, a trained ResNet-50): not run.
 
 Expect the identity to float32's rounding, and boxes far better than the centre's.
 """
