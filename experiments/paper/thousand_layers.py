@@ -8,7 +8,7 @@ Full form: CIFAR-10 with the paper's recipe, 110 layers over seeds 0 to 4 and 1,
 1,202 layers have 2.83e9 multiply-adds an image, 11 times those of 110.
 
 Expect a falling loss here that does not reach what the rule wants: 200 iterations are too few for 600 blocks. Trials
-with a rate of 0.1 after 60 of them, with the full widths, and with blocks that begin as identities were no better. The
+with a rate of 0.1 after 60 of them, with the full widths, and with blocks that begin as identities did not either. The
 plain twin diverges at once. That 1,202 layers train, and then err more than 110, is the full form's.
 """
 
