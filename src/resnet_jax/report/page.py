@@ -104,7 +104,7 @@ def _degradation(results: Sequence[Results]) -> tuple[str, Curves] | None:
         for claim in each.claims:
             if claim.section.startswith("Figure 1") and claim.figure:
                 return printable(
-                    f"{each.title} {claim.data}, {claim.budget}: means of {claim.seeds} seeds."
+                    f"{each.title} On {claim.data}, {claim.budget}: means of {claim.seeds} seeds."
                 ), claim.figure
     return None
 
