@@ -103,6 +103,22 @@ def test_the_curve_in_a_notebook_is_that_of_the_run():
     assert stored["date"] in said
 
 
+def test_the_errors_in_a_notebook_are_those_of_the_runs():
+    path = FOLDER / "03_degradation.ipynb"
+    names = {}
+    exec(text(next(cell for cell in cells(path, "code") if cell["id"] == "stored")), names)
+    stored = json.loads((FOLDER.parent / "experiments/results/digits_degradation.json").read_text())
+    assert list(names["STORED"]) == list(stored["metrics"])
+    for name, lines in stored["metrics"].items():
+        points = [line for line in lines if "test_error" in line]
+        assert [line["step"] for line in points] == list(range(200, 1400, 200))
+        for split, errors in zip(("train", "test"), names["STORED"][name], strict=True):
+            assert errors == pytest.approx([100 * line[f"{split}_error"] for line in points], abs=0.051), name
+    said = " ".join(text(cell) for cell in cells(path, "markdown"))
+    assert stored["command"] in " ".join(said.replace("\\\n", " ").split())
+    assert stored["date"] in said
+
+
 def test_a_notebook_that_there_is_not_is_one_line(capsys):
     main = runpy.run_path(str(FOLDER / "execute.py"))["main"]
     assert main(["01_tour", "1_tour"]) == 2
