@@ -34,7 +34,8 @@ def command_help(command: Callable[..., Any], arguments: Sequence[str]) -> str:
         if section != (section := name.rpartition(".")[0]):
             lines.append("")
         flag = f"  --config.{name}={as_text(default)}"
-        lines += textwrap.wrap(f"{flag:41}  {comment}", min(width, 120), subsequent_indent=" " * 43)
+        field = f"{flag:41}  {comment}"
+        lines += textwrap.wrap(field, min(width, 120), subsequent_indent=" " * 43, break_on_hyphens=False)
     return "\n".join(lines)
 
 
