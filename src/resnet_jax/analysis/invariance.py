@@ -6,6 +6,10 @@ the shift is circular, too; global average pooling makes invariant what is equiv
 
 Consistency is the share of pairs of views that get the same answer. It depends on the protocol, so each has its source,
 and on the accuracy, since an image that is answered well is answered so twice: print both.
+
+Images are moved before they are pre-processed. A mean image (`data.per_pixel_mean`) does not move with them, and
+`augment.pad_crop_mirror` moves what is left of an image without it: networks that were trained so are measured on that,
+by a classifier whose pre-processing subtracts zero.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +21,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Num, UInt8
+from jaxtyping import Array, Int, Num
 
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier, check_classifier
 
-Images = UInt8[Array | np.ndarray, "count height width channels"]
+Images = Num[Array | np.ndarray, "count height width channels"]
 Labels = Int[Array | np.ndarray, " count"] | None
 
 
@@ -61,7 +65,7 @@ def crop_consistency(
 
     Args:
       classifier: a network.
-      images: uint8, larger than the network's own by at least `offsets` - 1.
+      images: 0 to 255 as the classifier is called with, larger than the network's own by at least `offsets` - 1.
       labels: the true classes, for the accuracy.
       offsets: how many there are along each axis.
       group: images that are moved alike.
@@ -111,7 +115,7 @@ def one_pixel_consistency(
 
     Args:
       classifier: a network.
-      images: uint8, larger than the network's own by 9 pixels or more; there, random windows of 234 for 224.
+      images: larger than the network's own by 9 pixels or more; there, random windows of 234 for 224.
       labels: the true classes, for the accuracy.
       batch_size: images at a time.
 
@@ -132,7 +136,7 @@ def one_pixel_consistency(
 
 def transform_consistency(
     classifier: Classifier,
-    images: Num[Array | np.ndarray, "count height width channels"],
+    images: Images,
     transform: Callable[[np.ndarray], np.ndarray],
     labels: Labels = None,
     *,
