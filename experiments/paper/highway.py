@@ -2,7 +2,8 @@
 
 Small form: equalities on drawn weights; perceptrons of 50 layers without batch norm on the digits (width 71 plain and
 50 gated, as figure 1 of 1505.00387), 500 iterations of 64 images, the best of three rates, seed 0; and 20 layers in the
-paper's form, seeds 0 and 1, as figure1_6.py trains the residual ones. Cost: see `cpu_seconds`, on 2 CPU cores.
+paper's form, seeds 0 and 1, as figure1_6.py trains the residual ones. Cost: `cpu_seconds` of the results are without
+these two, on 2 CPU cores.
 
 Full form: CIFAR-10 with the paper's recipe, residual and highway networks of 20, 56 and 110 layers, seeds 0 to 4. Cost:
 not measured.
