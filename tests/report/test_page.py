@@ -115,6 +115,16 @@ def test_figures_hold_bars_lines_and_what_is_no_number():
     assert draw(CURVES) == draw(CURVES)
 
 
+def test_lines_have_colors_of_their_own_but_for_two_splits_of_one_network():
+    def colors(*names):
+        text = draw(Curves("x", "y", {name: ([1, 2], [1.0, 2.0]) for name in names})).decode()
+        return len(set(re.findall(r"stroke: (#[0-9a-f]{6})", text)) & {"#1f77b4", "#ff7f0e", "#2ca02c"})
+
+    assert colors("plain-20, training", "plain-20, test") == 1
+    assert colors("plain-20, training", "plain-20, test", "plain-56, test") == 2
+    assert colors("plain, He", "plain, 0.01", "plain") == 3
+
+
 def test_the_command_writes_both_pages_and_says_what_it_lacks(tmp_path, capsys):
     write_results(tmp_path / "results" / "one.json", results())
     assert main(["report", str(tmp_path / "results"), f"--output={tmp_path}/made/page.html"]) == 0

@@ -26,8 +26,8 @@ class Curves:
 
     Attributes:
       x, y: what the axes are of, with units.
-      lines: by name, the values along x and those along y, as many. Names with the same part before ", " have one
-        color; those that end in "training" are dashed, as in the paper's figures, and those in "paper" dotted.
+      lines: by name, the values along x and those along y, as many. Names that differ in a last part ", test",
+        ", training", ", ours" or ", paper" have one color; "training" is dashed, as in the paper, and "paper" dotted.
       log_y: whether the axis of y is logarithmic.
       bars: whether the values stand beside each other as bars, and no line joins them.
     """

@@ -10,19 +10,22 @@ from resnet_jax.report.claims import Curves
 # Markers are drawn where a line has few points, and names of bars where there are few bars.
 _FEW_POINTS, _FEW_BARS = 30, 12
 
+# What lines of one thing are told apart by, the last part of their names, and their styles where they are not bold.
+_PARTS = {"training": "--", "test": "", "paper": ":", "ours": ""}
+
 
 def draw(curves: Curves) -> bytes:
     """An SVG of lines or bars, 7 x 3.6 inches; values that are not finite are left out."""
     with own_style():
         figure = Picture(figsize=(7, 3.6), layout="constrained")
         axes: Any = figure.subplots()
-        groups = list(dict.fromkeys(name.rpartition(", ")[0] or name for name in curves.lines))
+        groups = list(dict.fromkeys(map(_group, curves.lines)))
         paired = len(groups) < len(curves.lines)
         width = 0.8 / max(1, len(curves.lines))
         for i, (name, (x, y)) in enumerate(curves.lines.items()):
             points = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)]
             x, y = [a for a, _ in points], [b for _, b in points]
-            color = f"C{groups.index(name.rpartition(', ')[0] or name) % 10}"
+            color = f"C{groups.index(_group(name)) % 10}"
             label = short(name, 60)
             if curves.bars:
                 shifted = [a + (i - (len(curves.lines) - 1) / 2) * width for a in x]
@@ -43,7 +46,13 @@ def draw(curves: Curves) -> bytes:
         return figure.as_svg()
 
 
+def _group(name: str) -> str:
+    """The lines of one group have one color."""
+    group, _, part = name.rpartition(", ")
+    return group if group and part in _PARTS else name
+
+
 def _style(name: str, x: Sequence[float]) -> dict[str, Any]:
-    thin = {"training": "--", "paper": ":"}.get(name.rpartition(", ")[2])
+    thin = _PARTS.get(name.rpartition(", ")[2])
     style: dict[str, Any] = {"ls": thin, "lw": 1.2} if thin else {"lw": 2}
     return style | ({"marker": "o", "markersize": 3.5} if len(x) <= _FEW_POINTS else {})
