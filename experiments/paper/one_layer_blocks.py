@@ -1,8 +1,8 @@
 """Section 3.2: blocks of one layer, y = W x + x, beside blocks of two and no shortcuts at all.
 
 Small form: 20 layers on the digits, 400 iterations of 64 images at a rate of 0.03, seeds 0, 1 and 2; plain and with
-blocks of two layers as figure1_6.py trains them. Cost: `cpu_seconds` of the results are of
-three trainings, on 2 CPU cores, where the six others were there.
+blocks of two layers as figure1_6.py trains them. Cost: `cpu_seconds` of the results are of three trainings, on 2 CPU
+cores, where the six others were there.
 
 Full form: CIFAR-10 with the paper's recipe, 20 and 56 layers, blocks of 1, 2 and 3 layers and none, seeds 0 to 4. Cost:
 not measured.

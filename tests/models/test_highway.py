@@ -53,7 +53,10 @@ def test_its_logits_are_those_of_plain_numpy():
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("gates", [None, Gates(), Gates(1.0, 1.0), Gates(carry="learned")])
+SECOND = [pytest.param(gates, marks=pytest.mark.slow) for gates in (None, Gates(1.0, 1.0))]
+
+
+@pytest.mark.parametrize("gates", [Gates(), Gates(carry="learned"), *SECOND])
 def test_deep_perceptrons_are_those_of_plain_numpy(gates):
     model = models.DeepMLP(depth=5, width=6, num_classes=3, gates=gates)
     variables, images = drawn(model, (4, 4, 1)), np.random.default_rng(1).normal(size=(7, 4, 4, 1)).astype(np.float32)

@@ -33,7 +33,7 @@ def test_pooling_sees_the_pixels_of_the_other_side(alignment, pads):
     np.testing.assert_array_equal(max_pool(jnp.asarray(x), alignment, wrap=True), windows.max((-2, -1)))
 
 
-@pytest.mark.parametrize(("model", "stride"), [(CIFAR, 2), (IMAGENET, 8)], ids=["cifar", "imagenet"])
+@pytest.mark.parametrize(("model", "stride"), [(CIFAR, 2), pytest.param(IMAGENET, 8, marks=pytest.mark.slow)])
 def test_a_shift_by_the_total_stride_shifts_the_maps_and_keeps_the_logits(model, stride):
     images = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     variables = models.init(model, (32, 32, 3), jax.random.key(0))
