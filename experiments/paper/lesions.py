@@ -71,16 +71,17 @@ def claims(runs: dict[str, list[rj.runs.Run]], split: rj.data.Split, data: str, 
     broken = all(m >= 30 and min(each) >= 10 for m, each in zip(medians[plain], rises[plain], strict=True))
     worse = all(p - r >= 20 for p, r in zip(first[plain], first[deep], strict=True))
     worse = worse and all(each[-1] > each[0] for each in swaps[deep])
+    last = [each[-1] for each in swaps[deep]]
     return [
         Claim(f"Without any one of its blocks, {plain} is ruined.", "so of VGG",
-              f"error + {text(medians[plain], ' %')} at the median block, + {least:.1f} % at the least", shown(broken),
-              numbers=numbers, figure=Curves(PLACE, "test error (%)", bars), **same),
+              f"error up by {text(medians[plain], ' %')} at the median block, {least:.1f} % at the least",
+              shown(broken), numbers=numbers, figure=Curves(PLACE, "test error (%)", bars), **same),
         Claim(f"Without the median block, {deep} errs hardly more.", "so of a ResNet of 54 blocks",
-              "error + " + ", + ".join(f"{name}: {text(medians[name], ' %')}" for name in list(runs)[1:]),
+              "error up by " + ", ".join(f"{text(medians[name], ' %')} in {name}" for name in list(runs)[1:]),
               shown(max(medians[deep]) <= 5), **same),
         Claim("One swap of two blocks ruins a plain network; a residual one errs the more the more are swapped.",
-              "so of a ResNet of 54 blocks", f"one swap: {plain} + {text(first[plain], ' %')}, {deep} + "
-              f"{text(first[deep], ' %')}; 16: {deep} {text([each[-1] for each in swaps[deep]], ' %')}", shown(worse),
+              "so of a ResNet of 54 blocks", f"error up by {text(first[plain], ' %')} in {plain}, "
+              f"{text(first[deep], ' %')} in {deep}; its error after 16: {text(last, ' %')}", shown(worse),
               figure=Curves("swaps", "test error (%)", curves), **same),
     ]  # fmt: skip
 

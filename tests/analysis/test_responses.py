@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from inside import IMAGES, LABELS, at, classifier
 
+import resnet_jax as rj
 from resnet_jax.analysis import layer_responses
 from resnet_jax.analysis.execution import executed_layers
 from resnet_jax.errors import InputError
@@ -64,3 +65,15 @@ def test_no_images_are_an_error_of_the_user():
         layer_responses(classifier(None), IMAGES[:0])
     with pytest.raises(InputError, match="no classifier"):
         layer_responses(LABELS, IMAGES)
+
+
+@pytest.mark.slow
+def test_deeper_networks_respond_less_with_given_weights(test_data):
+    """Figure 7, of akamaster's weights; 32 images suffice."""
+    means = []
+    for name in ("resnet20-12fca82f", "resnet44-014dd654"):
+        images = np.load(test_data / "weights" / f"{name}_golden.npz")["image"]
+        found = layer_responses(rj.load_torch(test_data / "weights" / f"{name}.th", log=lambda line: None), images)
+        means.append(np.mean([each.std for each in found]))
+    # Of 1,000 images these were 0.69 and 0.48.
+    assert means == pytest.approx([0.69, 0.48], abs=0.03)
