@@ -46,6 +46,7 @@ def test_variants_on_a_fixed_batch():
     assert result["arguments"]["shortcut"] == "A"
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables(monkeypatch, capsys):
     flags = [f"--{name}={value}" for name, value in TINY.items()]
     with monkeypatch.context() as script:  # what linen.py does

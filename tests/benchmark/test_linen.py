@@ -33,7 +33,10 @@ def logits_and_gradients(model, variables, images, labels):
 
 @pytest.mark.parametrize(
     ("bottleneck", "stem", "shortcut"),
-    [(False, "cifar", "A"), (False, "cifar", "C"), (True, "imagenet", "B")],
+    [
+        (False, "cifar", "A"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((False, "cifar", "C"), (True, "imagenet", "B"))),
+    ],
 )
 def test_a_twin_has_the_logits_and_gradients_of_our_network(bottleneck, stem, shortcut):
     model = ResNet((1, 3), (6, 8), bottleneck, stem, 5, shortcut)

@@ -104,6 +104,7 @@ def test_what_is_assumed_is_printed_line_by_line(read, resnet18):
     assert list(statistics(network)) == [of_255(each) for each in IMAGENET]
 
 
+@pytest.mark.slow
 def test_of_bottlenecks_and_cifar_networks_other_things_are(read, resnet50, resnet20):
     _, said = read(resnet50)
     assert "bottleneck_stride=3x3 (assumed, as torchvision's)" in said

@@ -232,6 +232,7 @@ def test_custom_calls_would_be_seen():
     assert any("lapack" in name for name in custom_calls(jax.export.export(jax.jit(jnp.linalg.qr))(image)))
 
 
+@pytest.mark.slow
 def test_the_file_holds_the_parameters_once(grey, tmp_path):
     write(grey, tmp_path / "program")
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(load(grey).variables))

@@ -105,6 +105,7 @@ def test_an_error_of_the_data_is_not_one_of_the_output(run_of_20, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_error(run_of_20, tmp_path, capsys):
     flags = [f"--weights={run_of_20}", "--dataset=digits", f"--output={tmp_path / 'a.npz'}"]
     assert main(["features", *flags]) == 0
