@@ -47,7 +47,7 @@ class Claim:
       statement: a plain sentence, in which the paper could be wrong.
       paper: what the paper says, as text or as a number of `unit`, with the section in the text.
       ours: a number for each seed, or text where it is no single number.
-      state: "shown" or "not shown", by a rule that stood in the experiment's file before it was run; or "not run".
+      state: "shown" or "not shown", by a rule that stands in the experiment's file; or "not run".
       unit: of the numbers, such as "%".
       seeds: how many seeds were run; 0 where nothing is random.
       data: what it was measured on.
