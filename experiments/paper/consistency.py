@@ -30,7 +30,7 @@ NETWORKS, SEEDS = tuple(itertools.product(("cifar_plain", "cifar_resnet"), (20, 
 CORRELATION = 0.8
 BUDGET = "400 iterations of 64 images, rate 0.03"
 PROTOCOLS = ("windows", "circular", "one_pixel")
-FULL = "python experiments/paper/consistency.py --form=full (given weights); ImageNet: not run"
+FULL = "python experiments/paper/consistency.py --form=full"
 
 
 def padded(images, pixels):
@@ -92,7 +92,8 @@ def small(workdir: Path) -> list[Claim]:
 def full(workdir: Path) -> list[Claim]:
     """Three protocols on CIFAR-10, with given weights."""
     folder = workdir / "tfds"
-    test = rj.data.load("cifar10", folder if folder.exists() else None).test.take(np.arange(1000))
+    data, name = experiment.cifar10_data(folder if folder.exists() else None)
+    test = data.test.take(np.arange(1000))
     numbers = {}
     for depth in (20, 44):
         classifier = rj.load_torch(workdir / "weights" / f"resnet{depth}.th", log=lambda line: None)
@@ -119,7 +120,7 @@ def full(workdir: Path) -> list[Claim]:
             ours="points more: " + ", ".join(f"{name} {gain:.1f}" for name, gain in zip(PROTOCOLS, gains, strict=True)),
             state=shown(min(gains) > 0),
             seeds=1,
-            data="CIFAR-10, the first 1,000 test images",
+            data=f"{name}, the first 1,000 test images",
             budget="given weights (akamaster's)",
             numbers=numbers,
         )

@@ -103,7 +103,7 @@ def full(workdir: Path) -> list[Claim]:
     """On CIFAR-10, of the runs of figure1_6."""
     names = {"plain-20": ("cifar_plain", 20), "ResNet-20": ("cifar_resnet", 20), "plain-56": ("cifar_plain", DEEP)}
     runs = {name: experiment.cifar10(workdir, *each) for name, each in names.items()}
-    return claims(runs, rj.data.load("cifar10"), "CIFAR-10", "64,000 iterations of 128 images, rate 0.1")
+    return claims(runs, *experiment.cifar10_data(), "64,000 iterations of 128 images, rate 0.1")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ circular. Zero padding tells where the border is, and a stride of 2 sees every s
 has no such property for rotations and scales. Both forms are this one: about 180 CPU seconds beside the degradation
 experiment's trainings.
 
-Expect rounding where it is exact, and percents or tens of percents of the largest logit elsewhere.
+Expect rounding where it is exact, and tens of percents of the largest logit elsewhere. A first rule for what breaks,
+1 % of the largest logit and one changed answer, could hardly fail: those below were written after its run.
 """
 
 from functools import partial
@@ -20,8 +21,8 @@ import resnet_jax as rj
 from resnet_jax import analysis
 
 SEEDS, STRIDE = (0, 1, 2), 4
-# Decided before the run, relative to the largest logit; and for the last claim in answers kept.
-EXACT, BROKEN = 1e-6, 0.01
+# Relative to the largest logit; and the answers kept, in percent, below which a network is called not invariant.
+EXACT, BROKEN, KEPT = 1e-6, 0.1, 90
 TURNED, SCALED = 30, 0.7
 
 
@@ -103,7 +104,7 @@ def small(workdir: Path) -> list[Claim]:
             f"Pooling makes invariant to shifts by the stride, not to turns of {TURNED} degrees or scales of {SCALED}.",
             ("accuracy", shift, *others),
             f"answers kept: {numbers[shift]}, turned {numbers[others[1]]}, scaled {numbers[others[2]]}",
-            min(numbers[shift]) == 100 and max(max(numbers[name]) for name in others[1:]) < 100,
+            min(numbers[shift]) == 100 and max(max(numbers[name]) for name in others[1:]) < KEPT,
             "%",
         ),
     ]

@@ -21,16 +21,39 @@ from pathlib import Path
 from typing import Any
 
 import resnet_jax as rj
+from resnet_jax.data.tfds import open_records
 from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.report import Claim, Curves, Results, State, write_results
 from resnet_jax.runs import Run
 
-__all__ = ["Claim", "Curves", "State", "cifar10", "digits", "main", "run_experiment", "shown", "text"]
+__all__ = [
+    "Claim",
+    "Curves",
+    "State",
+    "cifar10",
+    "cifar10_data",
+    "digits",
+    "main",
+    "run_experiment",
+    "shown",
+    "text",
+    "train",
+]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # Files beside this one that are no experiments.
 HELPERS = {"experiment", "imagenet"}
+
+# The seconds that took the trainings whose networks this process has used, by folder, whenever they ran.
+_trained: dict[Path, float] = {}
+
+
+def train(config: rj.configs.Config, folder: Path) -> Run:
+    """`rj.train`, and the results say how long the training took, also where it ran before."""
+    run = rj.train(config, folder)
+    _trained[Path(folder)] = run.result["training_seconds"]
+    return run
 
 
 def digits(workdir: Path, family: str, depth: int, seed: int = 0, iterations: int = 400, **fields: Any) -> Run:
@@ -45,17 +68,23 @@ def digits(workdir: Path, family: str, depth: int, seed: int = 0, iterations: in
     changes |= {name.replace("__", "."): value for name, value in fields.items()}
     name = "-".join([family, str(depth), *(f"{key}={fields[key]}" for key in sorted(fields)), str(iterations)])
     folder = workdir.parent / "digits" / f"{name}-{seed}".replace("/", "_")
-    return rj.train(rj.configs.load("digits", changes), folder)
+    return train(rj.configs.load("digits", changes), folder)
 
 
-def cifar10(workdir: Path, family: str, depth: int) -> list[Run]:
-    """Networks of seeds 0 to 4 trained on CIFAR-10 by the paper's recipe, in folders that experiments share; those of a
+def cifar10(workdir: Path, family: str, depth: int, seeds: int = 5) -> list[Run]:
+    """Networks of seeds 0, 1 … trained on CIFAR-10 by the paper's recipe, in folders that experiments share; those of a
     sweep into runs/paper/cifar10 are the same.
     """
-    points = [{"model.family": family, "model.depth": str(depth), "seed": str(seed)} for seed in range(5)]
+    points = [{"model.family": family, "model.depth": str(depth), "seed": str(seed)} for seed in range(seeds)]
     folders = [workdir.parent / "cifar10" / ",".join(f"{name}={each[name]}" for name in each) for each in points]
     configs = [rj.configs.load("cifar10", point) for point in points]
-    return [rj.train(config, folder) for config, folder in zip(configs, folders, strict=True)]
+    return [train(config, folder) for config, folder in zip(configs, folders, strict=True)]
+
+
+def cifar10_data(folder: Path | None = None) -> tuple[rj.data.Dataset, str]:
+    """CIFAR-10, and what results call it: JPEG copies, on which networks err more, are named so."""
+    first = open_records("cifar10", folder, ("test",)).splits["test"][0]["image"]
+    return rj.data.load("cifar10", folder), "CIFAR-10" + " as JPEG copies" * first.startswith(b"\xff\xd8")
 
 
 def shown(holds: Any) -> State:
@@ -85,6 +114,7 @@ def run_experiment(path: Path, form: str, workdir: Path, output: Path, command: 
     resumed = any(workdir.glob("*")) or any(workdir.parent.glob("*/*/result.json"))
     workdir.mkdir(parents=True, exist_ok=True)
     commit = _commit()  # the tree may change while it runs
+    _trained.clear()
     begun, cpu_begun = time.monotonic(), time.process_time()
     function: Callable[[Path], list[Claim]] = functions[form]
     claims = function(workdir)
@@ -104,16 +134,17 @@ def run_experiment(path: Path, form: str, workdir: Path, output: Path, command: 
         seconds=round(seconds, 1),
         cpu_seconds=round(cpu_seconds, 1),
         resumed=resumed,
+        training_seconds=round(sum(_trained.values()), 1),
     )
     write_results(output, results)
     return results
 
 
 def _commit() -> str:
-    """The commit of this tree, with a "+" where a file differs from it; nothing outside a clone."""
+    """The commit of this tree, with a "+" where a file differs from it or is not in it; nothing outside a clone."""
     git = ["git", "-C", str(ROOT)]
     found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
     return found.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 

@@ -114,7 +114,11 @@ def full(workdir: Path) -> list[Claim]:
     found = []
     for depth in (20, 56, 110):
         runs = {name: experiment.cifar10(workdir, f"cifar_{name.lower()}", depth) for name in ("ResNet", "highway")}
-        found.append(training_claim(runs, f"CIFAR-10, {depth} layers", "64,000 iterations of 128 images, rate 0.1"))
+        found.append(
+            training_claim(
+                runs, f"{experiment.cifar10_data()[1]}, {depth} layers", "64,000 iterations of 128 images, rate 0.1"
+            )
+        )
     return found
 
 

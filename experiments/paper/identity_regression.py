@@ -49,7 +49,7 @@ TARGETS = {
 
 @partial(jax.jit, static_argnums=(0, 1))
 def train(target, shortcut, seed, rate):
-    """The relative error, ``|f(x) - H(x)| / |H(x)|``, every 20 steps."""
+    """The relative error, ``|f(x) - H(x)| / |H(x)|``, every 50 steps."""
     keys = jax.random.split(jax.random.key(seed), 3)
     x = jax.random.normal(keys[0], (INPUTS, WIDTH))
     h = TARGETS[target](layers(keys[1]), x)

@@ -6,7 +6,7 @@ This file is no experiment. ImageNet is where `resnet-jax prepare --dataset=imag
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiment import Claim, shown
+from experiment import Claim, shown, train
 
 import resnet_jax as rj
 
@@ -38,7 +38,7 @@ def command(name: str, protocol: str, options: str = "") -> str:
 def trained(workdir: Path, name: str, seed: int = 0) -> rj.runs.Run:
     """A network in a folder that experiments share; it goes on where it was stopped."""
     folder = workdir.parent / "imagenet" / f"{name.replace(' ', '-')}-{seed}"
-    return rj.train(rj.configs.load("imagenet", fields(name, seed)), folder)
+    return train(rj.configs.load("imagenet", fields(name, seed)), folder)
 
 
 def table_claims(

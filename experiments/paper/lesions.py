@@ -1,8 +1,8 @@
 """Lesions and swaps (Veit et al., 1605.06431): a residual network bends where a plain one breaks.
 
-Digits networks of other experiments (400 iterations at 0.03, one seed): plain-20, ResNet-20 and ResNet-56. Each
+Digits networks of other experiments (400 iterations at 0.03, seeds 0 to 2): plain-20, ResNet-20 and ResNet-56. Each
 block is replaced by its shortcut in turn, in the plain network by one of option A; then blocks of a stage are swapped,
-1, 2, 4, 8 and 16 times at random, the average of 5 draws. About 60 CPU seconds beside the trainings.
+1, 2, 4, 8 and 16 times at random, the average of 5 draws. About 95 CPU seconds beside the trainings.
 
 Full form: the CIFAR-10 networks of figure1_6 at 20, 56 and 110 layers. Cost: not measured.
 
@@ -89,7 +89,7 @@ def claims(runs: dict[str, list[rj.runs.Run]], split: rj.data.Split, data: str, 
 def small(workdir: Path) -> list[Claim]:
     """On digits."""
     networks = {"plain-20": ("cifar_plain", 20), "ResNet-20": ("cifar_resnet", 20), "ResNet-56": ("cifar_resnet", 56)}
-    runs = {name: [experiment.digits(workdir, *each)] for name, each in networks.items()}
+    runs = {name: [experiment.digits(workdir, *each, seed) for seed in range(3)] for name, each in networks.items()}
     return claims(runs, rj.data.load("digits").test, "digits", "400 iterations of 64 images, rate 0.03")
 
 
@@ -97,7 +97,8 @@ def full(workdir: Path) -> list[Claim]:
     """On CIFAR-10, of the runs of figure1_6."""
     names = {"plain-20": ("cifar_plain", 20), "ResNet-56": ("cifar_resnet", 56), "ResNet-110": ("cifar_resnet", 110)}
     runs = {name: experiment.cifar10(workdir, *each) for name, each in names.items()}
-    return claims(runs, rj.data.load("cifar10").test, "CIFAR-10", "64,000 iterations of 128 images, rate 0.1")
+    data, name = experiment.cifar10_data()
+    return claims(runs, data.test, name, "64,000 iterations of 128 images, rate 0.1")
 
 
 if __name__ == "__main__":

@@ -65,10 +65,14 @@ def full(workdir: Path) -> list[Claim]:
         for layers, name in ((1, "1 layer"), (3, "3 layers")):
             fields = {"model.depth": depth, "model.block_layers": layers}
             runs[name] = [
-                rj.train(rj.configs.load("cifar10", {**fields, "seed": seed}), workdir / f"{layers}-{depth}-{seed}")
+                experiment.train(
+                    rj.configs.load("cifar10", {**fields, "seed": seed}), workdir / f"{layers}-{depth}-{seed}"
+                )
                 for seed in range(5)
             ]
-        found += claims(runs, f"CIFAR-10, {depth} layers", "64,000 iterations of 128 images, rate 0.1")
+        found += claims(
+            runs, f"{experiment.cifar10_data()[1]}, {depth} layers", "64,000 iterations of 128 images, rate 0.1"
+        )
     return found
 
 

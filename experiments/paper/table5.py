@@ -1,4 +1,4 @@
-"""Table 5: an ensemble errs less than its members.
+"""Table 5: an ensemble errs less than its best member.
 
 Small form: three residual networks of 20 layers on the digits, seeds 0, 1 and 2, which `figure1_6.py` trains too;
 their probabilities are averaged. It says nothing of the paper's 3.57 %.
@@ -7,10 +7,9 @@ Full form: six networks of ImageNet, two of them of 152 layers, at five scales. 
 labels are on a server; here the validation images stand for them, on which the paper prints no ensemble's error. The
 paper names no members but the two of 152 layers. Cost: not measured, that of six trainings of `table3.py`.
 
-Expected: the ensemble below the mean of its members, mostly below the best one.
+Expected: the ensemble below its best member.
 """
 
-import statistics
 from pathlib import Path
 
 import experiment
@@ -24,16 +23,18 @@ PRINTED = "ResNet (ILSVRC'15)"
 
 
 def small(workdir: Path) -> list[Claim]:
-    """Shown where the ensemble errs less than its members on average."""
+    """Shown where the ensemble errs less than its best member. That it errs less than their average could hardly fail;
+    this rule was written after the errors were seen.
+    """
     runs = [experiment.digits(workdir, "cifar_resnet", 20, seed) for seed in range(3)]
     members = [100 * run.result["test_error"] for run in runs]
     ensemble = 100 * rj.runs.evaluate_runs([run.workdir for run in runs])["error"]
     return [
         Claim(
-            statement="An ensemble errs less than its members on average.",
+            statement="An ensemble errs less than its best member.",
             paper="so on ImageNet: 3.57 % top-5 of six networks, 4.49 % of the best one (of other images)",
             ours=f"ensemble {ensemble:.2f} %, members {', '.join(f'{each:.2f}' for each in members)} %",
-            state=shown(ensemble < statistics.mean(members)),
+            state=shown(ensemble < min(members)),
             seeds=3,
             data="digits, 360 test images",
             budget="400 iterations of 64 images, rate 0.03",

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,36 @@ Form = Literal["small", "full"]
 
 STATES: tuple[str, ...] = get_args(State)
 FORMS: tuple[str, ...] = get_args(Form)
+
+
+def _check(given: Any, holds: Mapping[str, bool]) -> None:
+    """An InputError that names the first attribute of which it does not hold that it is what it must be."""
+    for name, right in holds.items():
+        if not right:
+            kind = type(given).__name__
+            raise InputError(
+                f"{name} is {getattr(given, name)!r}, which is none of rj.report.{kind}: see its attributes"
+            )
+
+
+def _texts(given: Any, *names: str) -> dict[str, bool]:
+    return {name: isinstance(getattr(given, name), str) for name in names}
+
+
+def _is_number(value: Any) -> bool:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _are_numbers(values: Any) -> bool:
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return isinstance(values, Sequence) and not isinstance(values, str) and all(map(_is_number, values))
+
+
+def _is_line(line: Any) -> bool:
+    return (
+        isinstance(line, Sequence) and len(line) == 2 and all(map(_are_numbers, line)) and len(line[0]) == len(line[1])
+    )
 
 
 @dataclass(frozen=True)
@@ -37,6 +68,10 @@ class Curves:
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     log_y: bool = False
     bars: bool = False
+
+    def __post_init__(self) -> None:
+        lines = isinstance(self.lines, Mapping) and all(map(_is_line, self.lines.values()))
+        _check(self, _texts(self, "x", "y") | {"lines": lines})
 
 
 @dataclass(frozen=True)
@@ -72,6 +107,11 @@ class Claim:
     figure: Curves | None = None
 
     def __post_init__(self) -> None:
+        holds = _texts(self, "statement", "unit", "data", "budget", "section", "command")
+        holds |= {"paper": isinstance(self.paper, str) or _is_number(self.paper)}
+        holds |= {"ours": isinstance(self.ours, str) or _are_numbers(self.ours)}
+        holds |= {"seeds": isinstance(self.seeds, int), "numbers": isinstance(self.numbers, Mapping)}
+        _check(self, holds | {"figure": isinstance(self.figure, Curves | None)})
         if self.state not in STATES:
             raise InputError(f"the state of a claim is {self.state!r}, but it must be one of {', '.join(STATES)}")
         if self.state == "not run" and not isinstance(self.ours, str) and len(self.ours):
@@ -91,6 +131,7 @@ class Results:
       versions: of Python and the libraries, by name.
       seconds, cpu_seconds: of this process.
       resumed: whether there were networks or results of an earlier one, whose seconds these are not.
+      training_seconds: of wall time, which the trainings of its networks took, in this process or an earlier one.
     """
 
     name: str
@@ -105,13 +146,22 @@ class Results:
     seconds: float
     cpu_seconds: float
     resumed: bool = False
+    training_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        texts = _texts(self, "name", "title", "command", "hardware", "date", "commit")
+        holds = texts | {"form": self.form in FORMS, "resumed": isinstance(self.resumed, bool)}
+        claims = isinstance(self.claims, Sequence) and all(isinstance(each, Claim) for each in self.claims)
+        versions = isinstance(self.versions, Mapping) and all(isinstance(each, str) for each in self.versions.values())
+        seconds = {name: _is_number(getattr(self, name)) for name in ("seconds", "cpu_seconds", "training_seconds")}
+        _check(self, holds | {"claims": claims, "versions": versions} | seconds)
 
 
 def write_results(path: str | os.PathLike[str], results: Results) -> None:
     """Writes results as JSON, in the folder of `path`, which is made.
 
     Raises:
-      InputError: it cannot be written, or a number of it is not finite.
+      InputError: it cannot be written, a number of it is not finite, or something in `numbers` has no form in JSON.
 
     Example:
       >>> import resnet_jax as rj
@@ -120,12 +170,22 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
       'shown'
     """
     path = expanded(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         text = json.dumps(dataclasses.asdict(results), indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
     except ValueError as error:
         raise InputError(f"{path} is not written: a number of {results.name} is not finite") from error
+    except TypeError as error:
+        raise InputError(f"{path} is not written: {error}") from error
     write_whole(path, text + "\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder to write into, or raises an InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -170,6 +230,7 @@ def _read(path: Path) -> Results | None:
     damaged = f"{path} is damaged: remove it, and run its experiment again"
     try:
         read = json.loads(path.read_bytes())
+        json.dumps(read, allow_nan=False)  # what `write_results` refuses, is no number of a page
     except (OSError, ValueError) as error:
         raise InputError(damaged) from error
     if not isinstance(read, dict) or not {"claims", "form"} <= read.keys():
@@ -179,7 +240,7 @@ def _read(path: Path) -> Results | None:
             Claim(**{**claim, "figure": Curves(**claim["figure"]) if claim.get("figure") else None})
             for claim in read["claims"]
         ]
-        return Results(**{**read, "claims": claims})
+        return Results(**{**read, "claims": claims if isinstance(read["claims"], list) else None})
     except (InputError, TypeError, AttributeError) as error:
         raise InputError(damaged) from error
 

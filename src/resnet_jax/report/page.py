@@ -6,14 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 
 from resnet_jax.analysis.paper import STATEMENTS, paper_table
 from resnet_jax.errors import InputError, printable
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.report.claims import STATES, Claim, Curves, Results, mean_and_spread, read_results
+from resnet_jax.report.claims import STATES, Claim, Curves, Results, make_folder, mean_and_spread, read_results
 from resnet_jax.report.figures import draw
 
 
@@ -159,10 +158,7 @@ def write_report(
     if path.suffix != ".html":
         raise InputError(f"--output is {output}, but it is a page, and its name must end in .html")
     results = read_results(*directories)
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path.parent} cannot be made: {error.strerror}") from error
+    make_folder(path.parent)
     write_whole(path, render_html(results))
     write_whole(path.with_suffix(".md"), render_markdown(results))
     return results
