@@ -5,7 +5,11 @@ and nothing of the boxes; on 200 other pictures its maps are held against the lo
 against a Gaussian at the centre, which knows no picture. Three seeds of pictures and weights. Both forms are this one:
 about 90 CPU seconds. On ImageNet (clovaai/wsolevaluation's boxes, a trained ResNet-50): not run.
 
-Expect the identity to float32's rounding, and boxes far better than the centre's.
+MaxBoxAcc enlarges maps as its authors do, and takes the threshold that suits the very pictures best. The plain rule has
+20 % of the largest value for all pictures, and maps whose cells lie at the centres of what they see.
+
+Expect the identity to float32's rounding, boxes of the best threshold far better than the centre's, and of the plain
+rule none that are: trials had 7 to 19 % right, with maps that were not laid on their centres.
 """
 
 from pathlib import Path
@@ -20,7 +24,8 @@ import resnet_jax as rj
 from resnet_jax import analysis
 
 KINDS, SIDE, STEPS, BATCH, SEEDS = ("disc", "square", "cross"), 32, 300, 32, (0, 1, 2)
-# Decided before the run: relative to the largest logit; and so much better than the centre, in every seed.
+# Decided before the run: relative to the largest logit; and so much better than the centre, in every seed, for both
+# rules of a box.
 ROUNDING, BETTER = 1e-5, 0.2
 
 
@@ -73,9 +78,10 @@ def measured(seed):
     bias = np.asarray(classifier.variables["params"]["fc"]["bias"])[split.labels]
     positive = np.maximum(maps, 0) / maps[0].size
     large = analysis.upsample(maps, SIDE, SIDE, "bicubic")
+    placed = analysis.upsample(maps, SIDE, SIDE, "bicubic", found.grid)
     squares = (np.arange(SIDE) - (SIDE - 1) / 2) ** 2
     centre = np.exp(-(squares[:, None] + squares) / (2 * (SIDE / 4) ** 2))
-    named = [analysis.largest_region(each) or (0, 0, 0, 0) for each in large]
+    named = [analysis.largest_region(each) or (0, 0, 0, 0) for each in placed]
     overlaps = [analysis.box_iou([box], true)[0, 0] for box, true in zip(named, boxes, strict=True)]
     return {
         "accuracy": float((np.argmax(found.logits, 1) == split.labels).mean()),
@@ -83,6 +89,7 @@ def measured(seed):
         "grad_cam": float(np.abs(np.asarray(gradients.maps) - positive).max() / positive.max()),
         "boxes": analysis.max_box_accuracy(large, boxes).accuracy,
         "boxes_v2": analysis.max_box_accuracy(large, boxes, version=2).accuracy,
+        "placed_boxes": analysis.max_box_accuracy(placed, boxes).accuracy,
         "boxes_at_20_percent": float(np.mean(np.array(overlaps) >= 0.5)),
         "centre": analysis.max_box_accuracy(np.broadcast_to(centre, large.shape), boxes).accuracy,
     }
@@ -97,7 +104,9 @@ def small(workdir: Path) -> list[Claim]:
     def claim(statement, paper, ours, holds, unit=""):
         return Claim(statement, paper, ours, shown(holds), unit, numbers=numbers, **about)
 
-    gains = [ours - centre for ours, centre in zip(numbers["boxes"], numbers["centre"], strict=True)]
+    def gain(name):
+        return min(ours - centre for ours, centre in zip(numbers[name], numbers["centre"], strict=True))
+
     identity, gradients = max(numbers["identity"]), max(numbers["grad_cam"])
     return [
         claim(
@@ -113,11 +122,18 @@ def small(workdir: Path) -> list[Claim]:
             gradients <= ROUNDING,
         ),
         claim(
-            "A network that learns classes only finds where things are.",
+            "A network that learns classes only finds where things are, at the threshold that suits them best.",
             "not in the paper; on ImageNet MaxBoxAcc is 63.5 % against a centre Gaussian's 52.5 % (2001.07437)",
             [round(100 * each, 1) for each in numbers["boxes"]],
-            min(gains) >= BETTER,
+            gain("boxes") >= BETTER,
             "% MaxBoxAcc",
+        ),
+        claim(
+            "It finds them at the plain threshold of 20 % of each map's largest value, too.",
+            "not in the paper: the rule of 1512.04150, section 3.2",
+            [round(100 * each, 1) for each in numbers["boxes_at_20_percent"]],
+            gain("boxes_at_20_percent") >= BETTER,
+            "% of boxes with an overlap of half",
         ),
     ]
 

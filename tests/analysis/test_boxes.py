@@ -47,6 +47,20 @@ def test_maps_are_enlarged_around_the_centres_of_their_cells():
         upsample(ramp, 1, 12, "lanczos")
 
 
+def test_maps_on_a_grid_are_interpolated_between_the_centres_of_its_cells():
+    values = np.random.default_rng(0).normal(size=(1, 5, 6)).astype(np.float32)
+    found = upsample(values, 20, 24, grid=(2.0, 4.0))[0]
+    # NumPy repeats the outermost values as well.
+    rows = np.array([np.interp(np.arange(20), 2 + 4 * np.arange(5), column) for column in values[0].T]).T
+    expected = [np.interp(np.arange(24), 2 + 4 * np.arange(6), row) for row in rows]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for how in ("nearest", "bicubic"):
+        np.testing.assert_allclose(upsample(values, 20, 24, how, (2, 4))[0, 2::4, 2::4], values[0], atol=1e-6)
+    # Where cells share the image out among them, OpenCV has the same places.
+    for how in ("bilinear", "bicubic"):
+        np.testing.assert_allclose(upsample(values, 20, 24, how, (1.5, 4)), upsample(values, 20, 24, how), atol=1e-5)
+
+
 def blobs():
     """A faint wide blob and a strong small one: which region is the largest depends on the threshold."""
     scores = np.zeros((32, 32))

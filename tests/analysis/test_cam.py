@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax.analysis import class_activation_maps, grad_cam
+from resnet_jax.analysis import class_activation_maps, grad_cam, receptive_fields
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import Classifier
 from resnet_jax.interop import load_torch
-from resnet_jax.models import VGG, HighwayNet, ResNet, init
+from resnet_jax.models import VGG, DeepMLP, HighwayNet, ResNet, init
 from small_networks import random_images, small_classifier
 
 
@@ -74,6 +74,23 @@ def test_grad_cam_of_an_inner_layer_weighs_it_by_the_mean_gradient_of_the_logit(
     np.testing.assert_allclose(found.maps, np.maximum((weights * maps).sum(-1), 0), rtol=1e-4, atol=1e-6)
 
 
+def test_cells_lie_where_the_receptive_fields_have_their_centres(classifier, predicted):
+    assert predicted.grid == (0, 2)
+    first, last = receptive_fields(classifier.model)[-1].of_unit(3)
+    assert predicted.grid[0] + 3 * predicted.grid[1] == (first + last) / 2
+    # A batch norm has no field of its own, but as many cells as its neighbour.
+    assert grad_cam(classifier, IMAGES, layer="stage1/first/bn2").grid == (0, 1)
+    assert grad_cam(classifier, IMAGES, 1, "stage1").grid == (0, 1)
+
+
+def test_gradients_reach_what_is_frozen_or_computed_twice(classifier):
+    expected = grad_cam(classifier, IMAGES, 1, "stage1/first/bn2")
+    assert np.asarray(expected.maps).any()
+    for field in ({"freeze": "backbone"}, {"remat": True}):
+        changed = classifier.replace(model=classifier.model.clone(**field))
+        assert np.array_equal(grad_cam(changed, IMAGES, 1, "stage1/first/bn2").maps, expected.maps)
+
+
 @pytest.mark.slow
 def test_any_network_with_a_linear_layer_on_averages_has_maps():
     images, key = random_images(2, (8, 8, 3)), jax.random.key(0)
@@ -83,11 +100,14 @@ def test_any_network_with_a_linear_layer_on_averages_has_maps():
         classifier = Classifier(model, init(model, (8, 8, 3), key), PREPROCESSING, tuple("abc"), (8, 8, 3))
         found = class_activation_maps(classifier, images, 1)
         np.testing.assert_allclose(found.maps.mean((1, 2)), found.logits[:, 1], rtol=1e-4, atol=1e-5)
-    model = VGG((1, 1), (4, 8), num_classes=3, hidden=(16, 16))
-    classifier = Classifier(model, init(model, (8, 8, 3), key), PREPROCESSING, tuple("abc"), (8, 8, 3))
-    with pytest.raises(InputError, match=r"this VGG has no linear layer on averaged feature maps.*use grad_cam"):
-        class_activation_maps(classifier, images)
-    assert grad_cam(classifier, images).maps.shape == (2, 2, 2)
+    for hidden in (16, 4, 8):  # 4 and 8 are widths of maps as well
+        model = VGG((1, 1), (4, 8), num_classes=3, hidden=(16, hidden))
+        classifier = Classifier(model, init(model, (8, 8, 3), key), PREPROCESSING, tuple("abc"), (8, 8, 3))
+        with pytest.raises(InputError, match=r"this VGG has no linear layer on averaged feature maps.*use grad_cam"):
+            class_activation_maps(classifier, images)
+    found = grad_cam(classifier, images)
+    assert found.maps.shape == (2, 2, 2)
+    assert found.grid == (1.5, 4)  # poolings lie between pixels, as OpenCV has it
 
 
 @pytest.mark.torch
@@ -102,5 +122,17 @@ def test_maps_of_given_weights_have_the_logits_of_pytorch(test_data):
 def test_what_cannot_be_drawn_is_refused(classifier):
     with pytest.raises(InputError, match=r"whole numbers from 0 to 2"):
         class_activation_maps(classifier, IMAGES, 3)
+    with pytest.raises(InputError, match=r"5 images and classes \(2,\)"):
+        class_activation_maps(classifier, IMAGES, [1, 2])
+    with pytest.raises(InputError, match=r"\(8, 8, 1\), but they must be"):
+        class_activation_maps(classifier, IMAGES[0])
+    model = DeepMLP(3, 4, 3)
+    dense = classifier.replace(model=model, variables=init(model, (8, 8, 1), jax.random.key(0)))
+    for function, why in (
+        (grad_cam, "no layer with feature maps"),
+        (class_activation_maps, "where it has feature maps"),
+    ):
+        with pytest.raises(InputError, match=why):
+            function(dense, IMAGES)
     with pytest.raises(InputError, match=r"no layer 'stage9'.*stage1/first/conv1.*stage2"):
         grad_cam(classifier, IMAGES, layer="stage9")

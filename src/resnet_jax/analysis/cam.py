@@ -8,6 +8,7 @@ any layer of any network by a class's mean gradient; on such a head it is ReLU(m
 Maps are unscaled, as logits are: two of them can be compared. Whoever draws them scales, and prints the scale.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
+from resnet_jax.analysis.inputs import check_images, unfrozen
+from resnet_jax.analysis.receptive_field import receptive_fields
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier, check_classifier
+from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.models import VGG, ResNet
 from resnet_jax.models.stacking import is_stacked
 
 Classes = int | Sequence[int] | Int[Array | np.ndarray, " batch"] | None
@@ -33,11 +37,15 @@ class ActivationMaps(NamedTuple):
       maps: (batch, height, width) float32, in the unit of logits; height and width are those of the feature maps.
       classes: the class of each map, (batch,) int32.
       logits: of all classes, (batch, classes) float32.
+      grid: where in an image the cells of a map lie, for `upsample`: the pixel at the centre of what the first cell
+        sees, and the pixels from one cell to the next, along both axes. None where the network is neither a `ResNet`
+        nor a `VGG`.
     """
 
     maps: Array
     classes: Array
     logits: Array
+    grid: tuple[float, float] | None = None
 
 
 def class_activation_maps(
@@ -54,7 +62,7 @@ def class_activation_maps(
       classes: of all images or of each; None is each image's most probable class.
 
     Raises:
-      InputError: another head, or a class that the network does not know.
+      InputError: another head, or classes that the network does not know or that are not one of each image.
 
     Example:
       >>> import resnet_jax as rj
@@ -62,14 +70,23 @@ def class_activation_maps(
       >>> variables = rj.models.init(model, shape, jax.random.key(0))
       >>> preprocessing = rj.data.Preprocessing(jnp.zeros((1, 1, 1)))
       >>> classifier = rj.Classifier(model, variables, preprocessing, ("cat", "dog"), shape)
-      >>> maps, classes, logits = class_activation_maps(classifier, np.full((3, *shape), 255, np.uint8), classes=1)
-      >>> maps.shape, bool(jnp.allclose(maps.mean((1, 2)), logits[:, 1], atol=1e-5))  # the head's bias is zero
-      ((3, 2, 2), True)
+      >>> found = class_activation_maps(classifier, np.full((3, *shape), 255, np.uint8), classes=1)
+      >>> found.maps.shape, found.grid
+      ((3, 2, 2), (0.0, 4.0))
+      >>> bool(jnp.allclose(found.maps.mean((1, 2)), found.logits[:, 1], atol=1e-5))  # the head's bias is zero
+      True
     """
-    check_classifier(classifier, "images")
-    _check_head(classifier, images)
     wanted = _checked(classifier, images, classes)
-    return ActivationMaps(*_cam(classifier.model, classifier.variables, classifier.preprocessing, images, wanted))
+    model, variables = classifier.model, classifier.variables
+    if hasattr(model, "stages") and hasattr(model, "head") and "fc" in variables["params"]:
+        maps, answers, logits, gap = _cam(model, variables, classifier.preprocessing, images, wanted)
+        # The head is known by what it computes: rounding is far below this, also that of devices with short products.
+        if gap <= 0.01 * np.abs(logits).max():
+            return ActivationMaps(maps, answers, logits, _grid(model, "last", maps, images))
+    raise InputError(
+        f"this {type(model).__name__} has no linear layer on averaged feature maps, of which alone there are class "
+        "activation maps: use grad_cam, where it has feature maps"
+    )
 
 
 def grad_cam(
@@ -93,44 +110,51 @@ def grad_cam(
         module and cannot be told apart.
 
     Raises:
-      InputError: no such layer, or a class that the network does not know.
+      InputError: no such layer, or classes that the network does not know or that are not one of each image.
 
     Example:
       >>> maps, classes, logits = grad_cam(classifier, images, layer="stage2")  # doctest: +SKIP
     """
-    check_classifier(classifier, "images")
     wanted = _checked(classifier, images, classes)
     layers = _layers(classifier, images)
+    if not layers:
+        raise InputError(f"a {type(classifier.model).__name__} has no layer with feature maps")
     name = layer or [each for each in layers if "/" not in each][-1]
     if name not in layers:
         raise InputError(f"there is no layer {layer!r} with a map of its own: layers are {', '.join(layers)}")
     path = tuple(name.split("/"))
-    preprocessing = classifier.preprocessing
-    return ActivationMaps(
-        *_grad_cam(classifier.model, path, layers[name], classifier.variables, preprocessing, images, wanted)
+    # Gradients reach every layer, and no block is computed a second time: the second would not be the first one's.
+    model: Any = unfrozen(classifier.model)
+    model = model.clone(remat=False) if getattr(model, "remat", False) else model
+    maps, answers, logits = _grad_cam(
+        model, path, layers[name], classifier.variables, classifier.preprocessing, images, wanted
     )
+    return ActivationMaps(maps, answers, logits, _grid(model, name, maps, images))
 
 
 def _checked(classifier: Classifier, images: Any, classes: Any) -> np.ndarray:
     """The class of each image, -1 for the most probable one."""
-    wanted = np.broadcast_to(np.asarray(-1 if classes is None else classes), (len(images),))
+    check_images(classifier, images)
+    wanted = np.asarray(-1 if classes is None else classes)
+    if wanted.shape not in ((), (len(images),)):
+        raise InputError(f"there are {len(images)} images and classes {wanted.shape}: give one, or one of each")
+    wanted = np.broadcast_to(wanted, (len(images),))
     outputs = len(classifier.class_names)
     if classes is not None and (wanted.dtype.kind not in "iu" or not ((wanted >= 0) & (wanted < outputs)).all()):
         raise InputError(f"classes is {classes!r}, but it must hold whole numbers from 0 to {outputs - 1}")
     return wanted.astype(np.int32)
 
 
-def _check_head(classifier: Classifier, images: Any) -> None:
-    model, fc = classifier.model, classifier.variables["params"].get("fc")
-    if fc is not None and hasattr(model, "stages") and hasattr(model, "head"):
-        given = jax.eval_shape(classifier.preprocessing, images)
-        maps = jax.eval_shape(partial(model.apply, classifier.variables, train=False, method="stages"), given)
-        if fc["kernel"].shape[0] in (each.shape[-1] for each in maps.values()):
-            return
-    raise InputError(
-        f"this {type(model).__name__} has no linear layer on averaged feature maps, of which alone there are class "
-        "activation maps: use grad_cam"
-    )
+def _grid(model: Any, name: str, maps: Any, images: Any) -> tuple[float, float] | None:
+    """Where the cells of a layer's map, or of the "last" stage's, lie in an image."""
+    if not isinstance(model, ResNet | VGG):
+        return None
+    fields = receptive_fields(model)
+    # Layers without a field of their own, such as a batch norm, have a neighbour's with as many cells.
+    stride = images.shape[1] / maps.shape[1]
+    near = min(fields, key=lambda field: abs(math.log(field.stride / stride)))
+    field = fields[-1] if name == "last" else next((each for each in fields if each.name == name), near)
+    return field.start + (field.size - 1) / 2, float(field.stride)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -139,9 +163,13 @@ def _cam(model: nn.Module, variables: Any, preprocessing: Preprocessing, images:
     last = list(maps.values())[-1]
     logits: Any = model.apply(variables, last, method="head")
     classes = jnp.where(wanted < 0, logits.argmax(-1).astype(jnp.int32), wanted)
-    weights = variables["params"]["fc"]["kernel"].T[classes]
+    fc = variables["params"]["fc"]
+    if fc["kernel"].shape[0] != last.shape[-1]:
+        return last, classes, logits, jnp.inf
+    weights = fc["kernel"].T[classes]
     products = jnp.einsum("bhwk,bk->bhw", last.astype(weights.dtype), weights, precision="highest")
-    return products, classes, logits
+    linear = jnp.dot(last.astype(weights.dtype).mean((1, 2)), fc["kernel"], precision="highest") + fc["bias"][None]
+    return products, classes, logits, jnp.abs(linear - logits).max()
 
 
 def _layers(classifier: Classifier, images: Any) -> dict[str, tuple[int, ...]]:

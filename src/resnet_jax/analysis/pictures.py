@@ -10,7 +10,7 @@ from jaxtyping import Array, Num
 from resnet_jax.analysis.boxes import upsample
 from resnet_jax.analysis.cam import ActivationMaps
 from resnet_jax.analysis.plots import Picture, own_style, save_picture, short
-from resnet_jax.errors import printable
+from resnet_jax.errors import InputError, printable
 
 _COLUMNS = 6
 
@@ -24,7 +24,7 @@ def plot_activation_maps(
     title: str = "",
 ) -> Picture:
     """Draws images, and under each its map over it in grey: red speaks for the class, blue against it, white for
-    nothing.
+    nothing. Each cell of a map lies at the centre of what it sees, where the maps say where that is.
 
     All maps of a sheet have one scale, symmetric about zero, which is printed beside them in the unit of logits; a
     map that says nothing is white. Above each image stands the class and its logit.
@@ -38,11 +38,13 @@ def plot_activation_maps(
       title: above the sheet.
 
     Raises:
-      InputError: it cannot be written.
+      InputError: there is no image, or not as many maps or boxes, or the sheet cannot be written.
     """
     shown = np.asarray(images)
+    if shown.ndim != 4 or any(len(each) != len(shown) for each in (found.maps, shown if boxes is None else boxes)):
+        raise InputError("each image needs a map of its own, and where there are boxes a box or None")
     count, height, width = shown.shape[:3]
-    maps, logits = upsample(np.asarray(found.maps), height, width), np.asarray(found.logits)
+    maps, logits = upsample(np.asarray(found.maps), height, width, grid=found.grid), np.asarray(found.logits)
     limit = float(np.abs(maps).max()) or 1.0
     columns = min(count, _COLUMNS)
     rows = 2 * math.ceil(count / columns)

@@ -1,0 +1,48 @@
+"""Checks of what the functions of this room are given, and the network as they take it."""
+
+import numbers
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from resnet_jax.errors import InputError
+from resnet_jax.evaluation.classifier import check_classifier
+
+
+def check_images(classifier: Any, images: Any, labels: Any = None) -> None:
+    """Refuses what is no classifier, no batch of images or, where there are labels, not one label of each image."""
+    check_classifier(classifier, "images")
+    if np.ndim(images) != 4 or not len(images):
+        raise InputError(
+            f"images are {np.shape(images)}, but they must be (count, height, width, channels), one or more"
+        )
+    if labels is not None and np.shape(labels) != (len(images),):
+        shape = np.shape(labels)
+        given = f"{shape[0]} labels" if len(shape) == 1 else f"labels {shape}"
+        raise InputError(f"there are {len(images)} images and {given}, but each image has one")
+
+
+def check_whole(least: int | None = 1, **given: Any) -> None:
+    """Refuses what is no whole number, or too small a one, by its name.
+
+    >>> check_whole(passes=0)
+    Traceback (most recent call last):
+    resnet_jax.errors.InputError: passes is 0, but it must be a whole number, at least 1
+    """
+    for name, value in given.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or (least is not None and value < least):
+            limit = "" if least is None else f", at least {least}"
+            raise InputError(f"{name} is {value!r}, but it must be a whole number{limit}")
+
+
+def check_stages(model: nn.Module) -> None:
+    """Refuses a network that does not give the feature maps of its stages."""
+    if not hasattr(model, "stages"):
+        raise InputError(f"a {type(model).__name__} has no stages with feature maps, which a ResNet, say, has")
+
+
+def unfrozen(model: nn.Module) -> nn.Module:
+    """The network with gradients and batch statistics everywhere: what `freeze` stops would be zeros here."""
+    return model.clone(freeze=None, live_statistics=False) if getattr(model, "freeze", None) else model
