@@ -1,10 +1,14 @@
 """The costs of what the paper compares with: VGG, highway networks, blocks in other orders, and the two of figure 5."""
 
+import pytest
+
+from resnet_jax import models
 from resnet_jax.analysis import layer_costs, summary
 from resnet_jax.models import create
 
 # Parameters and multiply-adds of the CIFAR network of 20 layers.
 RESNET20 = (269_722, 40_551_040)
+NOT_SAID = {"parameters": None, "multiply_adds": None}
 
 
 def test_networks_that_the_paper_compares_with():
@@ -26,7 +30,35 @@ def test_networks_that_the_paper_compares_with():
         assert summary("resnet152")["multiply_adds"] < total * 1e9
     highway = summary("highway19")
     assert (highway["parameters"], highway["image_size"]) == (2_256_838, 32)
-    assert highway["paper"] == {"parameters": 2.3e6, "multiply_adds": None}
+    # Table 6 has another one, with fully connected layers, whose 2.3M are of that.
+    assert highway["paper"] == NOT_SAID
+
+
+def test_the_papers_figures_stand_beside_its_own_networks_only():
+    assert summary("cifar_plain20")["paper"]["parameters"] is None
+    assert summary(create("cifar_resnet20", padding="wrap"))["paper"]["parameters"] == 0.27e6
+    for other in (
+        create("cifar_resnet20", block_layers=1),
+        create("resnet34", block_layers=1),
+        # As deep, and of as many widths.
+        models.ResNet((2, 3, 4), (16, 32, 64), False, "cifar", 10, "A"),
+        models.ResNet((3, 3, 3), (16, 32, 64), False, "imagenet", 10, "A"),
+        models.ResNet((3, 4, 3, 6), (64, 128, 256, 512), False, "imagenet", 1000, "A"),
+    ):
+        assert summary(other)["paper"] == NOT_SAID
+
+
+def test_images_of_which_pooling_leaves_nothing_are_refused():
+    with pytest.raises(ValueError, match="of a map of 1 x 1 pixels 2x2 pooling leaves nothing: give larger images"):
+        summary("vgg16", 16)
+    with pytest.raises(ValueError, match="of a map of 1 x 1 pixels 2x2 pooling leaves nothing"):
+        summary("highway19", 2)
+    assert summary("vgg16", 32)["stages"][4]["output"] == [1, 1, 512]
+
+
+def test_networks_whose_layers_would_be_miscounted_are_refused():
+    with pytest.raises(ValueError, match="costs are counted of ResNet, VGG and HighwayNet, not of DeepMLP"):
+        summary(models.DeepMLP(10, 4, 3), 4)
 
 
 def test_blocks_in_other_orders_are_counted_block_by_block():
@@ -39,7 +71,7 @@ def test_blocks_in_other_orders_are_counted_block_by_block():
     assert [stage["blocks"] for stage in before["stages"]] == [0, 3, 3, 3, 0]
     assert before["parameters"] == RESNET20[0]
     assert before["multiply_adds"] == RESNET20[1]
-    assert before["paper"] == {"parameters": None, "multiply_adds": None}
+    assert before["paper"] == NOT_SAID
     single = layer_costs(create("cifar_resnet20", block_layers=1), 32)
     assert sum(layer.multiply_adds for layer in single) == RESNET20[1]
     assert len({layer.name.rsplit("/", 1)[0] for layer in single if "block" in layer.name}) == 18

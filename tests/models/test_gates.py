@@ -119,10 +119,26 @@ def test_gates_have_the_parameters_of_1x1_convolutions():
 
 
 def test_gates_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="carry is 'closed', but it must be a number or one of learned, coupled"):
-        Gates(carry="closed")
-    with pytest.raises(ValueError, match=r"transform is 'coupled', but it must be a number or one of learned$"):
-        Gates("coupled")
+    for field, wrong, message in (
+        ("carry", "closed", "carry is 'closed', but it must be a number or 'learned' or 'coupled'"),
+        ("transform", "coupled", "transform is 'coupled', but it must be a number or 'learned'$"),
+        ("transform", None, "transform is None, but it must be a number"),
+        ("carry", np.nan, "carry is nan, but it must be a number"),
+        ("bias", "x", "bias is 'x', but it must be a number or None"),
+        ("bias", np.inf, "bias is inf, but it must be a number"),
+    ):
+        # Users have no type checks, which `Gates(…)` has here.
+        gates = Gates()
+        object.__setattr__(gates, field, wrong)
+        with pytest.raises(ValueError, match=message):
+            gates.__post_init__()
+    assert Gates(1.0, 0.5, np.float64(-2)).bias == -2
+    with pytest.raises(ValueError, match="there are 0 blocks, but gates need at least 1"):
+        half_open_bias(0)
+    for network in (RESNET.clone(), models.DeepMLP(3, 4, 5), models.HighwayNet()):
+        object.__setattr__(network, "gates", "coupled")
+        with pytest.raises(ValueError, match=r"gates is 'coupled', but it must be a resnet_jax.models.Gates, such as"):
+            network.__post_init__()
     with pytest.raises(ValueError, match="a plain network has no shortcuts"):
         RESNET.clone(shortcut=None, gates=Gates())
     assert gated(jnp.ones(2), jnp.full(2, 3.0), Gates(0.25, 2.0), None).tolist() == [6.25, 6.25]

@@ -53,6 +53,15 @@ def test_its_logits_are_those_of_plain_numpy():
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_sizes_that_no_network_has_are_refused():
+    for depth in (1, 2):
+        with pytest.raises(ValueError, match=f"depth is {depth}, but a first and a last layer and one between them"):
+            models.DeepMLP(depth, 4, 3, Gates())
+    for layers, widths in (((1, 1), (4, 8)), ((1, 0), (4, 8, 5)), ((), ())):
+        with pytest.raises(ValueError, match="each stage must have at least one layer, and widths one number for each"):
+            models.HighwayNet(layers, widths)
+
+
 SECOND = [pytest.param(gates, marks=pytest.mark.slow) for gates in (None, Gates(1.0, 1.0))]
 
 

@@ -187,6 +187,12 @@ def test_a_network_that_does_not_exist_cannot_be_made(field):
         SMALL.clone(**{field: "D"})
 
 
+def test_stages_without_blocks_or_widths_cannot_be_made():
+    for stages, widths in (((1, 0), (4, 8)), ((1, 1), (4,)), ((), ())):
+        with pytest.raises(ValueError, match="must be of the same stages, each of at least one block"):
+            models.ResNet(stages, widths, False, "cifar", 5, "A")
+
+
 @pytest.mark.parametrize("model", [SMALL, BOTTLENECK], ids=["basic", "bottleneck"])
 def test_bfloat16_computes_close_to_float32_and_keeps_float32_state(model):
     model = model.clone(stage_sizes=(1, 3), widths=(4, 8))

@@ -1,5 +1,7 @@
 """The network of a config: the families that the paper is compared with, and what they refuse."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -27,7 +29,6 @@ def test_fields_reach_the_network():
     assert network(family="cifar_highway").gates == Gates("learned", "coupled", None)
     uncoupled = network(family="cifar_highway", gates="uncoupled", gate_bias=-3.0)
     assert uncoupled.gates == Gates("learned", "learned", -3.0)
-    assert network(gates="uncoupled").gates is None
     assert network(padding="wrap").padding == "wrap"
     single = network(block_layers=1, depth=11)
     assert (single.block_layers, single.stage_sizes) == (1, (3, 3, 3))
@@ -43,6 +44,23 @@ def test_fields_reach_the_network():
         ({"block_layers": 4}, "config.model.block_layers is 4, but it must be one of 1, 2, 3"),
         ({"block_layers": 3, "depth": 32}, r"with blocks of 3 layers have 9n\+2 layers, .* the nearest depth is 29"),
         ({"gates": "open"}, "config.model.gates is 'open', but it must be one of coupled, uncoupled"),
+        ({"gates": "uncoupled"}, "config.model.gates is 'uncoupled', but a cifar_resnet has no gates: take the family"),
+        (
+            {"family": "cifar_plain", "gate_bias": -4.0},
+            "config.model.gate_bias is -4.0, but a cifar_plain has no gates: .* or leave it at none",
+        ),
+        (
+            {"family": "cifar_highway", "gate_bias": math.nan},
+            "config.model.gate_bias is nan, but it must be from -100 to 100",
+        ),
+        (
+            {"family": "cifar_highway", "gate_bias": 1e30},
+            r"config.model.gate_bias is 1e\+30, but it must be from -100 to 100",
+        ),
+        (
+            {"batch_norm_epsilon": math.inf},
+            "config.model.batch_norm_epsilon is inf, but it must be finite",
+        ),
         ({"family": "highway"}, "config.model.family is 'highway', but it must be one of .*: did you mean 'cifar_high"),
         ({"family": "cifar_preact", "zero_init_residual": True}, "zero_init_residual is not for preactivation"),
     ],

@@ -25,9 +25,8 @@ from resnet_jax.models.zoo import family_and_depth
 # layers with A, and deeper nets have B. Table 6 has parameters, with shortcut A.
 TABLE_1_MULTIPLY_ADDS = {18: 1.8e9, 34: 3.6e9, 50: 3.8e9, 101: 7.6e9, 152: 11.3e9}
 TABLE_6_PARAMETERS = {20: 0.27e6, 32: 0.46e6, 44: 0.66e6, 56: 0.85e6, 110: 1.7e6, 1202: 19.4e6}
-# Section 3.3 and table 6, of the networks that the paper compares with.
+# Sections 3.3 and 4.1.
 VGG_MULTIPLY_ADDS = {16: 15.3e9, 19: 19.6e9}
-HIGHWAY_PARAMETERS = 2.3e6
 
 _KINDS = {Conv: "conv", BatchNorm: "batch_norm", nn.Dense: "fc"}
 
@@ -71,8 +70,11 @@ def layer_costs(model: Network, image_size: int, channels: int = 3) -> list[Laye
     the output of a convolution is that of its ReLU. What gates multiply is not counted, only the gates themselves.
 
     Raises:
-      ValueError: the image size (height and width, in pixels) or the channels are not positive.
+      ValueError: the image size (height and width, in pixels) or the channels are not positive, the image is too small
+        for the network's pooling, or the network is another one than these three.
     """
+    if not isinstance(model, Network):
+        raise ValueError(f"costs are counted of ResNet, VGG and HighwayNet, not of {type(model).__name__}")
     if image_size < 1 or channels < 1:
         raise ValueError(f"images need at least one pixel and one channel, not {image_size} and {channels}")
     calls: dict[tuple[str, ...], Layer] = {}
@@ -166,21 +168,24 @@ def _stated(model: Network, image_size: int, channels: int) -> dict[str, float |
         usual = name in NAMES and model == create(name, dtype=model.dtype, dropout=model.dropout)
         if usual and (image_size, channels) == (224, 3):
             multiply_adds = VGG_MULTIPLY_ADDS[int(name[3:])]
-        return {"parameters": None, "multiply_adds": multiply_adds}
-    if isinstance(model, HighwayNet):
-        usual = model == HighwayNet(gates=model.gates, dtype=model.dtype) and channels == 3
-        usual &= (model.gates.transform, model.gates.carry) == ("learned", "coupled")
-        return {"parameters": HIGHWAY_PARAMETERS if usual else None, "multiply_adds": None}
-    family, depth = family_and_depth(model)
-    if family.removeprefix("cifar_") not in ("resnet", "plain"):
-        return {"parameters": None, "multiply_adds": None}
-    if (model.widths, model.num_classes, channels, model.shortcut) == ((16, 32, 64), 10, 3, "A"):
-        parameters = TABLE_6_PARAMETERS.get(depth)
-    usual = (model.widths, model.num_classes, channels, image_size) == ((64, 128, 256, 512), 1000, 3, 224)
-    if usual and model.bottleneck_stride == "1x1":
-        shortcuts = ("A", "B", None) if depth < 50 else ("B",)
-        multiply_adds = TABLE_1_MULTIPLY_ADDS.get(depth) if model.shortcut in shortcuts else None
+    elif isinstance(model, ResNet) and channels == 3 and _printed(model):
+        _, depth = family_and_depth(model)
+        if model.stem == "cifar":
+            parameters = TABLE_6_PARAMETERS.get(depth) if model.shortcut == "A" else None
+        elif (model.bottleneck_stride, image_size) == ("1x1", 224):
+            shortcuts = ("A", "B", None) if depth < 50 else ("B",)
+            multiply_adds = TABLE_1_MULTIPLY_ADDS.get(depth) if model.shortcut in shortcuts else None
     return {"parameters": parameters, "multiply_adds": multiply_adds}
+
+
+def _printed(model: ResNet) -> bool:
+    """Whether it is a residual or plain network of the paper's, whatever its shortcuts and strides."""
+    family, depth = family_and_depth(model)
+    if family.removeprefix("cifar_") not in ("resnet", "plain") or f"{family}{depth}" not in NAMES:
+        return False
+    usual = create(f"{family}{depth}")
+    fields = ("stage_sizes", "widths", "bottleneck", "block_layers", "num_classes")
+    return all(getattr(model, field) == getattr(usual, field) for field in fields)
 
 
 def _totals(layers: Sequence[Layer]) -> dict[str, int]:

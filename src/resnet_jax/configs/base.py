@@ -89,7 +89,7 @@ def get_config() -> Config:
                 # Layers in a block that is no bottleneck: 2; with 1 or 3, CIFAR networks have 3n + 2 or 9n + 2 layers.
                 "block_layers": 2,
                 # Of a highway network: "coupled", the carry gate is one minus the transform gate; or "uncoupled", it is
-                # learned too.
+                # learned too. Others have no gates, and neither another value here nor a `gate_bias`.
                 "gates": "coupled",
                 # With which learned gates begin; None: half of the input is carried through all blocks.
                 "gate_bias": placeholder(float),

@@ -5,6 +5,7 @@ depend on T: the usual C = 1 - T leaves a plain layer (T = 1), a copy (T = 0), o
 """
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,20 +41,30 @@ class Gates:
     bias: float | None = None
 
     def __post_init__(self):
-        for name, words in (("transform", ("learned",)), ("carry", ("learned", "coupled"))):
+        for name, words in (("transform", ("learned",)), ("carry", ("learned", "coupled")), ("bias", (None,))):
             value = getattr(self, name)
-            if isinstance(value, str) and value not in words:
-                raise ValueError(f"{name} is {value!r}, but it must be a number or one of {', '.join(words)}")
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+            if not number and value not in words:
+                raise ValueError(f"{name} is {value!r}, but it must be a number or {' or '.join(map(repr, words))}")
+
+
+def check_gates(gates: Any) -> None:
+    """Refuses what are no `Gates`, such as the word "coupled", with a ValueError."""
+    if not isinstance(gates, Gates):
+        raise ValueError(f"gates is {gates!r}, but it must be a resnet_jax.models.Gates, such as {Gates()}")
 
 
 def half_open_bias(blocks: int) -> float:
     """The bias with which the carry gates of so many blocks let half of the input through: (1 - sigmoid(b))^blocks.
 
-    It falls with depth, and must: at -2, the bias of the 19-layer highway network, 98 blocks carry 4e-6 of it.
+    It falls with depth, and must: at -2, the bias of the 19-layer highway network, 98 blocks carry 4e-6 of it. Less
+    than one block is a ValueError.
 
     >>> [round(half_open_bias(blocks), 2) for blocks in (9, 27, 98)]
     [-2.52, -3.65, -4.95]
     """
+    if blocks < 1:
+        raise ValueError(f"there are {blocks!r} blocks, but gates need at least 1")
     # 1 - sigmoid(b) = 2^(-1 / blocks), solved for b.
     return math.log(math.expm1(math.log(2) / blocks))
 

@@ -1,7 +1,7 @@
 """Highway networks as they were published (1505.00387, 1507.06228): without batch norm, gates of the layers' own kind.
 
-`ResNet` with `gates` is a highway network in the paper's form, for comparing gates with none; these two are what the
-paper compares with (table 6) and what first showed depth (their figure 1).
+`ResNet` with `gates` is a highway network in the paper's form, for comparing gates with none; these two are the network
+that the authors released (1507.06228, table 3) and what first showed depth (1505.00387, figure 1).
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Num
 
 from resnet_jax.models import stacking
 from resnet_jax.models.conv import Conv, he_normal
-from resnet_jax.models.gates import Gate, Gates, gated, half_open_bias
+from resnet_jax.models.gates import Gate, Gates, check_gates, gated, half_open_bias
+from resnet_jax.models.layers import halved
 
 
 class HighwayConv(nn.Module):
@@ -43,14 +44,15 @@ class HighwayStage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
         x = nn.relu(Conv(self.features, 3, dtype=self.dtype, use_bias=True, name=stacking.FIRST)(x))
         x = _repeated(HighwayConv(self.gates, self.dtype, name=stacking.REST), x, self.layers)
-        return nn.max_pool(x, (2, 2), (2, 2)) if self.pools else x
+        return halved(x) if self.pools else x
 
 
 class HighwayNet(nn.Module):
-    """The highway network of 19 layers and 2.3M parameters of the paper's table 6, as its authors released it.
+    """The highway network of 19 layers and 2,256,838 parameters that its authors released: 1507.06228, table 3.
 
     A stage is a convolution, highway layers and, but for the last one, 2x2 max pooling. A 1x1 convolution, the average
-    over positions and a classifier follow. The release's dropout is left out.
+    over positions and a classifier follow. The release's dropout is left out. The paper's table 6 has another one, of
+    1507.06228, table 2: that ends in fully connected layers, and has 2.3M parameters too.
 
     Attributes:
       layers: highway layers in each stage.
@@ -67,6 +69,15 @@ class HighwayNet(nn.Module):
     gates: Gates = Gates(bias=-2.0)
     dtype: Any = jnp.float32
 
+    def __post_init__(self):
+        check_gates(self.gates)
+        if len(self.widths) != len(self.layers) + 1 or min(self.layers, default=0) < 1:
+            raise ValueError(
+                f"layers is {self.layers} and widths {self.widths}, but each stage must have at least one layer, and "
+                "widths one number for each stage and one for the 1x1 convolution"
+            )
+        super().__post_init__()
+
     @property
     def stage_sizes(self) -> tuple[int, ...]:
         """Layers in each stage: its convolution and its highway layers."""
@@ -74,7 +85,7 @@ class HighwayNet(nn.Module):
 
     def setup(self):
         gates = _with_bias(self.gates, sum(self.layers))
-        for i, (layers, width) in enumerate(zip(self.layers, self.widths, strict=False), 1):
+        for i, (layers, width) in enumerate(zip(self.layers, self.widths[:-1], strict=True), 1):
             setattr(self, f"stage{i}", HighwayStage(width, layers, gates, i < len(self.layers), self.dtype))
         self.conv = Conv(self.widths[-1], 1, dtype=self.dtype, use_bias=True)
         dtype = np.promote_types(self.dtype, jnp.float32)
@@ -129,7 +140,7 @@ class DeepMLP(nn.Module):
     """Fully connected layers of one width between a first and a last one: plain, highway, or residual.
 
     Attributes:
-      depth: layers with weights, the first and the last among them; gates are not counted.
+      depth: layers with weights, at least 3: the first and the last are among them, and gates are not counted.
       width: outputs of each layer.
       num_classes: outputs of the last one.
       gates: None is a plain network, `Gates()` a highway one and `Gates(1.0, 1.0)` a residual one. A bias of None is
@@ -146,6 +157,13 @@ class DeepMLP(nn.Module):
     width: int
     num_classes: int
     gates: Gates | None = None
+
+    def __post_init__(self):
+        if self.depth < 3:
+            raise ValueError(f"depth is {self.depth!r}, but a first and a last layer and one between them are 3")
+        if self.gates is not None:
+            check_gates(self.gates)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: Num[Array | np.ndarray, "b h w c"], train: bool) -> Float[Array, "b {self.num_classes}"]:

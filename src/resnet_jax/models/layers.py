@@ -173,6 +173,20 @@ class Shortcut(nn.Module):
         return x if same else zero_pad_shortcut(x, self.features, self.stride, self.shortcut_padding)
 
 
+def halved(x: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b _ _ c"]:
+    """2x2 max pooling of stride 2, as in VGG: a last row or column without a partner is dropped.
+
+    Of a map of one row or column nothing would be left: a ValueError.
+
+    >>> halved(jnp.arange(10.0).reshape(1, 2, 5, 1))[0, :, :, 0].tolist()
+    [[6.0, 8.0]]
+    """
+    height, width = x.shape[1:3]
+    if min(height, width) < 2:
+        raise ValueError(f"of a map of {height} x {width} pixels 2x2 pooling leaves nothing: give larger images")
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
 def max_pool(
     x: Float[Array | np.ndarray, "b h w c"], padding: str, wrap: bool = False
 ) -> Float[Array, "b _ _ channels"]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Num
 from resnet_jax.models import stacking
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
 from resnet_jax.models.conv import Conv
-from resnet_jax.models.gates import Gates, half_open_bias
+from resnet_jax.models.gates import Gates, check_gates, half_open_bias
 from resnet_jax.models.layers import BatchNorm, max_pool
 from resnet_jax.models.preact import PreActBlock, PreActBottleneckBlock
 
@@ -136,12 +136,19 @@ class ResNet(nn.Module):
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} is {getattr(self, field)!r}, but it must be one of {choices}")
+        if len(self.stage_sizes) != len(self.widths) or min(self.stage_sizes, default=0) < 1:
+            raise ValueError(
+                f"stage_sizes {self.stage_sizes} and widths {self.widths} must be of the same stages, each of at least "
+                "one block"
+            )
         if self.bottleneck and self.block_layers != 2:
             raise ValueError(f"block_layers={self.block_layers} is for basic blocks: a bottleneck has three of its own")
         if self.zero_init_residual and self.shortcut is None:
             raise ValueError("zero_init_residual is for residual networks: a plain one's blocks would begin as zero")
         if self.zero_init_residual and self.preactivation:
             raise ValueError("zero_init_residual is not for preactivation: no gradient passes a ReLU of zeros")
+        if self.gates is not None:
+            check_gates(self.gates)
         if self.gates is not None and self.shortcut is None:
             raise ValueError("gates are on branches and shortcuts, and a plain network has no shortcuts")
         if self.freeze not in (choices := (None, *self.parts[:-1], "backbone")):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from resnet_jax.models.conv import Conv
+from resnet_jax.models.layers import halved
 
 # 3x3 convolutions before each pooling; three more layers are fully connected.
 VGG_STAGES = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -25,11 +26,12 @@ class VGGStage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
         for i in range(1, self.layers + 1):
             x = nn.relu(Conv(self.features, 3, dtype=self.dtype, use_bias=True, name=f"conv{i}")(x))
-        return nn.max_pool(x, (2, 2), (2, 2))
+        return halved(x)
 
 
 class VGG(nn.Module):
     """A VGG network. Its images have one size, for which `models.init` draws its variables: "fc6" sees whole maps.
+    Each stage halves them: images of VGG-16 and VGG-19 have at least 32 x 32 pixels, smaller ones are a ValueError.
 
     The last map is flattened as (height, width, channels), that is how fc6's kernel is ordered; torch's is (channels,
     height, width): `weight.reshape(4096, 512, 7, 7).transpose(2, 3, 1, 0).reshape(-1, 4096)` turns it into this one.

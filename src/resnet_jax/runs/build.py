@@ -55,6 +55,12 @@ def model(config: Config, num_classes: int) -> ResNet:
     own = {}
     if fields.family.endswith("highway"):
         own["gates"] = models.Gates(carry="coupled" if fields.gates == "coupled" else "learned", bias=fields.gate_bias)
+    elif fields.gates != "coupled" or fields.gate_bias is not None:
+        name = "gate_bias" if fields.gates == "coupled" else "gates"
+        raise InputError(
+            f"config.model.{name} is {fields[name]!r}, but a {fields.family} has no gates: take the family "
+            f"cifar_highway, or leave it at {'none' if name == 'gate_bias' else 'coupled'}"
+        )
     frozen = {name: config.init[name] for name in ("freeze", "live_statistics")} if config.init.freeze else {}
     try:
         return models.create(

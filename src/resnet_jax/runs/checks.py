@@ -43,6 +43,7 @@ _BOUNDS = {
     (0, math.inf): """model.batch_norm_epsilon dataset.pad optimizer.learning_rate optimizer.weight_decay
         optimizer.factor optimizer.constant_warmup optimizer.warmup_steps optimizer.warmup_start
         stream.pca_lighting_std stream.num_workers train.max_skipped_steps""",
+    (-100, 100): "model.gate_bias",  # in float32 the sigmoid is 1 from 17 on, and 0 from -104
     (1e-6, 1e6): "train.epochs",
     (1, math.inf): """optimizer.patience stream.image_size stream.resize_size stream.mean_images train.batch_size
         train.grad_accum_steps train.iterations train.log_every train.eval_every train.checkpoint_every
@@ -62,8 +63,9 @@ def check(config: Config) -> None:
     for (least, greatest), fields in _BOUNDS.items():
         for field in fields.split():
             value = _value(config, field)
-            if value is not None and not least <= value <= greatest:
+            if value is not None and (not least <= value <= greatest or value == math.inf):
                 wanted = f"from {least} to {greatest}" if math.isfinite(greatest) else f"at least {least}"
+                wanted = "finite" if value == math.inf == greatest else wanted
                 wanted = "above 0" if value <= 0 < least < 1 else wanted
                 raise InputError(f"config.{field} is {value}, but it must be {wanted}")
     _check_choices(config)
