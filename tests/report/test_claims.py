@@ -57,10 +57,47 @@ def test_what_cannot_be_read_is_said(tmp_path):
             read_results(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"form": "medium"}, {"claims": {}}, {"claims": "none"}, {"title": None}, {"versions": None}),
+        *({"cpu_seconds": None}, {"cpu_seconds": "two"}, {"versions": {"jax": 1}}, {"resumed": 1}),
+    ],
+)
+def test_damaged_results_are_said_to_be(tmp_path, wrong):
+    write_results(tmp_path / "one.json", results())
+    (tmp_path / "one.json").write_text(json.dumps(json.loads((tmp_path / "one.json").read_text()) | wrong))
+    with pytest.raises(InputError, match=r"one.json is damaged"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"paper": None}, {"ours": None}, {"ours": 5.0}, {"ours": ["a"]}, {"ours": [float("nan")]}, {"seeds": "2"}),
+        *({"statement": None}, {"section": None}, {"numbers": [1]}, {"figure": [1]}),
+        *({"figure": {"x": "x", "y": "y", "lines": lines}} for lines in ({"a": [[1, 2], [1]]}, {"a": [[1], [None]]})),
+        *({"figure": {"x": "x", "y": "y", "lines": lines}} for lines in ([], {"a": [1, 2]}, {"a": [[1]]})),
+        {"figure": {"x": None, "y": "y", "lines": {}}},
+    ],
+)
+def test_damaged_claims_are_said_to_be(tmp_path, wrong):
+    write_results(tmp_path / "one.json", results())
+    read = json.loads((tmp_path / "one.json").read_text())
+    (tmp_path / "one.json").write_text(json.dumps(read | {"claims": [read["claims"][0] | wrong]}))
+    with pytest.raises(InputError, match=r"one.json is damaged"):
+        read_results(tmp_path)
+
+
 def test_no_number_that_json_lacks_is_written(tmp_path):
     with pytest.raises(InputError, match="is not finite"):
         write_results(tmp_path / "one.json", results(claims=[dataclasses.replace(CLAIM, ours=[float("nan")])]))
+    with pytest.raises(InputError, match="set has no form in JSON"):
+        write_results(tmp_path / "one.json", results(claims=[dataclasses.replace(CLAIM, numbers={"a": {1}})]))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file cannot be made"):
+        write_results(tmp_path / "file" / "one.json", results())
 
 
 def test_a_claim_that_was_not_run_has_no_numbers():

@@ -3,7 +3,9 @@
 import ast
 import json
 import re
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import experiment
 import imagenet
@@ -79,6 +81,44 @@ def test_a_row_of_table_6_is_shown_where_it_is_near():
     near, far = table6.claim(20, [8.6, 8.9, 8.7]), table6.claim(20, [9.6, 9.7, 9.65])
     assert (near.state, far.state, table6.claim(20, []).state) == ("shown", "not shown", "not run")
     assert table6.claim(110, []).paper == 6.61  # a mean beside a mean
+
+
+def test_results_say_how_long_their_networks_trained(tmp_path, monkeypatch):
+    """Each network once, also where it is used twice and was there before."""
+    seconds = {"a": 40.0, "b": 2.5}
+    trained = lambda config, folder: SimpleNamespace(result={"training_seconds": seconds[folder.name]})  # noqa: E731
+    monkeypatch.setattr(rj, "train", trained)
+    uses = "    for name in 'aba':\n        experiment.train(None, workdir / name)\n    return"
+    (tmp_path / "one.py").write_text(ONE.replace("    return", uses))
+    for _ in range(2):
+        found = experiment.run_experiment(tmp_path / "one.py", "small", tmp_path / "work", tmp_path / "one.json")
+        assert found.training_seconds == 42.5
+
+
+def test_a_commit_has_a_mark_where_files_are_not_in_it(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "One"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    clean = experiment._commit()
+    (tmp_path / "new.py").touch()
+    assert (clean[-1] != "+", experiment._commit()) == (True, f"{clean}+")
+
+
+def test_jpeg_copies_are_named_so(monkeypatch):
+    monkeypatch.setattr(rj.data, "load", lambda name, folder: None)
+    for first, name in ((b"\x89PNG", "CIFAR-10"), (b"\xff\xd8\xff", "CIFAR-10 as JPEG copies")):
+        opened = SimpleNamespace(splits={"test": [{"image": first}]})
+        monkeypatch.setattr(experiment, "open_records", lambda *given, opened=opened: opened)
+        assert experiment.cifar10_data()[1] == name
+
+
+def test_claims_that_were_not_run_name_a_command_alone():
+    """Each that results hold; a command is no prose."""
+    for results in read_results(ROOT / "experiments/results/paper"):
+        for claim in results.claims:
+            assert claim.command or claim.state != "not run", claim.statement
+            assert not re.search(r"[():]", claim.command), claim.command
 
 
 @pytest.mark.slow
