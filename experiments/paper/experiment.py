@@ -45,14 +45,15 @@ ROOT = HERE.parent.parent
 # Files beside this one that are no experiments.
 HELPERS = {"experiment", "imagenet"}
 
-# The seconds that took the trainings whose networks this process has used, by folder, whenever they ran.
-_trained: dict[Path, float] = {}
+# Of the trainings whose networks this process has used, by folder: their seconds, and whether they had begun before.
+_trained: dict[Path, tuple[float, bool]] = {}
 
 
 def train(config: rj.configs.Config, folder: Path) -> Run:
     """`rj.train`, and the results say how long the training took, also where it ran before."""
+    begun = _trained[folder][1] if folder in _trained else any(folder.glob("*"))
     run = rj.train(config, folder)
-    _trained[Path(folder)] = run.result["training_seconds"]
+    _trained[folder] = run.result["training_seconds"], begun
     return run
 
 
@@ -110,8 +111,7 @@ def run_experiment(path: Path, form: str, workdir: Path, output: Path, command: 
     functions = runpy.run_path(str(path), run_name=path.stem)
     if form not in functions:
         raise SystemExit(f"{path.name} has no {form} form: its claims are those of the other one")
-    # Of this experiment, or networks that another one has trained.
-    resumed = any(workdir.glob("*")) or any(workdir.parent.glob("*/*/result.json"))
+    resumed = any(workdir.glob("*"))
     workdir.mkdir(parents=True, exist_ok=True)
     commit = _commit()  # the tree may change while it runs
     _trained.clear()
@@ -133,8 +133,8 @@ def run_experiment(path: Path, form: str, workdir: Path, output: Path, command: 
         versions={name: environment[name] for name in ("python", "jax", "flax")},
         seconds=round(seconds, 1),
         cpu_seconds=round(cpu_seconds, 1),
-        resumed=resumed,
-        training_seconds=round(sum(_trained.values()), 1),
+        resumed=resumed or any(begun for _, begun in _trained.values()),
+        training_seconds=round(sum(seconds for seconds, _ in _trained.values()), 1),
     )
     write_results(output, results)
     return results

@@ -84,15 +84,20 @@ def test_a_row_of_table_6_is_shown_where_it_is_near():
 
 
 def test_results_say_how_long_their_networks_trained(tmp_path, monkeypatch):
-    """Each network once, also where it is used twice and was there before."""
-    seconds = {"a": 40.0, "b": 2.5}
-    trained = lambda config, folder: SimpleNamespace(result={"training_seconds": seconds[folder.name]})  # noqa: E731
+    """Each network once, also where it is used twice; and whether one was there before."""
+
+    def trained(config, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "result.json").touch()
+        return SimpleNamespace(result={"training_seconds": {"a": 40.0, "b": 2.5}[folder.name]})
+
     monkeypatch.setattr(rj, "train", trained)
-    uses = "    for name in 'aba':\n        experiment.train(None, workdir / name)\n    return"
+    uses = "    for name in 'aba':\n        experiment.train(None, workdir.parent / name)\n    return"
     (tmp_path / "one.py").write_text(ONE.replace("    return", uses))
-    for _ in range(2):
+    for before in (False, True):
         found = experiment.run_experiment(tmp_path / "one.py", "small", tmp_path / "work", tmp_path / "one.json")
-        assert found.training_seconds == 42.5
+        assert (found.training_seconds, found.resumed) == (42.5, before)
+        (tmp_path / "work" / "made").unlink()
 
 
 def test_a_commit_has_a_mark_where_files_are_not_in_it(tmp_path, monkeypatch):
