@@ -57,7 +57,8 @@ class Reader(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def page():
-    found = [results("figure1", claims=[dataclasses.replace(CLAIM, section="Figure 1")])]
+    figure = results("figure1", claims=[dataclasses.replace(CLAIM, section="Figure 1")])
+    found = [dataclasses.replace(figure, training_seconds=2246.1, resumed=True)]
     found.append(results("table6", "full", claims=[UNSAFE, NOT_RUN, dataclasses.replace(CLAIM, figure=None)]))
     reader, text = Reader(), render_html(found)
     reader.feed(text)
@@ -82,6 +83,7 @@ def test_the_first_screen_counts_and_the_rows_say_what_was_claimed(page):
     assert "full forms: 1 shown, 1 not shown, 1 not run" in text
     assert "<b>Deep & | deeper</b>" in text
     assert "-10.3 std" in text
+    assert "2 CPU seconds, and the trainings of its networks took 2,246 seconds of wall time, some or all of" in text
     assert re.search(r"ResNet-20 0.27 8.75 not run", text)
     assert "ResNet-110 1.7 6.43 (6.61 ± 0.16)" in text
 
