@@ -5,7 +5,7 @@ images, positions and channels, with the running statistics.
 
 Small form: the digits networks of other experiments (400 iterations at 0.03, seeds 0 to 2), of 20 and 56 layers; and,
 where the environment variable RESNET_JAX_TEST_DATA names a folder with akamaster's given weights, ResNet-20 and
-ResNet-44 on 1,000 test images of CIFAR-10 (JPEG copies). About 100 CPU seconds beside the trainings.
+ResNet-44 on 1,000 test images of CIFAR-10 (JPEG copies). About 35 CPU seconds beside the trainings.
 
 Full form: the networks of figure1_6 on CIFAR-10, 20, 56 and 110 layers. Cost: not measured.
 
