@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
-from inside import IMAGES, LABELS, classifier
+from inside import IMAGES, LABELS, SHAPE, classifier
 from scipy.special import softmax
 
 from resnet_jax.analysis import autocorrelation, gradient_autocorrelation, gradient_norms
+from resnet_jax.analysis.inputs import unfrozen
 from resnet_jax.errors import InputError
-from resnet_jax.models import stack, unstack
+from resnet_jax.evaluation import Classifier
+from resnet_jax.models import VGG, DeepMLP, init, stack, unstack
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,24 @@ def test_a_kernel_that_is_doubled_before_a_batch_norm_has_half_the_gradient(norm
         assert after.gradient_norm == pytest.approx(before.gradient_norm / factor, rel=1e-2), before.name
 
 
+def test_what_is_frozen_has_gradients_too(norms):
+    network = classifier("A")
+    frozen = network.replace(model=network.model.clone(freeze="backbone"))
+    assert gradient_norms(frozen, IMAGES, LABELS) == norms
+    assert unfrozen(VGG((1,), (4,), 3)) == VGG((1,), (4,), 3, dropout=0.0)  # no key is given for what it would drop
+
+
+def test_layers_of_a_network_without_stages_have_the_names_of_its_variables():
+    model, norm = DeepMLP(4, 5, 3), classifier("A").preprocessing
+    variables = jax.device_get(init(model, SHAPE, jax.random.key(0)))
+    network = Classifier(model, variables, norm, ("a", "b", "c"), SHAPE)
+    found = {each.name: each for each in gradient_norms(network, IMAGES, LABELS)}
+    assert list(found) == ["block1", "block2/fc", "block3/fc", "fc"]
+    last = variables["params"]["rest"]["fc"]["kernel"][1]
+    assert found["block3/fc"].kernel_norm == pytest.approx(np.linalg.norm(last))
+    assert min(each.gradient_norm for each in found.values()) > 0
+
+
 def test_images_and_labels_belong_together():
     with pytest.raises(InputError, match="6 images and 2 labels"):
         gradient_norms(classifier("A"), IMAGES, LABELS[:2])
@@ -63,3 +83,5 @@ def test_gradients_of_a_function_are_correlated():
     assert found == pytest.approx(autocorrelation(3 * inputs**2, [0, 3]), rel=1e-5)
     with pytest.raises(InputError, match="lags"):
         gradient_autocorrelation(lambda x: x.sum(), inputs, [21])
+    with pytest.raises(InputError, match=r"lag is 1\.5"):
+        autocorrelation(inputs, [1.5])

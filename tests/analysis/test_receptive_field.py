@@ -49,6 +49,8 @@ def test_gradients_reach_the_whole_field_and_no_further():
         touched = np.flatnonzero(seen.any(axis))
         assert (touched[0], touched[-1]) == (first, last)
     assert seen.sum() == pytest.approx(1, abs=1e-5)
+    frozen = classifier.replace(model=classifier.model.clone(freeze="backbone"))
+    assert np.array_equal(effective_field(frozen, images, field.name), seen)
     # Of 13 x 13 pixels the middle 7 x 7, a share of 0.29.
     assert seen[first + 3 : last - 2, first + 3 : last - 2].sum() > 0.5
     with pytest.raises(InputError, match="for ResNets and VGGs"):

@@ -4,12 +4,13 @@ A box is (x0, y0, x1, y1) in pixels, whose first and last pixels both belong to 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from resnet_jax.analysis.inputs import check_whole
 from resnet_jax.errors import InputError
 
 _INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
@@ -68,10 +69,17 @@ def largest_region(scores: Num[Array | np.ndarray, "height width"], threshold: f
     Returns:
       the box, or None where no score is positive. Pixels that touch at a corner are connected.
 
+    Raises:
+      InputError: this is no map of numbers, or the threshold is not from 0 to below 1.
+
     >>> largest_region(np.array([[0.0, 9.0, 8.0], [0.0, 0.0, 7.0], [3.0, 0.0, 1.0]]))
     (1, 0, 2, 1)
     """
     values = np.asarray(scores, np.float32)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise InputError(f"scores are {values.shape}, but they must be one map (height, width) of finite numbers")
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold is {threshold}, but it must be a share of the largest value, from 0 to below 1")
     if values.max() <= 0:
         return None
     _, _, regions, _ = cv2.connectedComponentsWithStats((values > threshold * values.max()).astype(np.uint8))
@@ -87,11 +95,18 @@ def box_iou(
     >>> box_iou([(0, 0, 9, 9)], [(0, 0, 9, 4), (20, 20, 29, 29)])
     array([[0.5, 0. ]])
     """
-    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64)[None]
+    a, b = _boxes(boxes)[:, None], _boxes(others)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
     common = sides.clip(0).prod(-1)
     areas = [(each[..., 2:] - each[..., :2] + 1).prod(-1) for each in (a, b)]
     return common / (areas[0] + areas[1] - common)
+
+
+def _boxes(given: Any) -> np.ndarray:
+    boxes = np.asarray(given, np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise InputError(f"boxes are {given}, but they must be a list of (x0, y0, x1, y1)")
+    return boxes
 
 
 class BoxAccuracy(NamedTuple):
@@ -132,7 +147,7 @@ def max_box_accuracy(
       steps: thresholds, from 0 to below 1.
 
     Raises:
-      InputError: no such version, or not as many boxes as maps.
+      InputError: no such version, not as many boxes as maps, or what are no boxes or no maps.
 
     >>> scores = np.zeros((1, 16, 16))
     >>> scores[0, 4:8, 4:8] = 1
@@ -141,7 +156,10 @@ def max_box_accuracy(
     """
     if version not in _VERSIONS:
         raise InputError(f"version is {version!r}, but MaxBoxAcc has versions 1 and 2")
+    check_whole(steps=steps)
     maps = np.array(scores, np.float32)
+    if maps.ndim != 3 or not maps.size or not np.isfinite(maps).all():
+        raise InputError(f"scores are {maps.shape}, but they must be maps (batch, height, width) of finite numbers")
     if len(maps) != len(true_boxes) or not all(len(boxes) for boxes in true_boxes):
         raise InputError(f"there are {len(maps)} maps and {len(true_boxes)} lists of boxes: each map needs its own")
     overlaps, any_region = _VERSIONS[version]
@@ -154,7 +172,7 @@ def max_box_accuracy(
         levels, places = np.unique((limits * gray.max()).astype(int), return_inverse=True)
         best = np.array([box_iou(_contours(gray, int(level), any_region), boxes).max() for level in levels])
         right += best[places] >= np.array(overlaps)[:, None]
-    curves = right / max(len(maps), 1)
+    curves = right / len(maps)
     return BoxAccuracy(float(curves.max(1).mean()), tuple(limits[curves.argmax(1)].tolist()), curves)
 
 

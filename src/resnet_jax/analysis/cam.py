@@ -124,7 +124,7 @@ def grad_cam(
         raise InputError(f"there is no layer {layer!r} with a map of its own: layers are {', '.join(layers)}")
     path = tuple(name.split("/"))
     # Gradients reach every layer, and no block is computed a second time: the second would not be the first one's.
-    model: Any = unfrozen(classifier.model)
+    model = unfrozen(classifier.model)
     model = model.clone(remat=False) if getattr(model, "remat", False) else model
     maps, answers, logits = _grad_cam(
         model, path, layers[name], classifier.variables, classifier.preprocessing, images, wanted

@@ -25,7 +25,8 @@ def deepen(
 
     "There exists a solution by construction to the deeper model: the added layers are identity mapping, and the other
     layers are copied from the learned shallower model" (section 1). What enters a block is not negative, so that ReLUs
-    pass it, and the logits are equal to the bit where batch norms go by running statistics and these `images` are None.
+    pass it, and the maps that stages end with are equal to the bit where batch norms go by running statistics and these
+    `images` are None. The logits are equal but for rounding: the average of equal maps is compiled in another program.
 
     A residual block passes its input on where the scale and the bias of its last batch norm are zero; its convolutions
     are drawn, and learn. A plain one does where each convolution copies its channels and no batch norm changes them.
@@ -35,7 +36,7 @@ def deepen(
       stage_sizes: blocks in each stage, at least as many as there are.
       images: 0 to 255, uint8 or float. With them the new batch norms of plain blocks have the scale and the bias that
         are the standard deviation and the mean of what reaches them, which makes them nearly identities in training
-        too, where they normalise by a batch's statistics; and the logits are equal but for rounding.
+        too, where they normalise by a batch's statistics; and maps, too, are equal but for rounding.
       seed: of the convolutions that are drawn.
 
     Raises:
@@ -48,13 +49,14 @@ def deepen(
       >>> norm = rj.data.Preprocessing.of_channels([0.5], [0.25])
       >>> classifier = rj.Classifier(model, variables, norm, tuple("0123456789"), shape)
       >>> deeper, images = deepen(classifier, (1, 2, 3)), np.full((1, 8, 8, 1), 200, np.uint8)
-      >>> np.array_equal(deeper(images), classifier(images))
+      >>> np.allclose(deeper(images), classifier(images), rtol=1e-5)
       True
     """
     model, old = checked(classifier, "the sizes of its stages"), classifier.model.stage_sizes
-    sizes = tuple(stage_sizes)
-    if len(sizes) != len(old) or any(new < had for new, had in zip(sizes, old, strict=True)):
-        raise InputError(f"stage_sizes is {sizes}, but stages of {old} blocks become at least as large")
+    given = np.asarray(stage_sizes)
+    if given.dtype.kind not in "iu" or given.shape != (len(old),) or (given < old).any():
+        raise InputError(f"stage_sizes is {stage_sizes!r}, but stages of {old} blocks become at least as large")
+    sizes = tuple(given.tolist())
     deeper = model.clone(stage_sizes=sizes)
     drawn = unstack(jax.device_get(init(deeper, classifier.image_shape, rng.stream(seed, "deepening"))))
     variables, new = unstack(jax.device_get(classifier.variables)), []
@@ -130,8 +132,9 @@ def passing_on(model: ResNet, block: Mapping[str, Any], *, with_projection: bool
         last = f"{'conv' if model.preactivation else 'bn'}{len(convolutions)}"
         params[last] = jax.tree.map(np.zeros_like, params[last])
         if with_projection and "shortcut" in params:
-            params["shortcut"], batch_stats["shortcut"] = dict(params["shortcut"]), dict(batch_stats["shortcut"])
-            _copy(params["shortcut"], batch_stats["shortcut"], "conv", "bn", model.epsilon)
+            params["shortcut"], statistics = dict(params["shortcut"]), dict(batch_stats.get("shortcut", {}))
+            _copy(params["shortcut"], statistics, "conv", "bn", model.epsilon)
+            batch_stats |= {"shortcut": statistics} if statistics else {}
         return {"params": params, "batch_stats": batch_stats}
     for name in convolutions:
         channels, features = params[name]["kernel"].shape[2:]

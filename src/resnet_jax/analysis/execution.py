@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from resnet_jax.analysis.inputs import check_images, check_whole, unfrozen
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier, check_classifier
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import unstack
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.stacking import block_names, is_stacked
+from resnet_jax.models.stacking import FIRST, REST, block_names, is_stacked
 
 _MOMENTS = "moments"
 
@@ -75,20 +76,25 @@ def executed_layers(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Exe
         return leaf.shape[0]
 
     found = []
-    for part, group in itertools.groupby(calls, key=lambda path: path[:2]):
+    for part, group in itertools.groupby(calls, key=_part):
         members = list(group)
-        if not is_stacked(part) and part[-1] != "first":
-            names = [None]
-        else:
-            names = block_names(part[1], 1 + length(members[0])) if is_stacked(part) else ["block1"]
+        names = [None]
+        if part[-1] in (FIRST, REST):
+            names = block_names(part[-1], 1 + length(members[0]) if is_stacked(part) else 1)
         for block, path in itertools.product(names, members):
             module, follows = calls[path]
             found.append(ExecutedLayer(_name(path, block), module, None if follows is None else _name(follows, block)))
     return tuple(found)
 
 
+def _part(path: tuple[str, ...]) -> tuple[str, ...]:
+    """A path up to the name that stands for a block or for several; of a layer outside of blocks the whole one."""
+    return next((path[:i] for i, name in enumerate(path, 1) if name in (FIRST, REST)), path)
+
+
 def _name(path: tuple[str, ...], block: str | None) -> str:
-    return "/".join(path if block is None else (path[0], block, *path[2:]))
+    part = _part(path)
+    return "/".join(path if block is None else (*part[:-1], block, *path[len(part) :]))
 
 
 def named(tree: Mapping[str, Any], name: str) -> Any:
@@ -121,7 +127,8 @@ def batch_norm_moments(
     Args:
       classifier: any network whose batch norms are those of `models`.
       images: 0 to 255, uint8 or float, as the classifier is called with.
-      train: each batch is normalised by its own statistics, as in training; else by the running ones.
+      train: each batch is normalised by its own statistics, as in training, also where parts are frozen; else by the
+        running ones.
       batch_size: images at a time. With `train` the result depends on it, else but for rounding.
 
     Returns:
@@ -130,9 +137,7 @@ def batch_norm_moments(
     Raises:
       InputError: there is no image, or the network has no batch norm.
     """
-    check_classifier(classifier, "images")
-    if not len(images):
-        raise InputError("there is no image to measure: give at least one")
+    check_images(classifier, images)
     norms = [
         each
         for each in executed_layers(classifier.model, tuple(images.shape[1:]))
@@ -142,7 +147,9 @@ def batch_norm_moments(
         raise InputError(f"a {type(classifier.model).__name__} has no batch norm to measure")
     found, sizes = [], []
     for batch in batches(images, batch_size):
-        moments = _batch_moments(classifier.model, classifier.variables, classifier.preprocessing, batch, train)
+        moments = _batch_moments(
+            unfrozen(classifier.model), classifier.variables, classifier.preprocessing, batch, train
+        )
         tree = unstack(jax.device_get(moments))
         found.append([named(tree, norm.name)[_MOMENTS] for norm in norms])
         sizes.append(len(batch))
@@ -152,8 +159,7 @@ def batch_norm_moments(
 
 def batches(images: Any, batch_size: int) -> Iterator[Any]:
     """The images, so many at a time; the last ones may be fewer."""
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, but it must be at least 1")
+    check_whole(batch_size=batch_size)
     return (images[start : start + batch_size] for start in range(0, len(images), batch_size))
 
 

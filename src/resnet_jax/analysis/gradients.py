@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
 from resnet_jax.analysis.execution import executed_layers, named
+from resnet_jax.analysis.inputs import check_images, check_whole, unfrozen
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier, check_classifier
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import unstack
 from resnet_jax.models.layers import BatchNorm
 from resnet_jax.training.losses import Loss, cross_entropy, examples
@@ -44,7 +45,8 @@ def gradient_norms(
     train: bool = True,
     loss: Loss = cross_entropy,
 ) -> list[LayerGradient]:
-    """The norms of the gradient of each kernel on one batch, in the order of execution (paper section 4.1).
+    """The norms of the gradient of each kernel on one batch, in the order of execution (paper section 4.1); also of
+    kernels that `freeze` keeps from being trained. Nothing is dropped out.
 
     Args:
       classifier: any network.
@@ -67,10 +69,9 @@ def gradient_norms(
       >>> [each.name for each in gradient_norms(classifier, images, np.arange(8))][-2:]
       ['stage3/block1/conv2', 'fc']
     """
-    check_classifier(classifier, "images and labels")
-    if not len(images) or len(images) != len(labels):
-        raise InputError(f"there are {len(images)} images and {len(labels)} labels, but each image has one")
-    found = _gradients(classifier.model, classifier.variables, classifier.preprocessing, images, labels, train, loss)
+    check_images(classifier, images, labels)
+    model = unfrozen(classifier.model)
+    found = _gradients(model, classifier.variables, classifier.preprocessing, images, labels, train, loss)
     params, gradients = unstack(jax.device_get(classifier.variables["params"])), unstack(jax.device_get(found))
     names = [
         layer.name
@@ -122,8 +123,7 @@ def gradient_autocorrelation(
       [1.0, -1.0, 1.0]
     """
     count = len(inputs)
-    if not all(0 <= lag < count for lag in lags):
-        raise InputError(f"lags are {list(lags)}, but they must be at least 0 and below {count}, the inputs")
+    _check_lags(lags, count)
     gradients = jax.jit(jax.vmap(jax.grad(function)))(jnp.asarray(inputs))
     return autocorrelation(np.asarray(gradients).reshape(count, -1), lags)
 
@@ -134,7 +134,15 @@ def autocorrelation(series: Float[np.ndarray, "count _"], lags: Sequence[int]) -
     >>> autocorrelation(np.array([[1.0], [-1.0], [1.0], [-1.0]]), [0, 1, 2]).tolist()
     [1.0, -1.0, 1.0]
     """
+    _check_lags(lags, len(series))
     centred = np.float64(series) - np.float64(series).mean(0)
     total = np.mean((centred * centred).sum(1))
     found = [(centred[: len(centred) - lag] * centred[lag:]).sum(1).mean() for lag in lags]
     return np.array(found) / total
+
+
+def _check_lags(lags: Sequence[int], count: int) -> None:
+    for lag in lags:
+        check_whole(0, lag=lag)
+        if lag >= count:
+            raise InputError(f"lags are {list(lags)}, but they must be below {count}, the inputs")

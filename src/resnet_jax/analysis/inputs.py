@@ -13,10 +13,10 @@ from resnet_jax.evaluation.classifier import check_classifier
 def check_images(classifier: Any, images: Any, labels: Any = None) -> None:
     """Refuses what is no classifier, no batch of images or, where there are labels, not one label of each image."""
     check_classifier(classifier, "images")
-    if np.ndim(images) != 4 or not len(images):
-        raise InputError(
-            f"images are {np.shape(images)}, but they must be (count, height, width, channels), one or more"
-        )
+    if np.ndim(images) != 4:
+        raise InputError(f"images are {np.shape(images)}, but they must be (count, height, width, channels)")
+    if not len(images):
+        raise InputError("there is no image to measure: give at least one")
     if labels is not None and np.shape(labels) != (len(images),):
         shape = np.shape(labels)
         given = f"{shape[0]} labels" if len(shape) == 1 else f"labels {shape}"
@@ -43,6 +43,7 @@ def check_stages(model: nn.Module) -> None:
         raise InputError(f"a {type(model).__name__} has no stages with feature maps, which a ResNet, say, has")
 
 
-def unfrozen(model: nn.Module) -> nn.Module:
-    """The network with gradients and batch statistics everywhere: what `freeze` stops would be zeros here."""
-    return model.clone(freeze=None, live_statistics=False) if getattr(model, "freeze", None) else model
+def unfrozen(model: nn.Module) -> Any:
+    """The network without what would hide gradients and statistics: frozen parts, whose are zeros, and dropout."""
+    plain = {"freeze": None, "live_statistics": False, "dropout": 0.0}
+    return model.clone(**{name: value for name, value in plain.items() if getattr(model, name, value) != value})

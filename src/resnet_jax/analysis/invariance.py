@@ -12,6 +12,7 @@ Images are moved before they are pre-processed. A mean image (`data.per_pixel_me
 by a classifier whose pre-processing subtracts zero.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
+from resnet_jax.analysis.inputs import check_images, check_stages, check_whole
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier, check_classifier
+from resnet_jax.evaluation.classifier import Classifier
 
 Images = Num[Array | np.ndarray, "count height width channels"]
 Labels = Int[Array | np.ndarray, " count"] | None
@@ -74,10 +76,11 @@ def crop_consistency(
       batch_size: images at a time; the result does not depend on it, but for rounding.
 
     Raises:
-      InputError: the images are too small.
+      InputError: the images are too small, labels are not one of each, or a number makes no sense.
     """
+    check_whole(offsets=offsets)
+    _check_size(classifier, images, labels, offsets - 1)
     height, width = classifier.image_shape[:2]
-    _check_size(classifier, images, offsets - 1)
 
     def window(image: np.ndarray, offset: np.ndarray) -> np.ndarray:
         y, x = offset
@@ -102,7 +105,8 @@ def circular_consistency(
     measures it on CIFAR: nothing leaves the image. Arguments are as of `crop_consistency`; images have the network's
     size.
     """
-    _check_size(classifier, images, 0)
+    check_whole(shift=shift)
+    _check_size(classifier, images, labels, 0)
     drawn = _draws(seed, passes, len(images), group, -shift, shift)
     return _consistency(classifier, images, labels, partial(np.roll, axis=(0, 1)), drawn, batch_size)
 
@@ -120,10 +124,10 @@ def one_pixel_consistency(
       batch_size: images at a time.
 
     Raises:
-      InputError: the images are too small.
+      InputError: the images are too small, or labels are not one of each.
     """
+    _check_size(classifier, images, labels, 9)
     height, width = classifier.image_shape[:2]
-    _check_size(classifier, images, 9)
     start = np.array([(images.shape[1] - height - 1) // 2, (images.shape[2] - width - 1) // 2])
 
     def window(image: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -150,8 +154,11 @@ def transform_consistency(
       transform: from such images to others of the same number.
       labels: the true classes, for the accuracy on the images as they are.
       batch_size: images at a time.
+
+    Raises:
+      InputError: the transform returns another number of images, or labels are not one of each.
     """
-    _check_images(classifier, images)
+    check_images(classifier, images, labels)
     given = np.asarray(images)
 
     def views(places: range) -> np.ndarray:
@@ -178,8 +185,14 @@ def equivariance_errors(
     Returns:
       the largest difference as a share of the map's largest value, by the names of the maps ("stem", "stage1", …) and
       for "logits", which should stay as they are. Under circular padding it is 0 but for rounding.
+
+    Raises:
+      InputError: the network has no stages, there is no image, or the shift is not of whole pixels.
     """
-    check_classifier(classifier, "images")
+    check_images(classifier, images)
+    check_stages(classifier.model)
+    if np.shape(shift) != (2,) or np.asarray(shift).dtype.kind not in "iu":
+        raise InputError(f"shift is {shift!r}, but it must be two whole numbers of pixels: down, and to the right")
     shifts = jnp.array(shift, jnp.int32)
     maps, moved = _maps(classifier.model, classifier.variables, classifier.preprocessing(images), shifts)
     errors = {}
@@ -218,6 +231,8 @@ def relative_change(
     0.0
     """
     both = (images, transform(images))
+    if not len(images) or len(both[1]) != len(images):
+        raise InputError(f"{len(images)} images became {len(both[1])}, but each image needs a transformed one")
     before, after = (np.asarray(function(each), np.float64).reshape(len(images), -1) for each in both)
     norms = np.linalg.norm(before, axis=1)
     return float((np.linalg.norm(after - before, axis=1) / np.maximum(norms, 1e-30)).mean())
@@ -225,6 +240,7 @@ def relative_change(
 
 def rotate(images: Num[np.ndarray, "count height width channels"], degrees: float) -> np.ndarray:
     """Images turned counter-clockwise around their centre, bilinear; what comes in from outside repeats the border.
+    They are uint8, float32 or float64, and stay such.
 
     >>> rotate(np.arange(9.0).reshape(1, 3, 3, 1), 90)[0, :, :, 0].round(4).tolist()
     [[2.0, 5.0, 8.0], [1.0, 4.0, 7.0], [0.0, 3.0, 6.0]]
@@ -238,6 +254,13 @@ def scale(images: Num[np.ndarray, "count height width channels"], factor: float)
 
 
 def _warped(images: np.ndarray, degrees: float, factor: float) -> np.ndarray:
+    if np.ndim(images) != 4 or not len(images) or images.dtype not in (np.uint8, np.float32, np.float64):
+        given = f"{getattr(images, 'dtype', type(images).__name__)} {np.shape(images)}"
+        raise InputError(f"images are {given}, but they must be (count, height, width, channels), uint8 or float")
+    if not (factor > 0 and math.isfinite(factor) and math.isfinite(degrees)):
+        raise InputError(
+            f"degrees are {degrees} and the factor is {factor}, but both must be finite, the factor above 0"
+        )
     height, width = images.shape[1:3]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, factor)
     turned = [
@@ -247,14 +270,8 @@ def _warped(images: np.ndarray, degrees: float, factor: float) -> np.ndarray:
     return np.stack(turned).reshape(images.shape)  # OpenCV drops a single channel
 
 
-def _check_images(classifier: Classifier, images: Any) -> None:
-    check_classifier(classifier, "images")
-    if not len(images):
-        raise InputError("there is no image to measure: give at least one")
-
-
-def _check_size(classifier: Classifier, images: Any, margin: int) -> None:
-    _check_images(classifier, images)
+def _check_size(classifier: Classifier, images: Any, labels: Any, margin: int) -> None:
+    check_images(classifier, images, labels)
     height, width = (side + margin for side in classifier.image_shape[:2])
     if images.shape[1] < height or images.shape[2] < width:
         given = " x ".join(map(str, images.shape[1:3]))
@@ -265,6 +282,8 @@ def _check_size(classifier: Classifier, images: Any, margin: int) -> None:
 
 def _draws(seed: int, passes: int, images: int, group: int, low: int, high: int) -> Iterator[np.ndarray]:
     """For each pass two offsets of each image, (images, 2 views, 2 axes)."""
+    check_whole(group=group, passes=passes)
+    check_whole(0, seed=seed)
     generator = np.random.default_rng(seed)
     for _ in range(passes):
         drawn = generator.integers(low, high, (-(-images // group), 2, 2))
@@ -297,10 +316,13 @@ def _probabilities(
     classifier: Classifier, views: Callable[[range], np.ndarray], count: int, batch_size: int
 ) -> np.ndarray:
     """(count, classes) of views, which are made when their batch is: all of ImageNet's would fill the memory."""
+    check_whole(batch_size=batch_size)
     size, found = min(batch_size, count), []
     for first in range(0, count, size):
         places = range(first, min(first + size, count))
         batch = views(places)
+        if len(batch) != len(places):
+            raise InputError(f"the transform made {len(batch)} images of {len(places)}, but each image needs one")
         # One shape, so that one program is compiled.
         full = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
         found.append(np.asarray(jax.nn.softmax(classifier(full)))[: len(batch)])

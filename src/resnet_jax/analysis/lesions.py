@@ -1,6 +1,6 @@
 """Networks without some of their blocks, or with blocks in another order (Veit et al., 1605.06431)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ def remove_blocks(classifier: Classifier, names: str | Sequence[str]) -> Classif
       (1, 10)
     """
     model = checked(classifier, "the names of blocks")
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
     _check_names(model, names)
     variables = unstack(jax.device_get(classifier.variables))
     for name in names:

@@ -6,6 +6,7 @@ printed. Nothing here was measured with this library.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from resnet_jax.errors import InputError, did_you_mean
 
@@ -54,7 +55,7 @@ def paper_table(number: int) -> PaperTable:
       >>> rj.analysis.paper_table(6).value("ResNet-20", "error")
       8.75
     """
-    if number not in _TABLES:
+    if not isinstance(number, Integral) or number not in _TABLES:
         raise InputError(f"the paper has no table {number}: its tables are 1 to {len(_TABLES)}")
     return _TABLES[number]
 
@@ -265,7 +266,7 @@ STATEMENTS: tuple[Statement, ...] = tuple(
              "the output less the shortcut is the branch; other sizes need a projection or padding",
              "tests/models/test_resnet.py"),
             ("A block whose weights are zero passes its input on, so that depth need not hurt.", "true", "section 3.1",
-             "logits stay the same to the bit when such blocks are put in", "deepening"),
+             "maps stay the same to the bit when such blocks are put in", "deepening"),
             ("Solvers do not find the solution that construction gives.", "true", "section 1",
              "a trained plain-20 with identity layers has a lower training loss than a trained plain-56", "deepening"),
             ("It is easier to push a residual to zero than to fit the identity.", "hypothesis", "section 3.1",

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from resnet_jax.analysis.execution import executed_layers
+from resnet_jax.analysis.inputs import check_images, check_stages, unfrozen
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier, check_classifier
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import VGG, ResNet
 from resnet_jax.models.conv import Conv
 
@@ -105,8 +106,9 @@ def effective_field(
     Raises:
       InputError: the network has no such stage.
     """
-    check_classifier(classifier, "images")
-    model, variables, given = classifier.model, classifier.variables, classifier.preprocessing(images)
+    check_images(classifier, images)
+    check_stages(classifier.model)
+    model, variables, given = unfrozen(classifier.model), classifier.variables, classifier.preprocessing(images)
     names = jax.eval_shape(partial(model.apply, variables, train=False, method="stages"), given)
     if stage not in names:
         raise InputError(f"there is no stage {stage!r}: stages are {', '.join(names)}")
