@@ -103,8 +103,8 @@ def full(workdir: Path) -> list[Claim]:
             "circular": analysis.circular_consistency(classifier, test.images, test.labels),
             "one_pixel": analysis.one_pixel_consistency(classifier, views[1], test.labels),
         }
-        for name, each in results.items():
-            numbers[f"resnet{depth}/{name}"] = {
+        for protocol, each in results.items():
+            numbers[f"resnet{depth}/{protocol}"] = {
                 "consistency": round(100 * each.consistency, 2),
                 "accuracy": round(100 * each.accuracy, 2),
                 "change": round(each.change, 4),
