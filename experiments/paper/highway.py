@@ -82,8 +82,8 @@ def perceptron_claims() -> list[Claim]:
     def listed(names):
         return "; ".join(f"{name} layers: " + ", ".join(f"{value:.3g}" for value in best[name]) for name in names)
 
-    same = {"data": "digits", "budget": f"{STEPS} iterations of 64 images, the best of {len(RATES)} rates from {RATES[-1]} to {RATES[0]}", "unit": "loss",
-            "seeds": len(SEEDS), "section": "section 2"}  # fmt: skip
+    budget = f"{STEPS} iterations of 64 images, the best of {len(RATES)} rates from {RATES[-1]} to {RATES[0]}"
+    same = {"data": "digits", "budget": budget, "unit": "loss", "seeds": len(SEEDS), "section": "section 2"}
     return [
         Claim("Fifty gated layers without batch norm learn what fifty plain ones do not.",
               "cites highway networks for it", listed(["plain, 50", "falling bias, 50"]), shown(inside and learns),
