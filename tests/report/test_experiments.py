@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import experiment
+import figure7
 import imagenet
 import pytest
 import table6
+import thousand_layers
 
 import resnet_jax as rj
 from resnet_jax.report import read_results
@@ -123,6 +125,21 @@ def test_claims_that_were_not_run_name_a_command():
     for results in read_results(ROOT / "experiments/results/paper"):
         for claim in results.claims:
             assert claim.command or claim.state != "not run", claim.statement
+
+
+def test_what_short_runs_cannot_tell_is_not_run():
+    found = {"plain-20": [[1.2]], "ResNet-20": [[1.0]], "ResNet-56": [[0.9]]}
+    for trained, states in ((False, ["not run", "shown"]), (True, ["shown", "shown"])):
+        claims = figure7.claims(found, "digits", "short", trained=trained)
+        assert [claim.state for claim in claims] == states
+        assert bool(claims[0].ours) == trained
+
+
+def test_a_plain_twin_fails_only_where_the_residual_network_trains(monkeypatch, tmp_path):
+    for last, states in ((2.3, ["not shown", "not shown", "not run"]), (1.0, ["shown", "shown", "not run"])):
+        lines = {"A": [last] * thousand_layers.STEPS, None: [2.3]}
+        monkeypatch.setattr(thousand_layers, "losses", lines.get)
+        assert [claim.state for claim in thousand_layers.small(tmp_path)] == states
 
 
 @pytest.mark.slow
