@@ -2,7 +2,7 @@
 
 Digits networks of other experiments (400 iterations at 0.03, seeds 0 to 2): plain-20, ResNet-20 and ResNet-56. Each
 block is replaced by its shortcut in turn, in the plain network by one of option A; then blocks of a stage are swapped,
-1, 2, 4, 8 and 16 times at random, the average of 5 draws. About 95 CPU seconds beside the trainings.
+1, 2, 4, 8 and 16 times at random, the average of 5 draws. About 85 CPU seconds beside the trainings.
 
 Full form: the CIFAR-10 networks of figure1_6 at 20, 56 and 110 layers. Cost: not measured.
 
