@@ -38,8 +38,9 @@ train: install
 test: lint
 	$(PYTEST) -m '$(QUICK)'
 
+# These tests wait for processes, files and signals a third of their time: a third worker fills two cores.
 test-all: $(VENV)/.installed-all lint docs
-	$(PYTEST) -m 'not ($(QUICK))'
+	$(PYTEST) -n 3 -m 'not ($(QUICK))'
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m '$(QUICK)' $(NUMERICS)
 
 # One after another; a result that is there stays, and a training that was stopped goes on.
