@@ -96,6 +96,9 @@ def _joined(outputs: Any) -> list[Any]:
 
 
 def main(names: list[str]) -> int:
+    if names in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     paths = sorted(FOLDER.glob("*.ipynb"))
     known = [path.stem for path in paths]
     unknown = [name for name in names if name not in known]

@@ -125,6 +125,8 @@ def test_a_notebook_that_there_is_not_is_one_line(capsys):
     printed = capsys.readouterr()
     assert printed.err == f"error: there is no notebook 1_tour: there are {', '.join(p.stem for p in NOTEBOOKS)}\n"
     assert printed.out == ""
+    assert main(["--help"]) == 0
+    assert "python notebooks/execute.py 02_train_and_watch" in capsys.readouterr().out
 
 
 @pytest.mark.slow
