@@ -4,9 +4,9 @@ A residual network is one whose gates T and C are the constant 1. So it is a hig
 depend on T: the usual C = 1 - T leaves a plain layer (T = 1), a copy (T = 0), or something between.
 """
 
+import dataclasses
 import math
 import numbers
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from resnet_jax.models.conv import Conv
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Gates:
     """What the branch and the shortcut of each block are multiplied by, at every position and in every channel.
 
@@ -67,6 +67,15 @@ def half_open_bias(blocks: int) -> float:
         raise ValueError(f"there are {blocks!r} blocks, but gates need at least 1")
     # 1 - sigmoid(b) = 2^(-1 / blocks), solved for b.
     return math.log(math.expm1(math.log(2) / blocks))
+
+
+def with_bias(gates: Gates, blocks: int) -> Gates:
+    """The gates of a network of so many blocks, with the bias that theirs begin with.
+
+    >>> with_bias(Gates(), 1).bias
+    0.0
+    """
+    return gates if gates.bias is not None else dataclasses.replace(gates, bias=half_open_bias(blocks))
 
 
 class Gate(nn.Module):

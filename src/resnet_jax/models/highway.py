@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Num
 
 from resnet_jax.models import stacking
 from resnet_jax.models.conv import Conv, he_normal
-from resnet_jax.models.gates import Gate, Gates, check_gates, gated, half_open_bias
-from resnet_jax.models.layers import halved
+from resnet_jax.models.gates import Gate, Gates, check_gates, gated, with_bias
+from resnet_jax.models.layers import averaged, halved
 
 
 class HighwayConv(nn.Module):
@@ -26,8 +26,8 @@ class HighwayConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        y, bias = nn.relu(Conv(x.shape[-1], 3, dtype=self.dtype, use_bias=True, name="conv")(x)), self.gates.bias
-        assert bias is not None
+        y = nn.relu(Conv(x.shape[-1], 3, dtype=self.dtype, use_bias=True, name="conv")(x))
+        bias: Any = self.gates.bias
         return gated(y, x, self.gates, lambda name: Gate(x.shape[-1], 3, 1, bias, self.dtype, name=f"{name}_gate")(x))
 
 
@@ -84,7 +84,7 @@ class HighwayNet(nn.Module):
         return tuple(1 + layers for layers in self.layers)
 
     def setup(self):
-        gates = _with_bias(self.gates, sum(self.layers))
+        gates = with_bias(self.gates, sum(self.layers))
         for i, (layers, width) in enumerate(zip(self.layers, self.widths[:-1], strict=True), 1):
             setattr(self, f"stage{i}", HighwayStage(width, layers, gates, i < len(self.layers), self.dtype))
         self.conv = Conv(self.widths[-1], 1, dtype=self.dtype, use_bias=True)
@@ -106,11 +106,11 @@ class HighwayNet(nn.Module):
 
     def head(self, features: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b {self.num_classes}"]:
         """The logits of the maps that the last stage ends with."""
-        return self.fc(_averaged(features))
+        return self.fc(averaged(features))
 
     def features(self, images: Num[Array | np.ndarray, "b h w c"], train: bool) -> Float[Array, "b _"]:
         """What `fc` is given: the averages of the last maps, in float32 or wider."""
-        return _averaged(self.stages(images, train)[f"stage{len(self.layers)}"])
+        return averaged(self.stages(images, train)[f"stage{len(self.layers)}"])
 
 
 class DenseLayer(nn.Module):
@@ -171,7 +171,7 @@ class DeepMLP(nn.Module):
         del train
         x = jnp.asarray(images, jnp.float32).reshape(len(images), -1)
         x = nn.relu(nn.Dense(self.width, kernel_init=he_normal, name="first")(x))
-        gates = None if self.gates is None else _with_bias(self.gates, self.depth - 2)
+        gates = None if self.gates is None else with_bias(self.gates, self.depth - 2)
         x = _repeated(DenseLayer(gates, name=stacking.REST), x, self.depth - 2)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc")(x)
 
@@ -185,12 +185,3 @@ def _repeated(layer: Any, x: jax.Array, layers: int) -> jax.Array:
         length=layers,
     )
     return scan(layer, x)[0]
-
-
-def _with_bias(gates: Gates, layers: int) -> Gates:
-    bias = half_open_bias(layers) if gates.bias is None else gates.bias
-    return Gates(gates.transform, gates.carry, bias)
-
-
-def _averaged(maps: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b c"]:
-    return maps.mean((1, 2), dtype=np.promote_types(maps.dtype, jnp.float32))

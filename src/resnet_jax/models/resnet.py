@@ -3,7 +3,6 @@
 The same frame holds the networks that the paper is compared with block by block: gated ones, and pre-activation.
 """
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,8 +16,8 @@ from jaxtyping import Array, Float, Num
 from resnet_jax.models import stacking
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
 from resnet_jax.models.conv import Conv
-from resnet_jax.models.gates import Gates, check_gates, half_open_bias
-from resnet_jax.models.layers import BatchNorm, max_pool
+from resnet_jax.models.gates import Gates, check_gates, with_bias
+from resnet_jax.models.layers import BatchNorm, averaged, max_pool
 from resnet_jax.models.preact import PreActBlock, PreActBottleneckBlock
 
 _CHOICES = {
@@ -180,9 +179,8 @@ class ResNet(nn.Module):
     def setup(self):
         norm = partial(BatchNorm, self.momentum, self.epsilon, self.bn_group_size, self.axis_name, self.dtype)
         kinds = (PreActBlock, PreActBottleneckBlock) if self.preactivation else (BasicBlock, BottleneckBlock)
-        kind, gates = kinds[self.bottleneck], self.gates
-        if gates is not None and gates.bias is None:
-            gates = dataclasses.replace(gates, bias=half_open_bias(sum(self.stage_sizes)))
+        kind = kinds[self.bottleneck]
+        gates = None if self.gates is None else with_bias(self.gates, sum(self.stage_sizes))
         own = {"bottleneck_stride": self.bottleneck_stride} if self.bottleneck else {"block_layers": self.block_layers}
         block = partial(
             nn.remat(kind, static_argnums=(2,)) if self.remat else kind,
@@ -249,12 +247,8 @@ class ResNet(nn.Module):
 
     def head(self, features: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b {self.num_classes}"]:
         """The logits of feature maps that the last stage ends with: `fc`, the classifier, on their averages."""
-        return self.fc(_averaged(features))
+        return self.fc(averaged(features))
 
     def features(self, images: Num[Array | np.ndarray, "b h w c"], train: bool) -> Float[Array, "b _"]:
         """What `fc` is given: the averages of the last feature maps, in float32 or wider."""
-        return _averaged(self.stages(images, train)[self.parts[-2]])
-
-
-def _averaged(maps: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b c"]:
-    return maps.mean((1, 2), dtype=np.promote_types(maps.dtype, jnp.float32))
+        return averaged(self.stages(images, train)[self.parts[-2]])
