@@ -1,12 +1,14 @@
 """The frame of an experiment: `main` runs the small or the full form of a file here, and writes what it claims.
 
-A file NAME.py defines `small(workdir) -> list[Claim]` and, where it differs, `full(workdir)`, and ends with
+A file NAME.py defines `small(workdir) -> list[Claim]` and, where they differ, `full(workdir)` and `short(workdir)`,
+which is the full form's data and networks with a schedule of hours on two CPU cores, and ends with
 `experiment.main(__file__)`:
 
-    python experiments/paper/NAME.py [--form=small|full] [--workdir=DIR] [--output=FILE.json]
+    python experiments/paper/NAME.py [--form=small|short|full] [--workdir=DIR] [--output=FILE.json]
 
-By default it works in runs/paper/NAME and writes experiments/results/paper/NAME.json, or NAME.full.json. Trainings with
-`digits` or `rj.train` go on where they were stopped. Small forms share the networks that they train with `digits`.
+By default it works in runs/paper/NAME and writes NAME.json, NAME.short.json or NAME.full.json into
+experiments/results/paper. Trainings with `digits`, `cifar10` or `rj.train` go on where they were stopped, and
+experiments share the networks of the former two.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import resnet_jax as rj
 from resnet_jax.data.tfds import open_records
 from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.report import Claim, Curves, Results, State, write_results
+from resnet_jax.report.claims import FORMS
 from resnet_jax.runs import Run
 
 __all__ = [
@@ -72,13 +75,17 @@ def digits(workdir: Path, family: str, depth: int, seed: int = 0, iterations: in
     return train(rj.configs.load("digits", changes), folder)
 
 
-def cifar10(workdir: Path, family: str, depth: int, seeds: int = 5) -> list[Run]:
+def cifar10(workdir: Path, family: str, depth: int, seeds: int = 5, iterations: int = 64_000) -> list[Run]:
     """Networks of seeds 0, 1 … trained on CIFAR-10 by the paper's recipe, in folders that experiments share; those of a
-    sweep into runs/paper/cifar10 are the same.
+    sweep into runs/paper/cifar10 are the same. With fewer iterations the rate drops after the same shares of them.
     """
     points = [{"model.family": family, "model.depth": str(depth), "seed": str(seed)} for seed in range(seeds)]
-    folders = [workdir.parent / "cifar10" / ",".join(f"{name}={each[name]}" for name in each) for each in points]
-    configs = [rj.configs.load("cifar10", point) for point in points]
+    parent, shorter = workdir.parent / "cifar10", {}
+    if iterations != 64_000:
+        parent = workdir.parent / f"cifar10-{iterations}"
+        shorter = {"train.iterations": iterations, "train.eval_every": 200, "train.checkpoint_every": 100}
+    folders = [parent / ",".join(f"{name}={each[name]}" for name in each) for each in points]
+    configs = [rj.configs.load("cifar10", point | shorter) for point in points]
     return [train(config, folder) for config, folder in zip(configs, folders, strict=True)]
 
 
@@ -153,7 +160,7 @@ def main(file: str) -> None:
     name = Path(file).stem
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--form", choices=("small", "full"), default="small")
+    parser.add_argument("--form", choices=FORMS, default="small")
     parser.add_argument("--workdir", type=Path, default=Path("runs/paper", name))
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()

@@ -10,11 +10,15 @@ from types import SimpleNamespace
 import experiment
 import figure7
 import imagenet
+import jax
+import numpy as np
 import pytest
+import pytorch_twin
 import table6
 import thousand_layers
 
 import resnet_jax as rj
+from resnet_jax.interop.torch_weights import to_torch
 from resnet_jax.report import read_results
 
 ROOT = Path(__file__).parent.parent.parent
@@ -141,6 +145,38 @@ def test_a_plain_twin_fails_only_where_the_residual_network_trains(monkeypatch, 
         lines = {"A": [last] * thousand_layers.STEPS, None: [2.3]}
         monkeypatch.setattr(thousand_layers, "losses", lines.get)
         assert [claim.state for claim in thousand_layers.small(tmp_path)] == states
+
+
+@pytest.mark.torch
+def test_the_twin_is_the_same_network():
+    import torch
+
+    model = rj.create("cifar_resnet20")
+    variables = rj.models.init(model, (32, 32, 3), jax.random.key(0))
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    ours = np.asarray(model.apply(variables, images, train=False))
+    twin = pytorch_twin.network(3)
+
+    def name(path):
+        path = re.sub(r"layer(\d).(\d)", lambda at: str(3 * int(at[1]) + int(at[2])), path)
+        return re.sub(r"^(conv1|bn1|linear)", lambda at: {"conv1": "0", "bn1": "1", "linear": "14"}[at[1]], path)
+
+    tensors = to_torch(variables, layout="akamaster")
+    twin.load_state_dict({name(each): torch.from_numpy(np.array(value)) for each, value in tensors.items()})
+    theirs = twin.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).detach().numpy()
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())
+
+
+@pytest.mark.torch
+def test_the_twin_trains_on_windows_of_its_images(tmp_path):
+    """On digits of one brightness for each class, which a few iterations tell apart; and is there the next time."""
+    labels = np.arange(64, dtype=np.int32) % 2
+    split = rj.data.Split(np.broadcast_to(np.uint8(200 * labels)[:, None, None, None], (64, 8, 8, 1)).copy(), labels)
+    data = rj.data.Dataset(split, None, split, ("dark", "bright"))
+    recipe = pytorch_twin.Recipe(20, 16, 0.01, 1, False)
+    assert pytorch_twin.train(data, recipe, 0, tmp_path / "a" / "0.txt") == 0
+    (tmp_path / "a" / "0.txt").write_text("12.5")
+    assert pytorch_twin.train(data, recipe, 0, tmp_path / "a" / "0.txt") == 12.5
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from resnet_jax.files import expanded, write_whole
 
 # "not run" is a claim whose form was not started, for want of time, data or hardware.
 State = Literal["shown", "not shown", "not run"]
-Form = Literal["small", "full"]
+Form = Literal["small", "short", "full"]
 
 STATES: tuple[str, ...] = get_args(State)
 FORMS: tuple[str, ...] = get_args(Form)
@@ -125,7 +125,7 @@ class Results:
     Attributes:
       name: of the experiment's file.
       title: its first line.
-      form: "small" or "full".
+      form: "small", "short" or "full".
       claims: in its order.
       command, hardware, date, commit: of the run.
       versions: of Python and the libraries, by name.
@@ -198,7 +198,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_results(*directories: str | os.PathLike[str]) -> list[Results]:
-    """All results in folders and below them, by name, the full form of an experiment before its small one.
+    """All results in folders and below them, by name, and of an experiment the full form, the short and the small one.
 
     Files of JSON that hold no claims are left out.
 

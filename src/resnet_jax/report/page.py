@@ -12,7 +12,7 @@ import jinja2
 from resnet_jax.analysis.paper import STATEMENTS, paper_table
 from resnet_jax.errors import InputError, printable
 from resnet_jax.files import expanded, write_whole
-from resnet_jax.report.claims import STATES, Claim, Curves, Results, make_folder, mean_and_spread, read_results
+from resnet_jax.report.claims import FORMS, STATES, Claim, Curves, Results, make_folder, mean_and_spread, read_results
 from resnet_jax.report.figures import draw
 
 
@@ -69,7 +69,7 @@ def _context(results: Sequence[Results]) -> dict[str, object]:
     counts = Counter(claim.state for each in results for claim in each.claims)
     forms = [
         (form, [sum(claim.state == state for claim in claims) for state in STATES])
-        for form in ("full", "small")
+        for form in reversed(FORMS)
         if (claims := [claim for each in results if each.form == form for claim in each.claims])
     ]
     return {
