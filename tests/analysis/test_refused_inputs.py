@@ -49,6 +49,8 @@ REFUSED = {
     "the factor is 0": partial(analysis.scale, IMAGES, 0),
     "cannot become 0 x 4": partial(analysis.upsample, MAPS, 0, 4),
     "(0, 4, 4) cannot become": partial(analysis.upsample, MAPS[:0], 4, 4),
+    "grid is (4, 0), but it must be": partial(analysis.upsample, MAPS, 4, 4, grid=(4, 0)),
+    "grid is (4,), but it must be": partial(analysis.upsample, MAPS, 4, 4, grid=(4,)),
     "threshold is 1": partial(analysis.largest_region, MAPS[0], 1),
     "scores are (1, 4, 4)": partial(analysis.largest_region, MAPS),
     "scores are (0, 4)": partial(analysis.largest_region, MAPS[0, :0]),

@@ -38,7 +38,7 @@ def upsample(
         cells their values are repeated.
 
     Raises:
-      InputError: no such interpolation, no map or no pixel.
+      InputError: no such interpolation, no map or no pixel, or a grid that is none.
 
     >>> upsample(np.array([[[0.0, 4.0]]]), 1, 4)
     array([[[0., 1., 3., 4.]]], dtype=float32)
@@ -52,6 +52,10 @@ def upsample(
         raise InputError(f"maps {given.shape} cannot become {height} x {width}: there is no map or no pixel")
     if grid is None:
         return np.stack([cv2.resize(each, (width, height), interpolation=how) for each in given])
+    if np.shape(grid) != (2,) or not np.all(np.isfinite(grid)) or grid[1] <= 0:
+        raise InputError(
+            f"grid is {grid!r}, but it must be the pixel at the centre of the first cell and those to the next one"
+        )
     first, stride = grid
     rows, columns = (((np.arange(side) - first) / stride).astype(np.float32) for side in (height, width))
     x, y = np.meshgrid(columns, rows)
