@@ -70,7 +70,7 @@ def shown(
                 "give the data set that it was trained on"
             )
         protocol = Protocol("original")
-        pairs = zip(split.images, split.labels.tolist(), strict=True)
+        pairs = zip(np.asarray(split.images), split.labels.tolist(), strict=True)
         images = [EncodedImage(pixels, label, str(i)) for i, (pixels, label) in enumerate(pairs)]
     if not hasattr(images, "__getitem__") or not len(images) or not isinstance(images[0], EncodedImage):
         raise InputError(

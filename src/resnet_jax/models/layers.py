@@ -134,7 +134,7 @@ def batch_norm_maps(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tupl
 
 def averaged(maps: Float[Array | np.ndarray, "b h w c"]) -> Float[Array, "b c"]:
     """Global average pooling: the mean over all positions, in float32 or wider."""
-    return maps.mean((1, 2), dtype=np.promote_types(maps.dtype, jnp.float32))
+    return jnp.mean(maps, (1, 2), dtype=np.promote_types(maps.dtype, jnp.float32))
 
 
 def zero_pad_shortcut(
