@@ -88,8 +88,15 @@ def test_fields_and_classes_are_passed_on():
     model = models.create("cifar_resnet20", num_classes=np.int64(3))
     assert model == models.create("cifar_resnet20", num_classes=3)
     assert type(model.num_classes) is int
-    with pytest.raises(TypeError, match="bottleneck_strides"):
-        models.create("resnet50", bottleneck_strides="3x3")
+    for name, field, message in (
+        ("resnet50", "bottleneck_strides", "'resnet50' has no field 'bottleneck_strides' .*did you mean 'bottleneck_str"),
+        ("resnet18", "depth", "'resnet18' has no field 'depth' to set: it has .*block_layers"),
+        ("resnet18", "stem", "no field 'stem' to set"),
+        ("vgg16", "gates", "it has hidden, dropout, dtype$"),
+        ("highway19", "depth", "it has layers, widths, gates, dtype$"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            models.create(name, **{field: 3})
 
 
 def test_blocks_of_one_and_three_layers_have_the_depth_of_the_name():
@@ -110,12 +117,21 @@ MISTAKES = [
     ("resent50", {}, "'resent50': did you mean 'resnet50'"),
     ("cifar-resnet20", {}, "did you mean 'cifar_resnet20'"),
     ("ResNet50", {}, "did you mean 'resnet50'"),
+    ("resnet_20", {}, "'resnet_20': did you mean 'cifar_resnet20'"),
+    ("resnet-20", {}, "did you mean 'cifar_resnet20'"),
+    ("ResNet20", {}, "did you mean 'cifar_resnet20'"),
+    ("resnet20", {}, "asks for 20: did you mean 'cifar_resnet20'"),
+    ("resnet_11", {}, "'resnet_11': models are"),
+    ("resnet11", {"block_layers": 1}, "did you mean 'cifar_resnet11'"),
+    ("ResNet-50", {}, "did you mean 'resnet50'"),
+    ("CIFAR_ResNet8", {}, "did you mean 'cifar_resnet8'"),
+    ("VGG-16", {}, "did you mean 'vgg16'"),
     ("resnet50v2", {}, "did you mean 'resnet50'"),
-    ("inception", {}, "unknown model 'inception': models are resnet18, .*cifar_plain1202"),
+    ("inception", {}, r"unknown model 'inception': models are resnet18, .*cifar_plain1202.* 6n\+2 \(3n\+2 with bl"),
     ("", {}, "unknown model"),
     ("resnet42", {}, "18, 34, 50, 101, 152 layers, but 'resnet42' asks for 42"),
     ("plain20", {}, "'plain20' asks for 20"),
-    ("highway20", {}, "unknown model 'highway20': did you mean 'highway19'"),
+    ("highway20", {}, "unknown model 'highway20': did you mean 'cifar_highway20'"),
     ("vgg11", {}, "unknown model 'vgg11': did you mean 'vgg1"),
     ("vgg16", {"shortcut": "A"}, "'vgg16' has no shortcuts of the kinds A, B and C, but shortcut 'A'"),
     ("cifar_resnet21", {}, r"6n\+2 .* asks for 21: the nearest depth is 20"),

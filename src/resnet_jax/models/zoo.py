@@ -3,6 +3,7 @@
 Of the same form are preact18 …, cifar_preact20 … and cifar_highway20 …; of other forms vgg16, vgg19 and highway19.
 """
 
+import dataclasses
 import difflib
 import numbers
 import re
@@ -61,6 +62,7 @@ def create(
 
     Raises:
       ValueError: the name, depth or shortcut does not exist; the message says what does.
+      TypeError: no such field, or one that the name decides.
 
     >>> create("resnet50", num_classes=10, bottleneck_stride="3x3").stage_sizes
     (3, 4, 6, 3)
@@ -69,9 +71,10 @@ def create(
     """
     match = re.fullmatch(r"(cifar_)?(resnet|plain|preact|(?<=cifar_)highway)(\d+)", str(name))
     if match is None and name not in _OTHERS:
-        close = difflib.get_close_matches(str(name), NAMES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown model {name!r}: {hint}models are {', '.join(NAMES)}, and any other CIFAR depth 6n+2")
+        raise ValueError(
+            f"unknown model {name!r}: {_did_you_mean(_spelled(str(name)))}models are {', '.join(NAMES)}, and any other "
+            "CIFAR depth 6n+2 (3n+2 with block_layers=1, 9n+2 with block_layers=3)"
+        )
     cifar = name == "highway19" if match is None else match[1] is not None
 
     if num_classes is None:
@@ -79,6 +82,7 @@ def create(
     # NumPy's whole numbers too, as of `labels.max() + 1`.
     if isinstance(num_classes, bool) or not isinstance(num_classes, numbers.Integral) or num_classes < 1:
         raise ValueError(f"num_classes is {num_classes!r}, but it must be a whole number, at least 1")
+    _check_fields(name, ResNet if match else HighwayNet if name == "highway19" else VGG, fields)
     if match is None:
         return _other(name, int(num_classes), shortcut, fields)
     plain, depth = match[2] == "plain", int(match[3])
@@ -109,7 +113,7 @@ def create(
         if depth not in IMAGENET_STAGES:
             raise ValueError(
                 f"ImageNet networks have {', '.join(map(str, IMAGENET_STAGES))} layers, but {name!r} asks for {depth}"
-                + (f": did you mean 'cifar_{name}'?" if depth >= 8 and depth % 6 == 2 else "")
+                + (f": did you mean 'cifar_{name}'?" if depth > 2 and (depth - 2) % (3 * layers) == 0 else "")
             )
         stages, widths = IMAGENET_STAGES[depth], (64, 128, 256, 512)
         if depth < 50 and layers != 2:
@@ -125,6 +129,31 @@ def create(
         shortcut=shortcut,
         **fields,
     )
+
+
+def _spelled(name: str) -> str:
+    """The name that one means that differs in case, "_", "-" or a lacking "cifar", else the one most like it, or ""."""
+    letters, known = re.sub(r"[-_\s]", "", name.lower()), {each.replace("_", ""): each for each in NAMES}
+    match = re.fullmatch(r"(?:cifar)?(resnet|plain|preact|highway)(\d+)", letters)
+    if match and letters not in known:
+        depth = int(match[2])
+        return f"cifar_{match[1]}{depth}" if depth > 2 and depth % 6 == 2 else ""
+    return known.get(next(iter(difflib.get_close_matches(letters, known, n=1)), ""), "")
+
+
+def _did_you_mean(name: str) -> str:
+    return f"did you mean {name!r}? " if name else ""
+
+
+def _check_fields(name: str, kind: type[nn.Module], fields: dict[str, Any]) -> None:
+    """Refuses fields that a kind of network lacks, and those that its name decides, with a TypeError."""
+    decided = ("parent", "name", "num_classes", "shortcut")
+    decided += () if kind is HighwayNet else ("stage_sizes", "widths", "bottleneck", "stem")
+    known = [each.name for each in dataclasses.fields(kind) if each.name not in decided]
+    for field in fields:
+        if field not in known:
+            close = next(iter(difflib.get_close_matches(field, known, n=1)), "")
+            raise TypeError(f"{name!r} has no field {field!r} to set: {_did_you_mean(close)}it has {', '.join(known)}")
 
 
 def _other(name: str, num_classes: int, shortcut: str | None, fields: dict[str, Any]) -> VGG | HighwayNet:
