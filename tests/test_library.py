@@ -69,6 +69,8 @@ def test_a_network_that_is_none_of_ours(photos):
 def test_wrong_inputs_are_named(photos):
     data = rj.data.image_folder(str(photos), image_size=16)
     classifier = classifier_of(rj.create("cifar_resnet8", num_classes=3), data.class_names)
+    five, weights = classifier.replace(model=rj.create("cifar_resnet8", num_classes=5)), classifier.variables
+    more = classifier.replace(variables={**weights, "params": {**weights["params"], "gate": np.zeros(2)}})
     batch = next(data.train.batches(batch_size=8))
     floats = batch.images.astype(np.float32) / 255
     for call, message in (
@@ -78,6 +80,12 @@ def test_wrong_inputs_are_named(photos):
         (lambda: rj.evaluate(classifier, batch), "^Batch is no split"),
         (lambda: rj.evaluate(classifier, []), "^list is no split"),
         (lambda: rj.evaluate(data.validation, classifier), "^ImageSplit is no classifier"),
+        (lambda: five(batch.images), r"fc/bias is \(3,\), but this ResNet has \(5,\): replace model and variables tog"),
+        (lambda: rj.evaluate(five, data.validation, "ten_crop"), r"^the weights are not of the classifier's model: par"),
+        (lambda: rj.evaluate(more, data.validation), r"params/gate is \(2,\), but this ResNet has none"),
+        (lambda: rj.analysis.class_activation_maps(five, batch.images), "the weights are not of"),
+        (lambda: classifier(batch.images[0]), r"^images are \(16, 16, 3\), but they must be \(count"),
+        (lambda: classifier(np.zeros((1, 16, 16, 4), np.uint8)), r"with the network's 3 channels"),
         (lambda: rj.evaluate("runs/mine", data.validation), "^str is no classifier: give what load"),
         (lambda: rj.evaluate(classifier, rj.data.Split(floats, batch.labels)), "are float32, but they must be uint8"),
         (lambda: rj.predict(classifier, [batch.images[0]]), "neither paths nor one array"),

@@ -9,12 +9,13 @@ import pytest
 from resnet_jax import analysis
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import Classifier
-from resnet_jax.models import DeepMLP
+from resnet_jax.models import DeepMLP, abstract_variables
 from small_networks import random_images
 
 IMAGES, LARGE = random_images(4), random_images(4, (18, 18, 1))
-# It has no stages, and its variables are never looked at.
-NETWORK = Classifier(DeepMLP(3, 4, 3), {"params": {}}, lambda images: images, ("a", "b", "c"), (8, 8, 1))
+# It has no stages, and of its variables only the shapes are looked at.
+MODEL, SHAPE = DeepMLP(3, 4, 3), (8, 8, 1)
+NETWORK = Classifier(MODEL, abstract_variables(MODEL, SHAPE), lambda images: images, ("a", "b", "c"), SHAPE)
 MAPS, BOX = np.ones((1, 4, 4)), [[(0, 0, 1, 1)]]
 
 

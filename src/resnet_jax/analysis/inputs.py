@@ -7,14 +7,13 @@ import flax.linen as nn
 import numpy as np
 
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import check_classifier
+from resnet_jax.evaluation.classifier import check_classifier, check_fit
 
 
 def check_images(classifier: Any, images: Any, labels: Any = None) -> None:
     """Refuses what is no classifier, no batch of images or, where there are labels, not one label of each image."""
     check_classifier(classifier, "images")
-    if np.ndim(images) != 4:
-        raise InputError(f"images are {np.shape(images)}, but they must be (count, height, width, channels)")
+    check_fit(classifier, images)
     if not len(images):
         raise InputError("there is no image to measure: give at least one")
     if labels is not None and np.shape(labels) != (len(images),):

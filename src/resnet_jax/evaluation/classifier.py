@@ -1,7 +1,6 @@
 """A network with all that its predictions need; it knows no config, no folder and no mesh."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ import numpy as np
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.models import ResNet
+from resnet_jax.models import ResNet, abstract_variables
 
 
 class Classifier(flax.struct.PyTreeNode):
@@ -49,8 +48,10 @@ class Classifier(flax.struct.PyTreeNode):
     def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
         """Logits: RGB or grey images (batch, height, width, channels), 0 to 255, uint8 or float -> (batch, classes)
         float32.
+
+        An InputError where the weights do not fit the model, or the images are no such batch.
         """
-        return _logits(self.model, self.variables, self.preprocessing, images)
+        return _logits(self, images)
 
     def __repr__(self) -> str:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
@@ -60,9 +61,10 @@ class Classifier(flax.struct.PyTreeNode):
         return f"Classifier({network}, {parameters:,} parameters, images {size}, {len(names)} classes: {listed})"
 
 
-@partial(jax.jit, static_argnames="model")
-def _logits(model: nn.Module, variables: Any, preprocessing: Preprocessing, images: jax.Array) -> Any:
-    return model.apply(variables, preprocessing(images), train=False)
+@jax.jit
+def _logits(classifier: Classifier, images: jax.Array) -> Any:
+    check_fit(classifier, images)  # where it is traced, and so once for all images of a shape
+    return classifier.model.apply(classifier.variables, classifier.preprocessing(images), train=False)
 
 
 HEADS = ("zero", "normal")
@@ -135,3 +137,27 @@ def check_classifier(given: Any, then: str) -> None:
             f"{type(given).__name__} is no classifier: give what load, load_torch or train(…).classifier returns, and "
             f"then {then}"
         )
+
+
+def check_fit(classifier: Classifier, images: Any) -> None:
+    """Refuses what is no batch of images for a classifier, and weights of another network than its model; only shapes
+    are looked at.
+    """
+    channels = classifier.image_shape[2]
+    if np.ndim(images) != 4 or np.shape(images)[3] not in (1, channels):
+        raise InputError(
+            f"images are {np.shape(images)}, but they must be (count, height, width, channels), with the network's "
+            f"{channels} channels"
+        )
+    trees = abstract_variables(classifier.model, classifier.image_shape), classifier.variables
+    wanted, given = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, trees)
+    )
+    for name in {**wanted, **given}:
+        ours, theirs = wanted.get(name, "none"), given.get(name, "absent")
+        if ours != theirs:
+            raise InputError(
+                f"the weights are not of the classifier's model: {name} is {theirs}, but this "
+                f"{type(classifier.model).__name__} has {ours}: replace model and variables together"
+            )

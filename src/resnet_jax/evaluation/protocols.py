@@ -21,7 +21,7 @@ from resnet_jax.data.decode import resample
 from resnet_jax.data.sequential import center_view
 from resnet_jax.data.windows import Box, corner_windows
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.evaluation.classifier import Classifier, check_fit
 
 NAMES = ("center", "ten_crop", "dense")
 AVERAGING = ("logits", "softmax")
@@ -135,6 +135,7 @@ def scores(
     The views are (height, width, channels), and those of "ten_crop" five of them, (5, height, width, channels).
     """
     views = jnp.asarray(images)
+    check_fit(classifier, views.reshape(-1, *views.shape[-3:]))
     if protocol.name == "dense":
         return _dense_scores(classifier, views, protocol.averaging)
     if protocol.name == "ten_crop":
