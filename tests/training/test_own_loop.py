@@ -334,3 +334,15 @@ def test_abstract_variables_are_those_of_a_state_without_an_optimizer():
     assert abstract_variables(model, (8, 8, 3), mesh) == state.variables
     assert any("fsdp" in leaf.sharding.spec for leaf in jax.tree.leaves(state.params))
     assert abstract_variables(Linear(), SHAPE)["batch_stats"] == {}
+
+
+def test_images_that_the_pre_processing_is_not_of_are_refused():
+    network, optimizer = Linear(), optax.sgd(0.1)
+    step = make_train_step(network, optimizer, preprocessing=Preprocessing(jnp.zeros((4, 4, 3))))
+    state = create_state(network, optimizer, 0, SHAPE)
+    for dtype, message in (
+        (np.uint8, "images are 2 x 2 pixels, but the mean image that is subtracted is 4 x 4: give images of that size"),
+        (np.int32, "images are int32, but they must be uint8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            step(state, Batch(np.zeros((8, *SHAPE), dtype), np.zeros(8, np.int32)))

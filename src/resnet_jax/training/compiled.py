@@ -50,7 +50,8 @@ def make_train_step(
 
     Raises:
       InputError: no network, no optimizer or no loss; from the step: the batch cannot be divided by the devices.
-      ValueError: from the step: uint8 images and no pre-processing, or groups of batch norm that do not fit the batch.
+      ValueError: from the step: uint8 images and no pre-processing, or a mean image of another size, images of another
+        dtype, or groups of batch norm that do not fit the batch.
 
     Example:
       >>> import numpy as np, optax, resnet_jax as rj
@@ -123,10 +124,20 @@ def _put(mesh: Mesh, batch: Any, grad_accum_steps: int = 1) -> Any:
 
 
 def _preprocess(batch: Any, preprocessing: Preprocessing | None) -> Any:
-    if batch.images.dtype != jnp.uint8:
+    if jnp.issubdtype(batch.images.dtype, jnp.floating):
         return batch
+    if batch.images.dtype != jnp.uint8:
+        raise ValueError(
+            f"images are {batch.images.dtype}, but they must be uint8, from 0 to 255, or pre-processed floats"
+        )
     if preprocessing is None:
         raise ValueError("uint8 images need a pre-processing: give preprocessing=, or float images")
+    shown, mean = (" x ".join(map(str, each.shape[-3:-1])) for each in (batch.images, preprocessing.mean))
+    if mean not in ("1 x 1", shown):
+        raise ValueError(
+            f"images are {shown} pixels, but the mean image that is subtracted is {mean}: give images of that size, or "
+            "preprocessing= with the mean of each channel"
+        )
     return batch._replace(images=preprocessing(batch.images))
 
 
