@@ -1,5 +1,7 @@
 """The optimiser and its schedules against plain NumPy loops."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,3 +185,32 @@ def test_factors_of_no_part_are_refused_by_name():
     for factor in (-1.0, np.inf, np.nan):
         with pytest.raises(InputError, match=r"rate factor of fc is .* not negative"):
             optimizers.scaled_by_part({"fc": factor})
+
+
+def test_what_is_no_rate_is_refused():
+    # Without the checks of types that tests put around functions.
+    sgd, piecewise, ramped, scaled_by_part = map(
+        inspect.unwrap, (optimizers.sgd, optimizers.piecewise, optimizers.ramped, optimizers.scaled_by_part)
+    )
+    sgd(0.0), sgd(jnp.float32(0.1), 0, np.float32(0)), sgd(np.array(0.1), warmup=0.01, trust_coefficient=1.0)
+    jax.eval_shape(lambda rate: sgd(rate).init({"kernel": jnp.zeros(1)}), jnp.float32(0.1))
+    for call, message in (
+        (lambda: sgd("0.1"), "^learning_rate is '0.1', but it must be a number that is not negative, or a schedule"),
+        (lambda: sgd([0.1, 0.01]), r"^learning_rate is \[0.1, 0.01\], but it must be"),
+        (lambda: sgd(-0.1), "^learning_rate is -0.1"),
+        (lambda: sgd(float("nan")), "^learning_rate is nan"),
+        (lambda: sgd(0.1, "0.9"), "^momentum is '0.9', but it must be a number that is not negative$"),
+        (lambda: sgd(0.1, weight_decay=-1e-4), "^weight_decay is -0.0001"),
+        (lambda: sgd(0.1, warmup="no"), "^warmup is 'no'"),
+        (
+            lambda: sgd(0.1, momentum_form="nesterov"),
+            "^momentum_form is 'nesterov', but it must be 'caffe' or 'torch'$",
+        ),
+        (lambda: scaled_by_part({"stem": "0.1"}), "^the rate factor of stem is '0.1'"),
+        (lambda: piecewise("0.1", (10,), 0.1), "^the learning rate is '0.1'"),
+        (lambda: piecewise(0.1, 10, 0.1), r"^boundaries is 10, but it must be iterations, such as \(32000"),
+        (lambda: piecewise(0.1, (0.5, 0.75), 0.1), "^boundaries is .0.5, 0.75."),
+        (lambda: ramped(0.1, 10), "^the schedule is 0.1, but it must be a function"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()

@@ -2,12 +2,14 @@
 
 import functools
 import math
+import numbers
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 
@@ -130,7 +132,17 @@ def sgd(
         this fraction of the kernel's norm. None for plain SGD.
       momentum_form: "caffe" or "torch".
       rate_factors: of the learning rate by part of the network, see `scaled_by_part`.
+
+    Raises:
+      InputError: one of these is of another kind, or negative.
     """
+    if not callable(learning_rate):
+        _check_numbers(learning_rate=learning_rate)
+    optional = {"warmup": warmup, "trust_coefficient": trust_coefficient}
+    given = {name: value for name, value in optional.items() if value is not None}
+    _check_numbers(momentum=momentum, weight_decay=weight_decay, **given)
+    if momentum_form not in ("caffe", "torch"):
+        raise InputError(f"momentum_form is {momentum_form!r}, but it must be 'caffe' or 'torch'")
     decay = optax.add_decayed_weights(weight_decay, None if decay_everything else _is_kernel)
     if trust_coefficient is not None:
         decay = optax.chain(decay, layerwise_trust(trust_coefficient))
@@ -167,8 +179,7 @@ def scaled_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation
       {'conv1': [-0.5], 'fc': [-1.0]}
     """
     for part, factor in factors.items():
-        if not 0 <= factor < math.inf:
-            raise InputError(f"the rate factor of {part} is {factor}, but it must be a number that is not negative")
+        _check_numbers(**{f"the rate factor of {part}": factor})
 
     def init(params: Any) -> optax.EmptyState:
         parts = list(dict.fromkeys(map(part_of, params)))
@@ -185,6 +196,20 @@ def scaled_by_part(factors: Mapping[str, float]) -> optax.GradientTransformation
         return {name: optax.tree.scale(factor_of[name], each) for name, each in updates.items()}, state
 
     return optax.GradientTransformation(init, update)
+
+
+def _check_numbers(**given: Any) -> None:
+    """Refuses what is no number, or a negative or an infinite one, by its name. It may be an array, also a traced one.
+
+    >>> _check_numbers(momentum="0.9")
+    Traceback (most recent call last):
+    resnet_jax.errors.InputError: momentum is '0.9', but it must be a number that is not negative
+    """
+    for name, value in given.items():
+        scalar = isinstance(value, numbers.Real | jax.Array | np.ndarray) and np.ndim(value) == 0
+        if not scalar or not (isinstance(value, jax.core.Tracer) or 0 <= value < math.inf):
+            schedule = ", or a schedule: a function of the step" if name == "learning_rate" else ""
+            raise InputError(f"{name} is {value!r}, but it must be a number that is not negative{schedule}")
 
 
 def layerwise_trust(coefficient: float) -> optax.GradientTransformation:
@@ -223,6 +248,9 @@ def _is_kernel(params):
 
 def piecewise(learning_rate: float, boundaries: tuple[int, ...], factor: float) -> optax.Schedule:
     """`learning_rate`, multiplied by `factor` at each boundary, in iterations."""
+    _check_numbers(**{"the learning rate": learning_rate, "the factor": factor})
+    if not isinstance(boundaries, Iterable) or not all(isinstance(each, numbers.Integral) for each in boundaries):
+        raise InputError(f"boundaries is {boundaries!r}, but it must be iterations, such as (32000, 48000)")
     return promoting(optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor)))
 
 
@@ -235,6 +263,11 @@ def ramped(schedule: optax.Schedule, iterations: int, start: float | None = None
       start: the rate of the first update; the first one after the ramp has all of the schedule's. None: the first has
         1/iterations of the schedule's, the last one of the ramp all of it.
     """
+    if not callable(schedule):
+        raise InputError(
+            f"the schedule is {schedule!r}, but it must be a function of the step: optax.constant_schedule(0.1)"
+        )
+    _check_numbers(iterations=iterations)
     if start is None:
         return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / iterations)
 
