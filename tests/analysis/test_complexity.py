@@ -4,12 +4,14 @@ import functools
 import json
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
 from resnet_jax.analysis import layer_costs, summary, table_rows
 from resnet_jax.models import ResNet, create
+from small_networks import small_classifier
 
 # (network, shortcut): parameters. Section 2.3.
 IMAGENET_PARAMETERS = {
@@ -347,3 +349,16 @@ def test_errors():
     for size, channels in ((0, 3), (8, 0)):
         with pytest.raises(ValueError, match="at least one pixel"):
             layer_costs(create("resnet50"), size, channels)
+    wide = small_classifier((8, 16, 1))
+    with pytest.raises(ValueError, match="images are 8 x 16, but costs are of square ones: give image_size"):
+        layer_costs(wide)
+    with pytest.raises(ValueError, match="not of Dense"):
+        summary(nn.Dense(3))
+
+
+def test_the_size_and_the_channels_are_those_of_a_classifiers_images():
+    classifier = small_classifier()
+    assert layer_costs(classifier) == layer_costs(classifier.model, 8, 1)
+    assert summary(classifier)["image_size"] == 8
+    assert layer_costs(classifier, 16) == layer_costs(classifier.model, 16, 1)
+    assert layer_costs(classifier.model) == layer_costs(classifier.model, 32, 3)

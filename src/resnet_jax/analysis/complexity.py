@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import NAMES, VGG, HighwayNet, ResNet, create
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.highway import HighwayStage
@@ -58,8 +59,13 @@ class Layer:
 Network = ResNet | VGG | HighwayNet
 
 
-def layer_costs(model: Network, image_size: int, channels: int = 3) -> list[Layer]:
+def layer_costs(
+    model: Network | Classifier | str, image_size: int | None = None, channels: int | None = None
+) -> list[Layer]:
     """Lists the layers of a network in the order of execution, with what each costs for one image.
+
+    The model may be a name, see `models.create`, or a classifier, whose images are meant then; of others the image size
+    is 224 by default, or 32 for CIFAR's, and there are 3 channels.
 
     The activation memory is what reverse-mode differentiation keeps when it recomputes nothing, at the dtype of the
     computation: the output of every convolution (its batch norm differentiates with it), of every ReLU (listed with the
@@ -71,10 +77,10 @@ def layer_costs(model: Network, image_size: int, channels: int = 3) -> list[Laye
 
     Raises:
       ValueError: the image size (height and width, in pixels) or the channels are not positive, the image is too small
-        for the network's pooling, or the network is another one than these three.
+        for the network's pooling, the classifier's images are not square, or the network is another one than these
+        three.
     """
-    if not isinstance(model, Network):
-        raise ValueError(f"costs are counted of ResNet, VGG and HighwayNet, not of {type(model).__name__}")
+    model, image_size, channels = _completed(model, image_size, channels)
     if image_size < 1 or channels < 1:
         raise ValueError(f"images need at least one pixel and one channel, not {image_size} and {channels}")
     calls: dict[tuple[str, ...], Layer] = {}
@@ -123,6 +129,22 @@ def layer_costs(model: Network, image_size: int, channels: int = 3) -> list[Laye
     return layers
 
 
+def _completed(model: Any, image_size: int | None, channels: int | None) -> tuple[Network, int, int]:
+    """A network, and the size and the channels of its images where they are not given."""
+    model, shape = create(model) if isinstance(model, str) else model, ()
+    if isinstance(model, Classifier):
+        model, shape = model.model, model.image_shape
+    if not isinstance(model, Network):
+        raise ValueError(f"costs are counted of ResNet, VGG and HighwayNet, not of {type(model).__name__}")
+    if image_size is None and shape and shape[0] != shape[1]:
+        raise ValueError(
+            f"the classifier's images are {shape[0]} x {shape[1]}, but costs are of square ones: give image_size"
+        )
+    small = isinstance(model, HighwayNet) or getattr(model, "stem", None) == "cifar"
+    usual, colors = (shape[0], shape[2]) if shape else (32 if small else 224, 3)
+    return model, usual if image_size is None else image_size, colors if channels is None else channels
+
+
 def _stage(module: str, stem: str | None) -> str:
     """The paper's name of the stage that a module of `ResNet` belongs to; CIFAR's stages have no name in the paper."""
     # Table 1 has the pooling in conv2_x.
@@ -132,10 +154,10 @@ def _stage(module: str, stem: str | None) -> str:
     return module
 
 
-def summary(model: Network | str, image_size: int | None = None, channels: int = 3) -> dict[str, Any]:
-    """Adds the costs of `layer_costs` up, by stage and in total.
-
-    The model may be a name, see `models.create`; the image size is 224 by default, or 32 for CIFAR's.
+def summary(
+    model: Network | Classifier | str, image_size: int | None = None, channels: int | None = None
+) -> dict[str, Any]:
+    """Adds the costs of `layer_costs` up, by stage and in total; arguments and errors are its.
 
     Returns:
       a JSON-able dict with "shortcut", "image_size", "parameters", "multiply_adds", "activation_bytes" (per image),
@@ -146,10 +168,7 @@ def summary(model: Network | str, image_size: int | None = None, channels: int =
     >>> costs["parameters"], costs["multiply_adds"], costs["paper"]["multiply_adds"]
     (25557032, 3857973248, 3800000000.0)
     """
-    if isinstance(model, str):
-        model = create(model)
-    small = isinstance(model, HighwayNet) or getattr(model, "stem", None) == "cifar"
-    size = image_size if image_size is not None else 32 if small else 224
+    model, size, channels = _completed(model, image_size, channels)
     layers = layer_costs(model, size, channels)
     stages = []
     for name, group in itertools.groupby(layers, key=lambda layer: layer.stage):
