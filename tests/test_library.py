@@ -81,7 +81,10 @@ def test_wrong_inputs_are_named(photos):
         (lambda: rj.evaluate(classifier, []), "^list is no split"),
         (lambda: rj.evaluate(data.validation, classifier), "^ImageSplit is no classifier"),
         (lambda: five(batch.images), r"fc/bias is \(3,\), but this ResNet has \(5,\): replace model and variables tog"),
-        (lambda: rj.evaluate(five, data.validation, "ten_crop"), r"^the weights are not of the classifier's model: par"),
+        (
+            lambda: rj.evaluate(five, data.validation, "ten_crop"),
+            r"^the weights are not of the classifier's model: par",
+        ),
         (lambda: rj.evaluate(more, data.validation), r"params/gate is \(2,\), but this ResNet has none"),
         (lambda: rj.analysis.class_activation_maps(five, batch.images), "the weights are not of"),
         (lambda: classifier(batch.images[0]), r"^images are \(16, 16, 3\), but they must be \(count"),

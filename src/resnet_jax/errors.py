@@ -1,12 +1,13 @@
 """What the command line turns into one line and an exit status, instead of a traceback; and lines that stop nothing."""
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -85,6 +86,30 @@ def did_you_mean(given: str, names: Iterable[str], form: str = "{!r}") -> str:
     known = {name.lower(): name for name in names}
     close = difflib.get_close_matches(given.lower(), known, n=1)
     return f"did you mean {form.format(known[close[0]])}? " if close else ""
+
+
+def short_repr(record: Any) -> str:
+    """The `repr` of a dataclass or a named tuple that holds much: arrays by dtype and shape, sequences by their first.
+
+    >>> @dataclasses.dataclass
+    ... class Names:
+    ...     names: tuple[str, ...]
+    ...     __repr__ = short_repr
+    >>> Names(tuple("abcdefgh"))
+    Names(names=('a', 'b', 'c', … 8 in all))
+    """
+    names = getattr(record, "_fields", None) or [each.name for each in dataclasses.fields(record) if each.repr]
+    return f"{type(record).__name__}({', '.join(f'{name}={_short(getattr(record, name))}' for name in names)})"
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "dtype") and getattr(value, "size", 0) > 4:
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields") and len(value) > 5:
+        return f"({', '.join(map(repr, value[:3]))}, … {len(value):,} in all)"
+    return repr(value)
 
 
 class Progress(Protocol):

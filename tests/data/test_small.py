@@ -6,12 +6,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from resnet_jax.data import small, tfds
+from resnet_jax.data import Batch, ImageFolder, ImageSplit, Preprocessing, small, tfds
+from resnet_jax.data.encoded import EncodedImage
+from resnet_jax.data.folders import FolderImages
 from resnet_jax.errors import InputError
 
 
@@ -77,6 +80,42 @@ def test_validation_images_are_kept_back_from_training(digits):
     assert rows(first.test) == rows(digits.test)
     assert np.array_equal(first.validation.images, second.validation.images)
     assert digits.validation is None
+
+
+def test_a_part_of_a_split_is_a_split(digits):
+    for split in (digits.test, jax.device_put(digits.test)):
+        for rows in (slice(10), range(10), np.arange(10), list(range(10)), np.arange(360) < 10):
+            part = split[rows]
+            assert (type(part), part.images.shape, len(part)) == (small.Split, (10, 8, 8, 1), 10)
+            assert np.array_equal(part.labels, digits.test.labels[:10])
+        image, label = split[-1]
+        assert np.array_equal(image, digits.test.images[359])
+        assert label == digits.test.labels[359]
+        with pytest.raises(IndexError):
+            split[360]
+    assert len(list(digits.test[:3])) == 3  # images with their labels
+
+
+def test_what_holds_images_is_shown_in_a_few_lines(digits):
+    assert repr(digits.test) == "Split(images=uint8 (360, 8, 8, 1), labels=int32 (360,))"
+    assert repr(digits).endswith(", class_names=('0', '1', '2', … 10 in all))")
+    batch = Batch(digits.test.images, digits.test.labels)
+    assert repr(batch) == "Batch(images=uint8 (360, 8, 8, 1), labels=int32 (360,), weights=None)"
+    image = EncodedImage(bytes(2000), 3, "a.jpg")
+    assert repr(image) == "EncodedImage(data=2,000 bytes, label=3, name='a.jpg')"
+    names, labels = np.array([b"a.jpg"] * 9), np.zeros(9, np.int32)
+    source = FolderImages("photos", names, labels)
+    split = ImageSplit(source, 16, 18, 0, 0.01, print)
+    for shown in (
+        digits,
+        source,
+        split,
+        ImageFolder(split, split, ("cat",) * 1000),
+        Preprocessing(np.zeros((8, 8, 1))),
+    ):
+        assert len(repr(shown)) < 600
+    assert str(jax.tree.structure(digits.test))  # without arrays
+    assert repr(jax.eval_shape(lambda: digits.test)).startswith("Split(images=uint8 (360, 8, 8, 1)")
 
 
 @pytest.mark.test_data

@@ -89,7 +89,11 @@ def test_fields_and_classes_are_passed_on():
     assert model == models.create("cifar_resnet20", num_classes=3)
     assert type(model.num_classes) is int
     for name, field, message in (
-        ("resnet50", "bottleneck_strides", "'resnet50' has no field 'bottleneck_strides' .*did you mean 'bottleneck_str"),
+        (
+            "resnet50",
+            "bottleneck_strides",
+            "'resnet50' has no field 'bottleneck_strides' .*did you mean 'bottleneck_str",
+        ),
         ("resnet18", "depth", "'resnet18' has no field 'depth' to set: it has .*block_layers"),
         ("resnet18", "stem", "no field 'stem' to set"),
         ("vgg16", "gates", "it has hidden, dropout, dtype$"),

@@ -336,6 +336,18 @@ def test_abstract_variables_are_those_of_a_state_without_an_optimizer():
     assert abstract_variables(Linear(), SHAPE)["batch_stats"] == {}
 
 
+def test_a_state_and_metrics_are_shown_in_a_line():
+    state = create_state(Linear(), optax.sgd(0.1), 0, SHAPE)
+    assert repr(state) == "TrainState(step 0, 52 parameters)"
+    state.step.delete()  # as a step does
+    assert repr(state) == "TrainState(given away to a step, 52 parameters)"
+    assert repr({"loss": Mean(jnp.ones(2), 4 * jnp.ones(2))}) == "{'loss': Mean(0.25)}"
+    said = []
+    jax.eval_shape(lambda *given: said.append(repr(given)), jnp.ones(3), Mean(jnp.ones(()), jnp.ones(())))
+    assert "Mean(total=" in said[0]
+    assert "Mean(total=" in repr(jax.eval_shape(lambda: Mean(jnp.ones(2), jnp.ones(2))))
+
+
 def test_images_that_the_pre_processing_is_not_of_are_refused():
     network, optimizer = Linear(), optax.sgd(0.1)
     step = make_train_step(network, optimizer, preprocessing=Preprocessing(jnp.zeros((4, 4, 3))))

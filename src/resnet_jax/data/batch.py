@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Integer, Num
 
 from resnet_jax import rng
+from resnet_jax.errors import short_repr
 
 
 class Batch(NamedTuple):
@@ -18,6 +19,7 @@ class Batch(NamedTuple):
     images: Num[Array | np.ndarray, "batch height width channels"]
     labels: Integer[Array | np.ndarray, " batch"]
     weights: Float[Array | np.ndarray, " batch"] | None = None
+    __repr__ = short_repr
 
 
 def batch_indices(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from resnet_jax.data.tiles import ImageData
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, short_repr
 
 SPLITS = ("train", "validation")
 
@@ -20,6 +20,7 @@ class EncodedImage(NamedTuple):
     data: ImageData
     label: int
     name: str
+    __repr__ = short_repr
 
 
 class ImageSource(Protocol):
@@ -46,6 +47,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     crc: int
     resize_size: int | None = None
+    __repr__ = short_repr
 
 
 def read_file(path: Path) -> bytes:

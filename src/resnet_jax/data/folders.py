@@ -13,7 +13,7 @@ import numpy as np
 
 from resnet_jax.data.encoded import EncodedImage, ImageDataset, read_file
 from resnet_jax.data.image_files import HEIF_SUFFIXES, UprightFile, suffixes
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, short_repr
 
 # Why a folder is passed over.
 _AGAIN = "entered already"
@@ -136,6 +136,7 @@ class FolderImages:
     files: np.ndarray
     labels: np.ndarray
     upright: bool = True
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.files)

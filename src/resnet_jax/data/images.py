@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.sequential import central_batches
 from resnet_jax.data.stream import CROPS, Cropping, DamageReport, TrainBatches
 from resnet_jax.data.tfds import open_imagenet
-from resnet_jax.errors import InputError, warn
+from resnet_jax.errors import InputError, short_repr, warn
 from resnet_jax.files import expanded
 
 NAMES = ("imagenet2012", "folder", "cache")
@@ -59,7 +59,8 @@ class ImageSplit:
     resize_size: int
     num_workers: int
     max_corrupt_fraction: float
-    log: Callable[[str], None]
+    log: Callable[[str], None] = field(repr=False)
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.source)
@@ -121,6 +122,7 @@ class ImageFolder(NamedTuple):
     train: ImageSplit
     validation: ImageSplit
     class_names: tuple[str, ...]
+    __repr__ = short_repr
 
 
 def image_folder(

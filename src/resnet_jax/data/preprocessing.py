@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Num, UInt8
 
+from resnet_jax.errors import short_repr
+
 # Of ImageNet's RGB pixels in [0, 1], as torchvision, timm and akamaster's CIFAR networks use them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,6 +33,7 @@ class Preprocessing:
     channel_order: str = flax.struct.field(default="rgb", pytree_node=False)
     resize_size: int | None = flax.struct.field(default=None, pytree_node=False)
     interpolation: str = flax.struct.field(default="bicubic", pytree_node=False)
+    __repr__ = short_repr
 
     @classmethod
     def of_channels(

@@ -15,7 +15,7 @@ import numpy as np
 from resnet_jax.data.batch import Batch, batch_indices
 from resnet_jax.data.decode import UnreadableImageError, decode
 from resnet_jax.data.tfds import open_records, prepared_folder
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, short_repr
 
 NAMES = ("digits", "cifar10", "cifar100")
 
@@ -26,12 +26,21 @@ class Split:
 
     images: np.ndarray | jax.Array
     labels: np.ndarray | jax.Array
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
-    def take(self, rows: np.ndarray | list[int]) -> "Split":
+    def __getitem__(self, rows: Any) -> Any:
+        """The image and the label of a number, or the split of a slice or of an array of numbers or truth values."""
+        if isinstance(rows, int | np.integer):
+            row = range(len(self))[rows]  # past the end an IndexError; JAX would give the last one
+            return self.images[row], self.labels[row]
+        return self.take(rows)
+
+    def take(self, rows: Any) -> "Split":
         """The examples of these rows."""
+        rows = np.asarray(rows) if isinstance(rows, list | range) else rows  # JAX takes neither
         return Split(self.images[rows], self.labels[rows])
 
     def batches(self, batch_size: int, steps: int | None = None, seed: int = 0, start: int = 0) -> Iterator[Batch]:
@@ -54,6 +63,7 @@ class Dataset:
     validation: Split | None
     test: Split
     class_names: tuple[str, ...]
+    __repr__ = short_repr
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_images: int = 0) -> Dataset:

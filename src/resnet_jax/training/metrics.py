@@ -28,6 +28,12 @@ class Mean:
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(self.total + other.total, self.count + other.count)
 
+    def __repr__(self) -> str:
+        try:
+            return f"Mean({float(self):.6g})"
+        except (AttributeError, RuntimeError, TypeError):  # traced, deleted, or a shape
+            return f"Mean(total={self.total!r}, count={self.count!r})"
+
     def __float__(self) -> float:
         return float(self.total.sum() / self.count.sum())
 

@@ -35,6 +35,14 @@ class TrainState:
     skipped: jax.Array = flax.struct.field(default_factory=lambda: jnp.zeros((), jnp.int32))
     ema: Any = None
 
+    def __repr__(self) -> str:
+        try:
+            step = f"step {self.step}"
+        except RuntimeError:
+            step = "given away to a step"
+        count = sum(getattr(leaf, "size", 0) for leaf in jax.tree.leaves(self.params))
+        return f"TrainState({step}, {count:,} parameters{'' if self.ema is None else ' and their averages'})"
+
     @property
     def variables(self) -> dict[str, Any]:
         """What `model.apply` takes."""
