@@ -100,17 +100,17 @@ def test_files_that_give_no_config(tmp_path, text, message):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(InputError, match=message) as error:
         parsing.load(tmp_path / "mine.py")
-    assert str(error.value).startswith(f"--config={tmp_path / 'mine.py'} gives no config: ")
+    assert str(error.value).startswith(f"the config {tmp_path / 'mine.py'} gives none: ")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifra10", r"^--config=cifra10 is neither a file nor a packaged config: did you mean 'cifar10'\? these are"),
-        ("base", "neither a file nor a packaged config"),
-        ("parsing", "neither a file nor a packaged config"),
-        ("", "which names no file or folder"),
+        ("cifra10", r"^the config cifra10 is neither a file nor a packaged one: did you mean 'cifar10'\? these are"),
+        ("base", "neither a file nor a packaged one"),
+        ("parsing", "neither a file nor a packaged one"),
+        ("", "^the config is '', which names no file or folder"),
         ("gs://bucket/mine.py", "neither|address"),
     ],
 )

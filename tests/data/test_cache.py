@@ -245,7 +245,7 @@ def test_going_on_where_it_was_interrupted(caches, folder, tmp_path, monkeypatch
 def test_another_cache_in_the_folder(caches, folder, tmp_path):
     to = caches["jpeg"][1]
     before = contents(to)
-    with pytest.raises(InputError, match=r"differs in quality .95 there, 80 asked for.: use another --output"):
+    with pytest.raises(InputError, match=r"differs in quality .95 there, 80 asked for.: use another folder"):
         write(folder, to, form="jpeg", resize_size=64, quality=80)
     with pytest.raises(InputError, match=r"form .'jpeg' there, 'raw' asked for.*shorter_side .64 there, 256 asked"):
         write(folder, to, form="raw")
@@ -269,7 +269,7 @@ def test_no_space(folder, tmp_path, monkeypatch):
     for free, refused in ((0.99 * needed, True), (1.01 * needed, False)):
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
         with (
-            pytest.raises(InputError, match=r"10 images take about .* use another --output")
+            pytest.raises(InputError, match=r"10 images take about .* use another folder")
             if refused
             else (contextlib.nullcontext())
         ):
@@ -280,9 +280,9 @@ def test_no_space(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"form": "png"}, "--form is 'png', but it must be one of raw, jpeg"),
-        ({"resize_size": 0}, "--resize_size is 0, but it must be at least 1"),
-        ({"form": "jpeg", "quality": 101}, "--quality is 101, but it must be from 1 to 100"),
+        ({"form": "png"}, "form is 'png', but it must be one of raw, jpeg"),
+        ({"resize_size": 0}, "resize_size is 0, but it must be at least 1"),
+        ({"form": "jpeg", "quality": 101}, "quality is 101, but it must be from 1 to 100"),
     ],
 )
 def test_wrong_arguments(folder, tmp_path, options, message):

@@ -111,7 +111,7 @@ def test_of_bottlenecks_and_cifar_networks_other_things_are(read, resnet50, resn
     _, said = read(resnet20)
     assert "shortcut_padding=both (assumed, as akamaster's)" in said
     assert not [line for line in said if line.startswith(("bottleneck_stride", "stem_pool_padding", "resize"))]
-    assert said[-1].endswith("own statistics want --mean=0.4914,0.4822,0.4465 --std=0.2023,0.1994,0.201")
+    assert said[-1].endswith("own statistics want mean=0.4914,0.4822,0.4465 std=0.2023,0.1994,0.201")
 
 
 def test_what_the_user_states_counts_before_all_else(read, resnet18):
@@ -133,8 +133,8 @@ def test_what_the_user_states_counts_before_all_else(read, resnet18):
     assert network.class_names == ("x", "y", "z")
     assert "image_size=288 (given; config.json says 224)" in said
     assert "mean=0.1,0.2,0.3 (given; config.json says 0.5,0.4,0.3)" in said
-    assert said[0].startswith("config.json also names larger images for tests: --image_size=288 --resize=303")
-    assert said[1].startswith("--model=resnet18 is used, although by the name resnetblur18.safetensors")
+    assert said[0].startswith("config.json also names larger images for tests: image_size=288 resize=303")
+    assert said[1].startswith("model=resnet18 is used, although by the name resnetblur18.safetensors")
 
 
 def test_timms_config(read, resnet18):
@@ -182,7 +182,7 @@ def test_a_config_of_another_network_or_view(change, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "resnetblur18"}, r"by config\.json: its .* anti-aliased.*say so: --model=resnet18$"),
+        ({"architecture": "resnetblur18"}, r"by config\.json: its .* anti-aliased.*say so: model=resnet18$"),
         ({"architecture": "resnet50"}, r"of a resnet18 by their names and shapes, but the model is resnet50"),
         ({"num_classes": 7}, r"have 3 classes, but num_classes \(config\.json\) has 7"),
         ({"label_names": ["ant", "bee"]}, r"3 classes, but class_names \(config\.json\) has 2"),
@@ -226,19 +226,19 @@ def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        ({"model": "resnetblur18"}, "--model=resnetblur18 names a network with anti-aliased .* does not build"),
-        ({"model": "resnet26"}, "--model=resnet26: ImageNet networks have 18, 34"),
+        ({"model": "resnetblur18"}, "^model=resnetblur18 names a network with anti-aliased .* does not build"),
+        ({"model": "resnet26"}, "^model=resnet26: ImageNet networks have 18, 34"),
         ({"model": "resnet34"}, r"weights are of a resnet18 .* but the model is resnet34 \(given\)"),
         ({"model": "plain18"}, r"weights are of a resnet18 .* but the model is plain18 \(given\)"),
-        ({"bottleneck_stride": "2x2"}, "--bottleneck_stride=2x2 is not one of 1x1, 3x3"),
-        ({"interpolation": "nearest"}, "--interpolation=nearest is not one of bilinear, bicubic"),
-        ({"mean": (0.5, 0.5, 0.5)}, "--mean and --std belong together"),
-        ({"mean": (0.5, 0.5), "std": (1.0,)}, r"--mean is 0\.5,0\.5, but it must be three numbers"),
-        ({"mean": (0.5,), "std": (0.0,)}, r"--std is 0\.0, but .* above 0"),
-        ({"mean": (float("nan"),), "std": (1.0,)}, "--mean is nan"),
-        ({"batch_norm_epsilon": 0.0}, r"--batch_norm_epsilon=0\.0 must be a number above 0"),
-        ({"image_size": 0}, "--image_size=0 must be a number above 0"),
-        ({"resize": 200}, r"--resize=200 \(given\) is less than --image_size=224 \(assumed, as torchvision's\)"),
+        ({"bottleneck_stride": "2x2"}, "^bottleneck_stride=2x2 is not one of 1x1, 3x3"),
+        ({"interpolation": "nearest"}, "interpolation=nearest is not one of bilinear, bicubic"),
+        ({"mean": (0.5, 0.5, 0.5)}, "^mean and std belong together"),
+        ({"mean": (0.5, 0.5), "std": (1.0,)}, r"^mean is 0\.5,0\.5, but it must be three numbers"),
+        ({"mean": (0.5,), "std": (0.0,)}, r"^std is 0\.0, but .* above 0"),
+        ({"mean": (float("nan"),), "std": (1.0,)}, "^mean is nan"),
+        ({"batch_norm_epsilon": 0.0}, r"^batch_norm_epsilon=0\.0 must be a number above 0"),
+        ({"image_size": 0}, "^image_size=0 must be a number above 0"),
+        ({"resize": 200}, r" resize=200 \(given\) is less than image_size=224 \(assumed, as torchvision's\)"),
         ({"class_names": ("a", "b")}, r"3 classes, but class_names \(given\) has 2"),
     ],
 )
@@ -306,8 +306,8 @@ def test_metadata_that_are_damaged_or_newer(damage, read, resnet18):
 
 def test_grey_images(read):
     tensors = tensors_of_ours("cifar_resnet8", 10, channels=1)
-    refused(read, "images of one channel: state their --mean and --std", tensors)
+    refused(read, "images of one channel: state their mean and std", tensors)
     network, _ = read(tensors, mean=(0.3,), std=(0.5,))
     assert network.image_shape == (32, 32, 1)
     assert network.variables["params"]["conv1"]["kernel"].shape == (3, 3, 1, 16)
-    refused(read, "--mean has 3 numbers, but the images have 1 channels", tensors, mean=(0.3,) * 3, std=(0.5,))
+    refused(read, " mean has 3 numbers, but the images have 1 channels", tensors, mean=(0.3,) * 3, std=(0.5,))

@@ -102,7 +102,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(tmp_path, monkeypatch
         train(small_config({"train.checkpoint_every": 10}), tmp_path)
     assert str(error.value) == (
         "the loss on the test images is nan after iteration 20; the checkpoint of iteration 10 is whole. A lower "
-        "config.optimizer.learning_rate or a warm-up may help, in another --workdir"
+        "config.optimizer.learning_rate or a warm-up may help, in another workdir"
     )
 
 

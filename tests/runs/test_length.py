@@ -110,8 +110,8 @@ def test_a_complete_run_becomes_longer_where_the_schedule_allows_it(run_of_20, t
         train(small_config(LONGER), run)
     assert str(error.value) == (
         f"{run} cannot go on so, for its 20 iterations would have had other learning rates: iterations 40 instead of "
-        "20, drops of the rate after iteration 20, 30 instead of 10, 15. --config.optimizer.boundaries=10,15 leaves "
-        "them as they were, another --workdir begins again"
+        "20, drops of the rate after iteration 20, 30 instead of 10, 15. config.optimizer.boundaries=10,15 leaves "
+        "them as they were, another workdir begins again"
     )
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"} == before
     capsys.readouterr()

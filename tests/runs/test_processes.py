@@ -172,7 +172,7 @@ REFUSALS = {
     ),
     # Loader workers may differ; what is wrong is something else.
     "own configs": r"^config.mesh.data=3 asks for 3 devices, but the 2 processes have 4",
-    "workdirs": r"own[01] is not shared: process 0 does not see what process 1 writes there; use a --workdir on a file",
+    "workdirs": r"own[01] is not shared: process 0 does not see what process 1 writes there; use a workdir on a file",
     "unwritable": r"process 1 cannot write in .*: Not a directory",
     "mesh.data": r"^config.mesh.data=3 asks for 3 devices, but the 2 processes have 4",
     "mesh.data below": r"^config.mesh.data=1 asks for 1 devices, but the 2 processes have 4",

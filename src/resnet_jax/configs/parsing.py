@@ -92,14 +92,14 @@ def _get_config(source: str) -> Config:
         raise
     except Exception as error:  # of a file that somebody wrote
         said = (str(error).strip().splitlines() or ["it failed"])[-1]
-        raise InputError(f"--config={source} gives no config: {type(error).__name__}: {said}") from error
+        raise InputError(f"the config {source} gives none: {type(error).__name__}: {said}") from error
 
 
 def _file(source: str, name: str) -> Path:
-    path = expanded(name, "--config")
+    path = expanded(name, "the config")
     if not path.is_file():
         raise InputError(
-            f"--config={source} is neither a file nor a packaged config: {did_you_mean(name, PACKAGED)}these are "
+            f"the config {source} is neither a file nor a packaged one: {did_you_mean(name, PACKAGED)}these are "
             f"{', '.join(PACKAGED)}"
         )
     return path

@@ -158,13 +158,13 @@ def write_cache(
       InputError: the arguments cannot be, the folder holds something else, or the disk has not enough space.
     """
     if form not in FORMS:
-        raise InputError(f"--form is {form!r}, but it must be one of {', '.join(FORMS)}")
+        raise InputError(f"form is {form!r}, but it must be one of {', '.join(FORMS)}")
     if resize_size is not None and resize_size < 1:
-        raise InputError(f"--resize_size is {resize_size}, but it must be at least 1")
+        raise InputError(f"resize_size is {resize_size}, but it must be at least 1")
     if not 1 <= quality <= 100:
-        raise InputError(f"--quality is {quality}, but it must be from 1 to 100")
+        raise InputError(f"quality is {quality}, but it must be from 1 to 100")
     resize_size = resize_size or (256 if form == "raw" else None)
-    folder = expanded(folder, "--output")
+    folder = expanded(folder, "the folder")
     settings = {"dataset": source.name, "source_crc": source.crc, "form": form, "shorter_side": resize_size}
     if isinstance(source.train, FolderImages) and source.train.upright:
         settings["orientation"] = "upright"
@@ -187,7 +187,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> bool:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise InputError(f"{folder} holds something else than a cache: --output must be a new or an empty folder")
+            raise InputError(f"{folder} holds something else than a cache: give a new or an empty folder")
         write_whole(path, json.dumps({"complete": False, "settings": settings}, indent=2))
         return False
     try:
@@ -201,7 +201,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> bool:
         if theirs.get(field) != settings.get(field)
     ]
     if differing:
-        raise InputError(f"{folder} holds another cache, which differs in {', '.join(differing)}: use another --output")
+        raise InputError(f"{folder} holds another cache, which differs in {', '.join(differing)}: use another folder")
     return complete
 
 
@@ -246,7 +246,7 @@ def _check_space(folder: Path, splits: Mapping[str, ImageSource], encode: _Encod
     free = shutil.disk_usage(folder).free
     about = f"{missing} images take about {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free"
     if needed > free:
-        raise InputError(f"{about}: use another --output, a smaller --resize_size or --form=jpeg")
+        raise InputError(f"{about}: use another folder, a smaller resize_size or form=jpeg")
     log(about)
 
 

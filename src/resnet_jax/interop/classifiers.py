@@ -176,27 +176,27 @@ def _checked(stated: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in stated.items() if value is not None}
     for name, choices in _CHOICES.items():
         if name in given and given[name] not in choices:
-            raise InputError(f"--{name}={given[name]} is not one of {', '.join(choices)}")
+            raise InputError(f"{name}={given[name]} is not one of {', '.join(choices)}")
     if "model" in given:
         if what := network_of(given["model"])[1]:
-            raise InputError(f"--model={given['model']} names a network with {what}, which this package does not build")
+            raise InputError(f"model={given['model']} names a network with {what}, which this package does not build")
         try:
             models.create(given["model"])
         except ValueError as error:
-            raise InputError(f"--model={given['model']}: {error}") from error
+            raise InputError(f"model={given['model']}: {error}") from error
     for name in ("batch_norm_epsilon", "image_size", "resize"):
         if not 0 < given.get(name, 1) < math.inf:
-            raise InputError(f"--{name}={given[name]} must be a number above 0")
+            raise InputError(f"{name}={given[name]} must be a number above 0")
     if ("mean" in given) != ("std" in given):
-        raise InputError("--mean and --std belong together: give both")
-    return given | pixel_statistics(given.get("mean"), given.get("std"), "--")
+        raise InputError("mean and std belong together: give both")
+    return given | pixel_statistics(given.get("mean"), given.get("std"))
 
 
 def _check_refusals(
     found: Sequence[Statement], given: Mapping[str, Any], network: ResNet, log: Callable[[str], None]
 ) -> None:
     """Refuses a network that a source names and that neither the user nor the metadata of this package gainsays."""
-    answers = {field: f"--{field}={value}" for field, value in given.items()}
+    answers = {field: f"{field}={value}" for field, value in given.items()}
     for source, fields, refusal, answer in found:
         if source == OWN:
             answers = {field: f"{field}={value}" for field, value in fields.items()} | answers
@@ -204,7 +204,7 @@ def _check_refusals(
             log(f"{answers[answer]} is used, although by {source}: {refusal}")
         elif refusal:
             name = "{}{}".format(*family_and_depth(network))
-            advice = f". If the weights are those of a {name} all the same, say so: --model={name}"
+            advice = f". If the weights are those of a {name} all the same, say so: model={name}"
             raise InputError(f"by {source}: {refusal}{advice if answer == 'model' else ''}")
 
 
@@ -233,9 +233,9 @@ def _check_facts(value: Mapping[str, Any], source: Mapping[str, str], network: R
         if field in value and (stated := count(value[field])) != classes:
             raise InputError(f"the weights have {classes} classes, but {field} ({source[field]}) has {stated}")
     if "mean" not in value:
-        raise InputError("the weights are for images of one channel: state their --mean and --std")
+        raise InputError("the weights are for images of one channel: state their mean and std")
     if value["resize"] is not None and value["resize"] < value["image_size"]:
-        resize, size = (f"--{name}={value[name]} ({source[name]})" for name in ("resize", "image_size"))
+        resize, size = (f"{name}={value[name]} ({source[name]})" for name in ("resize", "image_size"))
         raise InputError(f"{resize} is less than {size}")
 
 
@@ -245,7 +245,7 @@ def _preprocessing(value: Mapping[str, Any], source: Mapping[str, str], channels
         if array.ndim == 3:
             return jnp.asarray(array)
         if len(array) not in (1, channels):
-            raise InputError(f"--{name} has {len(array)} numbers, but the images have {channels} channels")
+            raise InputError(f"{name} has {len(array)} numbers, but the images have {channels} channels")
         if source[name] == "given":
             array = np.broadcast_to(array, (channels,))
         elif value["channel_order"] == "bgr" and source[name] != OWN:
@@ -277,4 +277,4 @@ def _log_settings(
     own = CIFAR_STATISTICS.get(str(model.num_classes)) if model.stem == "cifar" else None
     if own and source["mean"].startswith("assumed"):
         mean, std = (",".join(map(str, each)) for each in own)
-        log(f"weights that were trained with CIFAR's own statistics want --mean={mean} --std={std}")
+        log(f"weights that were trained with CIFAR's own statistics want mean={mean} std={std}")

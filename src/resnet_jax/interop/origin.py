@@ -203,7 +203,7 @@ def _timms(config: dict[str, Any], log: Callable[[str], None]) -> tuple[dict[str
     if cfg.get("test_input_size"):
         size = int(cfg["test_input_size"][1])
         resize = int(size / (cfg.get("test_crop_pct") or cfg.get("crop_pct", 0.875)))
-        log(f"config.json also names larger images for tests: --image_size={size} --resize={resize}")
+        log(f"config.json also names larger images for tests: image_size={size} resize={resize}")
     if cfg.get("crop_mode", "center") != "center":
         log(f"config.json wants crop_mode={cfg['crop_mode']!r}; the centre is cut out instead")
     return fields, refusal

@@ -78,7 +78,7 @@ class Checkpoints:
             folder = _without_patterns(workdir.absolute(), held)
             if write and is_lead():
                 refusal = (
-                    f"another process is training in {workdir}: wait for it, or use another --workdir; processes of "
+                    f"another process is training in {workdir}: wait for it, or use another workdir; processes of "
                     "one run on several hosts are started with --distributed"
                 )
                 held.enter_context(locked(workdir / "lock", refusal))
@@ -127,7 +127,7 @@ class Checkpoints:
         if not finite:
             raise DivergedError(
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
-                "train in another --workdir with a lower config.optimizer.learning_rate or a warm-up"
+                "train in another workdir with a lower config.optimizer.learning_rate or a warm-up"
             )
         with _clear_errors(self.directory):
             # A run only gets to a step again when `restore` could not read its checkpoint.
@@ -181,7 +181,7 @@ class Checkpoints:
                 raise InputError(f"checkpoint {step} in {self.directory} is damaged: {error}: take another one")
             log(f"checkpoint {each} is damaged and passed over: {error}")
         if steps:
-            raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another --workdir")
+            raise InputError(f"no checkpoint in {self.directory} can be read; to start again use another workdir")
         return None
 
     def _load(self, step: int, fields: dict[str, Any], wanted: Any) -> tuple[Any, Preprocessing]:
@@ -229,7 +229,7 @@ class Checkpoints:
             time.sleep(1)
             self._checkpointer.reload()
         raise InputError(
-            f"the processes see different checkpoints in {self.directory}: use a --workdir on a file system that all "
+            f"the processes see different checkpoints in {self.directory}: use a workdir on a file system that all "
             "hosts mount"
         )
 
@@ -278,7 +278,7 @@ def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
     if not re.search(r"[*?\[\]\\]", str(workdir)):
         return workdir
     if jax.process_count() > 1 or not os.path.isdir("/proc/self/fd"):
-        raise InputError(f"{workdir} cannot hold checkpoints here: use a --workdir without * ? [ ] \\ in its path")
+        raise InputError(f"{workdir} cannot hold checkpoints here: use a workdir without * ? [ ] \\ in its path")
     descriptor = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
     stack.callback(os.close, descriptor)
     return Path(f"/proc/self/fd/{descriptor}")

@@ -95,7 +95,7 @@ def change(workdir: Path, theirs: Config, ours: Config, done: int) -> str | None
     if new.iterations < done:
         raise InputError(
             f"{workdir} has been trained for {done} iterations, more than the {new.iterations} that are asked for: use "
-            "another --workdir, or evaluate --checkpoint=ITERATION"
+            "another workdir, or evaluate --checkpoint=ITERATION"
         )
     facts = {
         "iterations": (str(new.iterations), str(old.iterations)),
@@ -108,10 +108,10 @@ def change(workdir: Path, theirs: Config, ours: Config, done: int) -> str | None
     if done and (before != after or old.warmup != new.warmup):
         fields = {"boundaries": ",".join(map(str, old.drops)) or "()"} if before != after else {}
         fields |= {"warmup_steps": old.warmup} if old.warmup != new.warmup else {}
-        given = " ".join(f"--config.optimizer.{field}={value}" for field, value in fields.items())
+        given = " ".join(f"config.optimizer.{field}={value}" for field, value in fields.items())
         raise InputError(
             f"{workdir} cannot go on so, for its {done} iterations would have had other learning rates: {changes}. "
-            f"{given} leaves them as they were, another --workdir begins again"
+            f"{given} leaves them as they were, another workdir begins again"
         )
     return f"this run changes: {changes}"
 

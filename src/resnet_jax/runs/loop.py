@@ -30,7 +30,7 @@ from resnet_jax.runs.terminal import Console
 from resnet_jax.training.metrics import Metrics
 from resnet_jax.training.state import TrainState, create_state
 
-_ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in another --workdir"
+_ADVICE = "A lower config.optimizer.learning_rate or a warm-up may help, in another workdir"
 
 
 def train(
@@ -124,7 +124,7 @@ def _go_on(
         if restored is not None and restored.metadata != images.metadata:
             raise InputError(
                 f"the data of {config.dataset.name!r} are not those that this run began with: "
-                "use another --workdir, or the same images for config.dataset.data_dir"
+                "use another workdir, or the same images for config.dataset.data_dir"
             )
         if fields.keep_best and images.eval_split == "test":
             raise InputError(

@@ -75,7 +75,7 @@ def claim(workdir: Path, config: Config) -> Config:
     if differing:
         raise InputError(
             f"{workdir} belongs to another config, which differs in {', '.join(differing)}: "
-            "use another --workdir, or the same fields to go on with that run"
+            "use another workdir, or the same fields to go on with that run"
         )
     return found
 
