@@ -116,7 +116,7 @@ def test_pillows_windows_are_those_of_training(folder, crop):
         ("--seconds=0", "--seconds above 0"),
         ("--workers=0,-1", "--workers at least 0"),
         ("--workers=x", "--workers=x is wrong: it must be a whole number"),
-        ("--dataset=flowers", "unknown dataset.name 'flowers'"),
+        ("--dataset=flowers", "unknown data set 'flowers'"),
     ],
 )
 def test_wrong_arguments_are_refused(folder, wrong, message):

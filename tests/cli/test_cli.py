@@ -131,7 +131,7 @@ BAD = [
     ("sweep --config=digits --axis=seed --workdir=new", "is not of the form"),
     ("sweep --config=digits --axis=model.dept=8 --workdir=new", "did you mean config.model.depth?"),
     ("prepare", "--dataset is missing"),
-    ("prepare --dataset=mnist", "unknown --dataset='mnist'"),
+    ("prepare --dataset=mnist", "unknown data set 'mnist'"),
 ]
 
 

@@ -160,7 +160,7 @@ def test_folders_that_cannot_be_used(folder, spoil, message):
 def test_no_folder_and_no_such_data_set(tmp_path):
     with pytest.raises(InputError, match=r"data_dir is missing"):
         open_images("folder", None)
-    with pytest.raises(InputError, match=r"unknown dataset.name 'mnist': it is one of imagenet2012, folder"):
+    with pytest.raises(InputError, match=r"unknown data set 'mnist': it is one of imagenet2012, folder"):
         open_images("mnist", None)
     with pytest.raises(InputError, match="does not hold 'imagenet2012'"):
         open_images("imagenet2012", str(tmp_path))

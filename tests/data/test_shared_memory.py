@@ -41,10 +41,10 @@ def test_batches_without_room_are_refused_and_what_would_do_is_said(free):
     said = str(caught.value)
     assert said.startswith("/dev/shm has 64 MiB free, but 8 workers keep up to 1,250 MiB of batches there")
     assert "docker run --shm-size=1250m" in said
-    assert "config.stream.num_workers=0" in said
+    assert "num_workers=0" in said
     assert "num_workers=0, for which" not in said
     free(25 * 2**20)
-    with pytest.raises(InputError, match=r"config\.stream\.num_workers=5, for which there is room"):
+    with pytest.raises(InputError, match=r"num_workers=5, for which there is room"):
         check_room(2**20, 8)
     check_room(2**20, 5)
 

@@ -162,7 +162,7 @@ def test_reading_imports_no_tensorflow(read_by_a_process):
 
 
 def test_unknown_names_and_impossible_splits():
-    with pytest.raises(InputError, match=r"unknown dataset.name 'mnist'.*digits, cifar10, cifar100"):
+    with pytest.raises(InputError, match=r"unknown data set 'mnist'.*digits, cifar10, cifar100"):
         small.load("mnist")
     for count in (-1, 1437, 5_000):
         with pytest.raises(InputError, match=f"validation_images is {count}, but digits has 1437"):
@@ -292,6 +292,6 @@ def test_prepare_without_tensorflow(tmp_path, monkeypatch):
 def test_prepare_of_what_needs_none(test_data):
     with pytest.raises(InputError, match="ships inside scikit-learn"):
         tfds.prepare("digits")
-    with pytest.raises(InputError, match="unknown --dataset='mnist'"):
+    with pytest.raises(InputError, match="unknown data set 'mnist'"):
         tfds.prepare("mnist")
     assert tfds.prepare("cifar10", str(test_data / "tfds")) == test_data / "tfds" / "cifar10" / "3.0.2"

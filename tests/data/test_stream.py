@@ -226,7 +226,7 @@ def test_too_many_damaged_photographs(most, allowed):
             damaged(np.array([-1, allowed]))
         assert str(error.value) == (
             f"{allowed + 1} of {COUNT} images are damaged, photograph {allowed} the last so far, "
-            f"and config.stream.max_corrupt_fraction={most} allows no more: mend or remove them"
+            f"and max_corrupt_fraction={most} allows no more: mend or remove them"
         )
 
 
@@ -308,6 +308,6 @@ def test_a_worker_that_is_killed(folder):
     next(batches)
     (worker,) = [child for child in multiprocessing.active_children() if "Tracker" not in type(child).__name__]
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(PeerLostError, match=r"was killed.*config\.stream\.num_workers is 1"):
+    with pytest.raises(PeerLostError, match=r"was killed.*: num_workers is 1"):
         list(itertools.islice(batches, 20))
     batches.close()

@@ -230,7 +230,10 @@ def test_the_command_line_states_it(tmp_path, capsys):
     for wrong, message in [
         ([*arguments[:2], str(tmp_path / "c"), "--mean=red"], "--mean=red is wrong: it must be a number"),
         (["convert", str(tmp_path / "run"), str(tmp_path / "c.safetensors"), "--resize=3"], "--resize says what is in"),
-        ([*arguments[:2], str(tmp_path / "c"), "--model=resnetblur18"], "error: model=resnetblur18 names a network with"),
+        (
+            [*arguments[:2], str(tmp_path / "c"), "--model=resnetblur18"],
+            "error: model=resnetblur18 names a network with",
+        ),
         ([*arguments[:2], str(tmp_path / "a.safetensors")], "is a file: give the name of a folder"),
     ]:
         assert main(wrong) == 2

@@ -70,7 +70,7 @@ def test_what_train_would_refuse_is_found(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for flag, message in (
         ("--config.train.batch_size=12", "mesh: config.train.batch_size=12 cannot be divided by 8 devices"),
-        ("--config.mesh.fsdp=3", "mesh: config.mesh.fsdp is 3, which does not divide the 8 devices"),
+        ("--config.mesh.fsdp=3", "mesh: mesh.fsdp is 3, which does not divide the 8 devices"),
         ("--config.optimizer.learning_rate=0", "config: config.optimizer.learning_rate is 0"),
     ):
         assert main(["doctor", *DIGITS, flag]) == 2

@@ -171,13 +171,13 @@ REFUSALS = {
         r"config.train.batch_size is 16 on process 0 and 32 on process 1; start all of them with the same command"
     ),
     # Loader workers may differ; what is wrong is something else.
-    "own configs": r"^config.mesh.data=3 asks for 3 devices, but the 2 processes have 4",
+    "own configs": r"^mesh.data=3 asks for 3 devices, but the 2 processes have 4",
     "workdirs": r"own[01] is not shared: process 0 does not see what process 1 writes there; use a workdir on a file",
     "unwritable": r"process 1 cannot write in .*: Not a directory",
-    "mesh.data": r"^config.mesh.data=3 asks for 3 devices, but the 2 processes have 4",
-    "mesh.data below": r"^config.mesh.data=1 asks for 1 devices, but the 2 processes have 4",
-    "mesh.fsdp": r"^config.mesh.fsdp is 3, which does not divide the 4 devices",
-    "both": r"^config.mesh.data=4 times config.mesh.fsdp=2 asks for 8 devices, but 4 are available",
+    "mesh.data": r"^mesh.data=3 asks for 3 devices, but the 2 processes have 4",
+    "mesh.data below": r"^mesh.data=1 asks for 1 devices, but the 2 processes have 4",
+    "mesh.fsdp": r"^mesh.fsdp is 3, which does not divide the 4 devices",
+    "both": r"^mesh.data=4 times mesh.fsdp=2 asks for 8 devices, but 4 are available",
     "batch": r"^config.train.batch_size=18 cannot be divided by 4 devices: use a size such as 16 or 20",
     "grad_accum_steps": (r"batch_size=16 cannot be divided by 4 devices times grad_accum_steps=3: .* such as 12 or 24"),
     "group": r"^config.model.bn_group_size=4 does not fit 2 images: use",

@@ -40,7 +40,7 @@ def open_images(name: str, data_dir: str | os.PathLike[str] | None, log: Callabl
       InputError: an unknown name, data that are absent or incomplete, or classes that do not fit together.
     """
     if name not in NAMES:
-        raise InputError(f"unknown dataset.name {name!r}: it is one of {', '.join(NAMES)}")
+        raise InputError(f"unknown data set {name!r}: it is one of {', '.join(NAMES)}")
     if name == "imagenet2012":
         return open_imagenet(data_dir)
     if data_dir is None:

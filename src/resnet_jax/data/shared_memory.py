@@ -32,10 +32,10 @@ def check_room(batch_bytes: int, num_workers: int) -> None:
     if not num_workers or free is None or needed <= free:
         return
     fit = max(free // batch_bytes - _OF_THEIR_READER, 0) // _OF_A_WORKER
-    fewer = f"config.stream.num_workers={fit}, for which there is room, or " if fit else ""
+    fewer = f"num_workers={fit}, for which there is room, or " if fit else ""
     raise InputError(
         f"{FOLDER} has {free / 2**20:,.0f} MiB free, but {num_workers} workers keep up to {needed / 2**20:,.0f} MiB of "
-        f"batches there: {_ADVICE.format(f'{-(-needed // 2**20)}m')}, or use {fewer}config.stream.num_workers=0, which "
+        f"batches there: {_ADVICE.format(f'{-(-needed // 2**20)}m')}, or use {fewer}num_workers=0, which "
         "decodes in threads"
     )
 
@@ -47,5 +47,5 @@ def ran_out(death: str) -> str | None:
         return None
     return (
         f"a worker that decoded images found no room in {FOLDER}, or a file of a cache ended under it: "
-        f"{_ADVICE.format('1g')}, or use fewer config.stream.num_workers, or 0, which decodes in threads"
+        f"{_ADVICE.format('1g')}, or use fewer num_workers, or 0, which decodes in threads"
     )

@@ -79,7 +79,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
       InputError: unknown name, data that is absent or of another data set, or too many validation images.
     """
     if name not in NAMES:
-        raise InputError(f"unknown dataset.name {name!r}: it is one of {', '.join(NAMES)}")
+        raise InputError(f"unknown data set {name!r}: it is one of {', '.join(NAMES)}")
     if name == "digits":
         return _load(name, None, validation_images, ())
     folder = prepared_folder(name, data_dir).absolute()
@@ -96,7 +96,7 @@ def _load(name: str, data_dir: str | None, validation_images: int, _seen: tuple[
     if validation_images:
         if not 0 < validation_images < len(dataset.train):
             raise InputError(
-                f"dataset.validation_images is {validation_images}, but {name} has {len(dataset.train)} training images"
+                f"validation_images is {validation_images}, but {name} has {len(dataset.train)} training images"
             )
         order = np.random.default_rng(0).permutation(len(dataset.train))
         kept, held = np.sort(order[validation_images:]), np.sort(order[:validation_images])

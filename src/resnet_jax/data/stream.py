@@ -159,7 +159,7 @@ class TrainBatches(Iterator[HostBatch]):
                 raise InputError(why) from error
             raise PeerLostError(
                 "it decoded images and was killed, perhaps for want of memory (fewer of them want less: "
-                f"config.stream.num_workers is {self._workers})"
+                f"num_workers is {self._workers})"
             ) from error
         self.step += 1
         # Copied, memory that workers share is free again whatever becomes of the batch.
@@ -257,5 +257,5 @@ class DamageReport:
             if len(self.found) > self.most * count:
                 raise InputError(
                     f"{len(self.found)} of {count} images are damaged, {name} the last so far, and "
-                    f"config.stream.max_corrupt_fraction={self.most:g} allows no more: mend or remove them"
+                    f"max_corrupt_fraction={self.most:g} allows no more: mend or remove them"
                 )

@@ -117,7 +117,7 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     if name == "digits":
         raise InputError("digits needs no preparation: it ships inside scikit-learn")
     if name not in NAMES:
-        raise InputError(f"unknown --dataset={name!r}: it is one of {', '.join(NAMES)}")
+        raise InputError(f"unknown data set {name!r}: it is one of {', '.join(NAMES)}")
     with contextlib.suppress(InputError):
         return prepared_folder(name, data_dir)
     if importlib.util.find_spec("tensorflow") is None:

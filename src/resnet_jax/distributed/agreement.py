@@ -131,7 +131,7 @@ def check_folder(folder: Path) -> None:
         if others:
             raise InputError(
                 f"{folder} is not shared: process {process} does not see what process {others[0]} writes there; use "
-                "a --workdir on a file system that all hosts mount"
+                "a workdir on a file system that all hosts mount"
             )
 
 

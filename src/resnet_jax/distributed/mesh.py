@@ -28,15 +28,15 @@ def make_mesh(data: int | None = None, fsdp: int = 1) -> Mesh:
     available = jax.device_count()
     if data is None:
         if available % fsdp:
-            raise InputError(f"config.mesh.fsdp is {fsdp}, which does not divide the {available} devices")
+            raise InputError(f"mesh.fsdp is {fsdp}, which does not divide the {available} devices")
         data = available // fsdp
     wanted = data * fsdp
     if wanted > available or (jax.process_count() > 1 and wanted < available):
-        times = f" times config.mesh.fsdp={fsdp}" if fsdp > 1 else ""
+        times = f" times mesh.fsdp={fsdp}" if fsdp > 1 else ""
         have = f"{available} are available"
         if wanted < available:
             have = f"the {jax.process_count()} processes have {available}"
-        raise InputError(f"config.mesh.data={data}{times} asks for {wanted} devices, but {have}")
+        raise InputError(f"mesh.data={data}{times} asks for {wanted} devices, but {have}")
     counts = Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         found = ", ".join(f"process {process} has {count}" for process, count in sorted(counts.items()))
