@@ -1,5 +1,6 @@
 import ast
 import configparser
+import importlib
 import runpy
 import subprocess
 import sys
@@ -81,6 +82,15 @@ def test_the_names_that_a_room_exports_are_there(package):
     for name in package.__all__:
         assert hasattr(package, name), name
         assert name in ROOMS or not (path.parent / f"{name}.py").exists(), name
+
+
+@pytest.mark.parametrize("name", ROOMS[:3])
+def test_a_room_of_one_file_shows_what_it_defines_and_no_imports(name):
+    room = importlib.import_module(f"resnet_jax.{name}")
+    tree = ast.parse(Path(room.__file__).read_text()).body
+    defined = [node.name for node in tree if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    shown = [each for each in dir(room) if not each.isupper()]
+    assert shown == sorted(each for each in defined if not each.startswith("_"))
 
 
 def test_imports_run_one_way():

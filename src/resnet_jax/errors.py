@@ -9,7 +9,31 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+__all__ = [
+    "LOST",
+    "STOPPED",
+    "WRONG",
+    "DiskFullError",
+    "DivergedError",
+    "InputError",
+    "PeerLostError",
+    "Preempted",
+    "Progress",
+    "UserError",
+    "did_you_mean",
+    "is_passing",
+    "no_progress",
+    "optional",
+    "printable",
+    "short_repr",
+    "warn",
+]
+
 T = TypeVar("T")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class UserError(ValueError):

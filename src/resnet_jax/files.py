@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from resnet_jax.errors import InputError, warn
 
+__all__ = ["check_writable", "expanded", "locked", "whole_file", "write_whole"]
+
 # An address, also where it has been made a Path, which leaves one slash of two.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -43,6 +45,10 @@ def expanded(given: str | os.PathLike[str], name: str = "a path") -> Path:
             raise InputError(f"{name} is {text}, but there is no home {home}: give the whole path") from error
     # A Path forgets the ./ of ./~, and would be another one when it is expanded again.
     return path.absolute() if str(path).startswith("~") or _ADDRESS.match(str(path)) else path
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @contextmanager

@@ -6,6 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = ["hash_words", "stream"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def stream(seed: int | jax.Array | np.ndarray, name: str) -> jax.Array:
     """The PRNG key of a named stream of draws, such as "parameters" or "augmentation"; a seed is below 2**32."""

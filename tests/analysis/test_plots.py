@@ -10,6 +10,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from resnet_jax.analysis.plots import plot_confusion, plot_curves
+from resnet_jax.training import piecewise
 
 NAMES = ["$x$", "_hidden", "two\nlines", "caf\udce9", "日本語", "$\\frac{$", "a_b^c", "100 %", "\\$x$", "🤖", "__"]
 SHOWN = ["$x$", "_hidden", "two\\nlines", "caf\\udce9", *NAMES[4:]]
@@ -144,6 +145,10 @@ def drops(rates):
 
 def test_drops_of_the_rate_are_marked():
     assert drops([0.1, 0.1, 0.01, 0.01, 0.001]) == [20, 40]
+    # As runs log them, at 10, 20, …: the update that leads to step k has the rate of k - 1.
+    for boundary, place in ((20, 20), (25, 20), (29, 20), (30, 30)):
+        rate = piecewise(0.1, (boundary,), 0.1)
+        assert drops([float(rate(step - 1)) for step in range(10, 60, 10)]) == [place]
     assert drops([0.01, 0.05, 0.1, 0.1]) == []  # a warm-up
     assert drops([0.05, 0.1, 0.01]) == [20]  # which a drop may follow
     assert drops([0.1 * (1 + np.cos(np.pi * i / 20)) for i in range(20)]) == []

@@ -35,7 +35,8 @@ def plot_curves(runs: Runs, path: str | os.PathLike[str] | None = None, title: s
     """Draws errors and losses against iterations: a colour for each run, dashed in training and bold in evaluation.
 
     Both axes are logarithmic, with a place for zero, so that the end of a training can be read. The last value of each
-    evaluation stands beside its curve; thin vertical lines are where the learning rate drops.
+    evaluation stands beside its curve; thin vertical lines are where the learning rate drops, or where it does so
+    between two lines of metrics, at the first of them.
 
     Args:
       runs: the lines of metrics.jsonl of each run, by name.
@@ -144,7 +145,11 @@ def _points(lines: Sequence[Mapping[str, Any]], field: str, unit: float) -> list
 
 
 def _drops(lines: Sequence[Mapping[str, Any]]) -> Iterator[float]:
-    """The steps behind which the rate is at most 0.6 of what it was, and had not been falling before, as a cosine."""
+    """The steps behind which the rate is at most 0.6 of what it was, and had not been falling before, as a cosine.
+
+    A line has the rate of the update that led to its step: a drop after step 600 shows in the next line, and its place
+    is that of this one. Of a drop that no line falls on, only the lines before and after it are known.
+    """
     rates = [(line["step"], line["learning_rate"]) for line in lines if line.get("learning_rate")]
     before = math.inf
     for (step, old), (_, new) in itertools.pairwise(rates):
