@@ -34,6 +34,22 @@ def test_fields_reach_the_network():
     assert (single.block_layers, single.stage_sizes) == (1, (3, 3, 3))
 
 
+def test_fields_that_mean_nothing_to_the_network_are_named():
+    def said(config, **fields):
+        return build.without_effect(parsing.load(config, {f"model.{name}": value for name, value in fields.items()}))
+
+    packaged = ("digits", "digits:plain", "cifar10", "imagenet", "imagenet_90ep", "folder")
+    assert [said(each) for each in packaged] == [None] * 6
+    assert said("imagenet:plain", depth=34) is None
+    assert said("cifar10", shortcut="C") is None
+    assert said("cifar10:plain", shortcut="C") == "config.model.shortcut=C has no effect on cifar_plain20"
+    assert said("digits", bottleneck_stride="3x3", stem_pool_padding="torch") == (
+        "config.model.bottleneck_stride=3x3, config.model.stem_pool_padding=torch have no effect on cifar_resnet20"
+    )
+    assert said("imagenet_90ep", depth=18) == "config.model.bottleneck_stride=3x3 has no effect on resnet18"
+    assert said("imagenet", shortcut_padding="both") == "config.model.shortcut_padding=both has no effect on resnet50"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

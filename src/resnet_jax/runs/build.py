@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from resnet_jax import models
+from resnet_jax.configs import base
 from resnet_jax.configs.base import Config
 from resnet_jax.data import sequential, stream
 from resnet_jax.data.encoded import ImageSource
@@ -84,6 +85,25 @@ def model(config: Config, num_classes: int) -> ResNet:
         )
     except ValueError as error:
         raise InputError(f"config.model: {error}") from error
+
+
+def without_effect(config: Config) -> str | None:
+    """A line about the fields of `config.model` that are set, and that mean nothing to its network."""
+    network, fields = model(config, num_classes=2), config.model
+    # What packaged configs hold where their network has no such thing.
+    usual = base.get_config().model.to_dict() | {"shortcut": "A" if network.stem == "cifar" else "B"}
+    idle = {
+        "shortcut": network.shortcut is None,
+        "shortcut_padding": network.shortcut != "A",
+        "bottleneck_stride": not network.bottleneck,
+        "stem_pool_padding": network.stem != "imagenet",
+    }
+    names = [name for name in idle if idle[name] and fields[name] != usual[name]]
+    # The weights that a run begins with say all of these, and nobody has set them.
+    if not names or config.init.weights is not None:
+        return None
+    said = ", ".join(f"config.model.{name}={fields[name]}" for name in names)
+    return f"{said} {'has' if len(names) == 1 else 'have'} no effect on {fields.family}{fields.depth}"
 
 
 def schedule(config: Config) -> optax.Schedule:

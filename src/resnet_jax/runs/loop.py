@@ -153,7 +153,7 @@ def _go_on(
         with optional("the description of the run", console.print):
             for line in describe.run(config, images, state.params, directory, restored and restored.step):
                 console.print(line)
-        for line in filter(None, (changed, length.unreached(config))):
+        for line in filter(None, (changed, length.unreached(config), build.without_effect(config))):
             console.print(line)
         return _train(config, images, task, state, directory, checkpoints, console)
 
