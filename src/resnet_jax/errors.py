@@ -112,7 +112,7 @@ def did_you_mean(given: str, names: Iterable[str], form: str = "{!r}") -> str:
     return f"did you mean {form.format(known[close[0]])}? " if close else ""
 
 
-def short_repr(record: Any) -> str:
+def short_repr(self: Any) -> str:
     """The `repr` of a dataclass or a named tuple that holds much: arrays by dtype and shape, sequences by their first.
 
     >>> @dataclasses.dataclass
@@ -122,8 +122,8 @@ def short_repr(record: Any) -> str:
     >>> Names(tuple("abcdefgh"))
     Names(names=('a', 'b', 'c', … 8 in all))
     """
-    names = getattr(record, "_fields", None) or [each.name for each in dataclasses.fields(record) if each.repr]
-    return f"{type(record).__name__}({', '.join(f'{name}={_short(getattr(record, name))}' for name in names)})"
+    names = getattr(self, "_fields", None) or [each.name for each in dataclasses.fields(self) if each.repr]
+    return f"{type(self).__name__}({', '.join(f'{name}={_short(getattr(self, name))}' for name in names)})"
 
 
 def _short(value: Any) -> str:

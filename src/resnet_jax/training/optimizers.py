@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from jax.core import Tracer
 
 from resnet_jax.errors import InputError
 from resnet_jax.models import stacking
@@ -206,8 +207,8 @@ def _check_numbers(**given: Any) -> None:
     resnet_jax.errors.InputError: momentum is '0.9', but it must be a number that is not negative
     """
     for name, value in given.items():
-        scalar = isinstance(value, numbers.Real | jax.Array | np.ndarray) and np.ndim(value) == 0
-        if not scalar or not (isinstance(value, jax.core.Tracer) or 0 <= value < math.inf):
+        scalar = np.ndim(value) == 0 and isinstance(value, numbers.Real | jax.Array | np.ndarray)
+        if not scalar or not (isinstance(value, Tracer) or 0 <= float(value) < math.inf):
             schedule = ", or a schedule: a function of the step" if name == "learning_rate" else ""
             raise InputError(f"{name} is {value!r}, but it must be a number that is not negative{schedule}")
 
