@@ -113,7 +113,7 @@ def did_you_mean(given: str, names: Iterable[str], form: str = "{!r}") -> str:
 
 
 def short_repr(self: Any) -> str:
-    """The `repr` of a dataclass or a named tuple that holds much: arrays by dtype and shape, sequences by their first.
+    """The `repr` of a dataclass or a named tuple that holds much: arrays by dtype and shape, others by their first.
 
     >>> @dataclasses.dataclass
     ... class Names:
@@ -131,6 +131,9 @@ def _short(value: Any) -> str:
         return f"{value.dtype} {value.shape}"
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
+    if isinstance(value, dict):  # without those inside it
+        each = {name: "…" if isinstance(inner, dict) else _short(inner) for name, inner in value.items()}
+        return f"{{{', '.join(f'{name!r}: {text}' for name, text in each.items())}}}"
     if isinstance(value, list | tuple) and not hasattr(value, "_fields") and len(value) > 5:
         return f"({', '.join(map(repr, value[:3]))}, … {len(value):,} in all)"
     return repr(value)

@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from resnet_jax import configs, models
 from resnet_jax.runs import describe, terminal
+from resnet_jax.runs.run import Run
 from small_run import parts, small_config
 
 
@@ -20,6 +22,14 @@ def test_what_is_left_is_every_step_and_every_evaluation(total, every):
         for later in range(step + 1, total + 1):
             expected += 0.5 + (7 if later % every == 0 or later == total else 0)
         assert describe.seconds_left(step, total, every, 0.5, 7) == pytest.approx(expected)
+
+
+def test_a_run_is_shown_in_a_line():
+    result = {"step": 1200, "test_error": 0.0167, "environment": {"python": "3.11"}}
+    said = repr(Run(Path("runs/digits"), result))
+    assert said == (
+        "Run(workdir=PosixPath('runs/digits'), result={'step': 1200, 'test_error': 0.0167, 'environment': …})"
+    )
 
 
 IMAGES: Any = SimpleNamespace(split_sizes={"training": 960, "test": 480}, train_images=960, eval_split="test")

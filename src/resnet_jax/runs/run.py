@@ -1,10 +1,11 @@
 """A run that is complete: what `train` returns, and what is read of its workdir when it is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.errors import short_repr
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.runs import loading
 from resnet_jax.runs.metrics_log import read_metrics
@@ -24,7 +25,8 @@ class Run:
 
     workdir: Path
     result: dict[str, Any]
-    make_task: TaskMaker = classification
+    make_task: TaskMaker = field(default=classification, repr=False)
+    __repr__ = short_repr
 
     @cached_property
     def classifier(self) -> Classifier:
