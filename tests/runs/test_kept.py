@@ -124,7 +124,7 @@ def test_a_best_checkpoint_that_was_not_kept_is_named(kept, tmp_path):
 )
 def test_a_damaged_checkpoint_that_is_asked_for_is_not_passed_over(run_of_20, tmp_path):
     run = shutil.copytree(run_of_20, tmp_path / "run")
-    largest = max((run / "checkpoints" / "20").rglob("*"), key=lambda path: path.stat().st_size)
+    largest = max((run / "checkpoints" / "20" / "variables").rglob("*"), key=lambda path: path.stat().st_size)
     largest.write_bytes(b"")
     with pytest.raises(InputError, match=r"checkpoint 20 in .* is damaged: "):
         load(run, checkpoint=20)
