@@ -102,7 +102,7 @@ def train(data: rj.data.Dataset, recipe: Recipe, seed: int, file: Path) -> float
         torch.from_numpy((split.images - mean).astype(np.float32).transpose(0, 3, 1, 2).copy())
         for split in (data.train, data.test)
     )
-    labels = torch.from_numpy(data.train.labels).long()
+    labels = torch.tensor(data.train.labels).long()
     model = network(train_images.shape[1])
     optimizer = torch.optim.SGD(model.parameters(), recipe.rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(part * steps) for part in (0.5, 0.75)])
