@@ -2,7 +2,7 @@
 
 Pictures are drawn: a disc, a square or a cross on noise, each with its true box. A CIFAR ResNet-8 learns their kinds,
 and nothing of the boxes; on 200 other pictures its maps are held against the logits, against Grad-CAM, and, as boxes,
-against a Gaussian at the centre, which knows no picture. Three seeds of pictures and weights. Both forms are this one:
+against a Gaussian at the centre, which knows no picture. Three seeds of pictures and weights. It has one form:
 about 90 CPU seconds. On ImageNet (clovaai/wsolevaluation's boxes, a trained ResNet-50): not run.
 
 MaxBoxAcc enlarges maps as its authors do, and takes the threshold that suits the very pictures best. The plain rule has

@@ -1,6 +1,6 @@
 """Table 1, figure 5, table 6 and section 3.3: parameters and multiply-adds, beside VGG's.
 
-Counted from traced shapes by `rj.summary`; nothing is trained and nothing random. Both forms are this one, and it takes
+Counted from traced shapes by `rj.summary`; nothing is trained and nothing random. It has one form, and it takes
 about 10 CPU seconds.
 
 Expect the printed figures within 2 %, which the paper's own rounding needs (3.858 is printed as 3.8), and only where

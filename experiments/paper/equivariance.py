@@ -3,7 +3,7 @@
 ResNet-20 on digits, three seeds, trained with zero padding and with circular padding. A circular shift by the total
 stride, 4 pixels, moves the last map by one pixel, so that its average and the logits stay as they are, if padding is
 circular. Zero padding tells where the border is, and a stride of 2 sees every second pixel: either breaks it. Pooling
-has no such property for rotations and scales. Both forms are this one: about 180 CPU seconds beside the degradation
+has no such property for rotations and scales. It has one form: about 180 CPU seconds beside the degradation
 experiment's trainings.
 
 Expect rounding where it is exact, and tens of percents of the largest logit elsewhere. A first rule for what breaks,

@@ -23,10 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import resnet_jax as rj
+from resnet_jax.cli.main import exit_status
 from resnet_jax.data.tfds import open_records
 from resnet_jax.distributed.machine import describe_environment
+from resnet_jax.errors import InputError
+from resnet_jax.files import check_writable
 from resnet_jax.report import Claim, Curves, Results, State, write_results
-from resnet_jax.report.claims import FORMS
+from resnet_jax.report.claims import FORMS, make_folder
 from resnet_jax.runs import Run
 
 __all__ = [
@@ -117,9 +120,13 @@ def run_experiment(path: Path, form: str, workdir: Path, output: Path, command: 
     title = (ast.get_docstring(ast.parse(path.read_text())) or path.stem).splitlines()[0]
     functions = runpy.run_path(str(path), run_name=path.stem)
     if form not in functions:
-        raise SystemExit(f"{path.name} has no {form} form: its claims are those of the other one")
+        raise InputError(
+            f"{path.name} has no {form} form: its forms are {', '.join(f for f in FORMS if f in functions)}"
+        )
     resumed = any(workdir.glob("*"))
-    workdir.mkdir(parents=True, exist_ok=True)
+    for folder in (workdir, output.parent):
+        make_folder(folder)
+    check_writable(output)
     commit = _commit()  # the tree may change while it runs
     _trained.clear()
     begun, cpu_begun = time.monotonic(), time.process_time()
@@ -164,9 +171,15 @@ def main(file: str) -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/paper", name))
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    suffix = ".json" if given.form == "small" else ".full.json"
+    if given.output is not None and not given.output.name:
+        parser.error("--output is no file: give one, such as runs/found.json")
+    suffix = ".json" if given.form == "small" else f".{given.form}.json"
     output = given.output or ROOT / "experiments" / "results" / "paper" / f"{name}{suffix}"
-    results = run_experiment(Path(file), given.form, given.workdir, output)
+    raise SystemExit(exit_status(lambda: _run(Path(file), given.form, given.workdir, output)))
+
+
+def _run(file: Path, form: str, workdir: Path, output: Path) -> None:
+    results = run_experiment(file, form, workdir, output)
     for claim in results.claims:
         ours = claim.ours if isinstance(claim.ours, str) else text(claim.ours, f" {claim.unit}", 2)
         print(f"{claim.state:9}  {claim.statement} Paper: {claim.paper}. Ours: {ours or '–'}")

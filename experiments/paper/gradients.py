@@ -5,7 +5,7 @@ to the kernel's size. Plain and residual networks of 56 layers as they are drawn
 (0.01) initialisation, with and without batch norm, on 64 digits, seeds 0 to 2; and plain networks of 20 and 56 layers
 after 400 iterations. A freshly drawn network whose batch norms go by the running statistics is one without.
 
-Both forms are this one: about 90 CPU seconds beside the trainings, which other experiments share.
+It has one form: about 90 CPU seconds beside the trainings, which other experiments share.
 
 Expected: with batch norm no gradient vanishes, whatever the initialisation; without it and with small weights all do.
 In plain networks they grow from layer to layer backwards, as 1902.08129 derives of batch norm, here by a factor of 450,

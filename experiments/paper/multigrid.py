@@ -3,7 +3,7 @@
 The paper's motivation in small: -u'' = f on (0, 1) with u = 0 at both ends, from a random start, once by Gauss-Seidel
 sweeps and once by V-cycles that smooth twice, solve for the residual on every second point, and smooth twice again.
 Their smoother is damped Jacobi, which is weaker: with Gauss-Seidel a V-cycle solves this problem in one dimension
-exactly. Both forms are this one; it takes some CPU seconds and no network.
+exactly. It has one form; it takes some CPU seconds and no network.
 
 Expect some V-cycles on any grid, and sweeps whose number grows with the points.
 """

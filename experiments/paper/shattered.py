@@ -3,7 +3,7 @@
 Multi-layer networks of 200 ReLU units on one number, 256 inputs in [-2, 2], as they are drawn: He's initialisation,
 biases in the first layer only. The autocorrelation of the gradient by the input, of 12 draws: of 1, 24 and 50 plain
 layers, and of 50 residual ones, (h + F(h)) / √2 and h + 0.1 F(h) with F(h) = W relu(h), so that ReLUs are still passed
-by numbers of either sign. Both forms are this one: about 25 CPU seconds, no data set and no training.
+by numbers of either sign. It has one form: about 25 CPU seconds, no data set and no training.
 
 Expected: plain networks' gradients become noise with depth, residual ones' much slower. The rule, written before the
 run: the mean at 5 inputs' distance falls by 0.1 or more from 1 to 24 and from 24 to 50 plain layers, and that of either

@@ -18,6 +18,7 @@ import table6
 import thousand_layers
 
 import resnet_jax as rj
+from resnet_jax.errors import InputError
 from resnet_jax.interop.torch_weights import to_torch
 from resnet_jax.report import read_results
 
@@ -66,8 +67,52 @@ def test_results_say_what_was_run_and_where(tmp_path):
         assert found.resumed == resumed
         assert found.command == "python experiments/paper/one.py --form=small"
         assert [claim.state for claim in found.claims] == ["shown"]
-    with pytest.raises(SystemExit, match=r"one.py has no full form"):
+    with pytest.raises(InputError, match=r"one.py has no full form: its forms are small"):
         experiment.run_experiment(tmp_path / "one.py", "full", tmp_path / "work", tmp_path / "two.json")
+
+
+def test_each_form_has_a_file_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "one.py").write_text(ONE + "\n\nshort = full = small\n")
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for form in ("full", "short", "small"):
+        monkeypatch.setattr("sys.argv", ["one.py", f"--form={form}"])
+        with pytest.raises(SystemExit) as ended:
+            experiment.main(str(tmp_path / "one.py"))
+        assert ended.value.code == 0
+    assert {each.form for each in read_results(tmp_path / "experiments")} == {"full", "short", "small"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--workdir=/proc/nope"], 2, "error: /proc/nope cannot be made: "),
+        (["--output=/proc/nope/found.json"], 2, "error: /proc/nope cannot be made: "),
+        (["--output=/proc/found.json"], 2, "error: /proc/found.json cannot be written: "),
+        (["--output="], 2, "--output is no file"),
+        (["--form=full"], 2, "one.py has no full form"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(tmp_path, monkeypatch, capsys, arguments, code, said):
+    (tmp_path / "one.py").write_text(ONE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["one.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(str(tmp_path / "one.py"))
+    assert ended.value.code == code
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("made"))
+
+
+def test_an_experiment_that_was_stopped_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / "one.py").write_text(ONE.replace("    return", "    raise KeyboardInterrupt\n    return"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["one.py", f"--output={tmp_path / 'found.json'}"])
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(str(tmp_path / "one.py"))
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted: run the same command again to go on\n"
+    assert not (tmp_path / "found.json").exists()
 
 
 def test_the_claims_of_a_table_name_commands_that_exist():

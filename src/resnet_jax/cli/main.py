@@ -12,7 +12,7 @@ import select
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import logging
@@ -39,9 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status (see `errors`); bad input gives one line on stderr, an interruption
     130.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return exit_status(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Does some work, and returns the status that a process ends with then, after one line on stderr about what is a
+    person's to mend: that of `main`, for programs beside the command line.
+    """
     try:
-        _run(argv)
+        work()
         if sys.stdout is not None:
             sys.stdout.flush()  # whatever is wrong with it shows here
         return 0
