@@ -14,7 +14,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.runs.evaluate import evaluate_runs
 from resnet_jax.runs.loading import load, load_run, load_state
 from resnet_jax.runs.loop import train
-from small_run import assert_same_run, lines_of, result_of, saved_steps, small_config, train_until
+from small_run import OF_20, assert_same_run, lines_of, result_of, saved_steps, small_config, train_until
 
 # The rate rises to where the validation error does too.
 FIELDS = {
@@ -131,6 +131,46 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_not_passed_over(run_of_20, tm
     said = []
     assert load_run(run, said.append).step == 10
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("fields", [{"seed": 7}, {"model.depth": 14}, {"optimizer.learning_rate": 0.2}])
+def test_without_its_config_a_run_is_nobody_elses(run_of_20, tmp_path, fields):
+    run = shutil.copytree(run_of_20, tmp_path / "run")
+    (run / "config.json").unlink()
+    with pytest.raises(InputError, match=r"has no config\.json, and its checkpoints are of a run with other fields"):
+        train(small_config(OF_20 | fields), run)
+    assert not (run / "config.json").exists()
+
+
+def test_a_config_that_was_lost_is_written_again(run_of_20, tmp_path):
+    run = shutil.copytree(run_of_20, tmp_path / "run")
+    (run / "config.json").unlink()
+    train(small_config(OF_20), run)
+    assert_same_run(run, run_of_20)
+    assert (run / "config.json").read_bytes() == (run_of_20 / "config.json").read_bytes()
+
+
+def test_a_result_alone_is_no_run(run_of_20, tmp_path):
+    shutil.copy(run_of_20 / "result.json", tmp_path)
+    with pytest.raises(InputError, match=r"holds a result and neither config\.json nor checkpoints"):
+        train(small_config(OF_20), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_complete_run_says_that_its_checkpoints_are_gone(run_of_20, tmp_path, capsys):
+    run = shutil.copytree(run_of_20, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "20")
+    said = []
+    assert load_run(run, said.append).step == 10
+    assert said == ["this is the checkpoint of iteration 10: that of 20, of result.json's errors, is gone"]
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match=r"is complete, but its checkpoints are gone: remove its result\.json"):
+        load(run)
+    capsys.readouterr()
+    train(small_config(OF_20), run)
+    printed = capsys.readouterr().out
+    assert "nothing to train" in printed
+    assert f"checkpoints/20 is gone: without {run / 'result.json'} this trains it again" in printed
 
 
 def test_every_command_takes_a_checkpoint(run_of_20, tmp_path, capsys):

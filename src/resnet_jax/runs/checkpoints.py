@@ -63,6 +63,7 @@ class Checkpoints:
       write: whether to save, which only one run at a time can do in a workdir.
       keep_last: of the last checkpoints so many are kept: a damaged one costs the steps of an interval and not the run.
       keep_every: checkpoints whose step this number divides are kept for good.
+      identity: of the run, which its checkpoints keep; see `workdir.identity`.
 
     Attributes:
       best: the step of a checkpoint that is kept too, which may change; it goes when the next one has been saved.
@@ -71,7 +72,16 @@ class Checkpoints:
       InputError: with `write`, when another run is writing in this workdir; or its name is one that Orbax misreads.
     """
 
-    def __init__(self, workdir: Path, *, write: bool, keep_last: int = 3, keep_every: int | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        write: bool,
+        keep_last: int = 3,
+        keep_every: int | None = None,
+        identity: int | None = None,
+    ):
+        self._identity = identity
         self.directory = workdir.absolute() / "checkpoints"
         self.best: int | None = None
         with contextlib.ExitStack() as held:
@@ -133,7 +143,9 @@ class Checkpoints:
             # A run only gets to a step again when `restore` could not read its checkpoint.
             for passed_over in (each for each in self.steps() if each >= step):
                 self._checkpointer.delete(passed_over)
-            card = seal(metadata, preprocessing, {name: int(value) for name, value in fingerprints.items()})
+            card = seal(
+                metadata, preprocessing, {name: int(value) for name, value in fingerprints.items()}, self._identity
+            )
             self._checkpointer.save_checkpointables_async(step, {**parts, "card": card})
 
     def wait(self) -> None:
@@ -151,6 +163,8 @@ class Checkpoints:
         abstract: Callable[[CheckpointMetadata], TrainState | dict[str, Any]],
         log: Callable[[str], None],
         step: int | None = None,
+        *,
+        check_identity: bool = False,
     ) -> Restored | None:
         """Loads the newest whole checkpoint, or that of a step; None if there is none at all.
 
@@ -161,6 +175,7 @@ class Checkpoints:
             `TrainState`, or of a network's variables alone: the averaged ones where there are some.
           log: is given one line about each damaged checkpoint.
           step: None is the newest whole one.
+          check_identity: refuses checkpoints of a run of another identity, where no config.json says whose they are.
 
         Raises:
           InputError: there are checkpoints, and none can be read, or not the one of `step`, or a newer resnet_jax wrote
@@ -174,6 +189,11 @@ class Checkpoints:
             found, error = _attempt(lambda each: unseal(self._read(each, {"card": None})["card"]), each)
             if found is not None:
                 metadata, fields = found
+                if check_identity and fields.get("identity", self._identity) != self._identity:
+                    raise InputError(
+                        f"{self.directory.parent} has no config.json, and its checkpoints are of a run with other "
+                        "fields than these: put a copy of it back, give the fields that it had, or use another workdir"
+                    )
                 found, error = _attempt(self._load, each, fields, abstract(metadata))
                 if found is not None:
                     return Restored(each, *found, metadata)

@@ -96,6 +96,9 @@ def _restore(
         restored = checkpoints.restore(abstract, log, None if step is None else int(step))
     if restored is None:
         raise _no_checkpoint(directory)
+    stated = (workdir.complete_result(directory) or restored._asdict())["step"]
+    if checkpoint == "last" and restored.step != stated and stated not in workdir.saved_steps(directory):
+        log(f"this is the checkpoint of iteration {restored.step}: that of {stated}, of result.json's errors, is gone")
     return restored
 
 
@@ -107,6 +110,11 @@ def check_begun(directory: Path) -> None:
 
 
 def _no_checkpoint(directory: Path) -> InputError:
+    if workdir.complete_result(directory):
+        return InputError(
+            f"{directory} is complete, but its checkpoints are gone: remove its result.json, and the resnet-jax train "
+            "command that began the run trains it again"
+        )
     return InputError(f"{directory} holds no checkpoint yet: resnet-jax train --workdir={directory} writes one")
 
 

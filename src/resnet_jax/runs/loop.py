@@ -72,17 +72,21 @@ def train(
     config_file.check_same(config)
     agreement.check_shared(directory)
     # As process 0 sees them: all go the same way, whenever they look.
-    result, begun = agreement.exchange([workdir.read_result(directory), (directory / "config.json").exists()])[0]
+    result, begun, saved = agreement.exchange(
+        [workdir.read_result(directory), (directory / "config.json").exists(), workdir.saved_steps(directory)]
+    )[0]
     theirs = None
-    if begun or result:
+    if begun:
         config = starting.as_begun(config, directory)
         theirs = workdir.claim(directory, config)  # before anything is read
+    elif result and not saved:
+        raise InputError(f"{directory} holds a result and neither config.json nor checkpoints: use another workdir")
     complete = False
     if theirs and result and length.is_complete(result["step"], theirs, config):
         complete = True
         console.print(f"{directory} is complete after {result['step']} iterations; nothing to train")
     else:
-        result = _go_on(config, theirs, directory, make_task, open_input, console)
+        result = _go_on(config, theirs, bool(saved), directory, make_task, open_input, console)
         if agreement.is_lead():
             workdir.write_result(directory, result)
     _report(directory, result, complete, console)
@@ -92,6 +96,7 @@ def train(
 def _go_on(
     config: Config,
     theirs: Config | None,
+    saved: bool,
     directory: Path,
     make_task: TaskMaker,
     open_input: InputOpener,
@@ -101,19 +106,21 @@ def _go_on(
 
     Args:
       theirs: the config of the workdir; None where it has none yet.
+      saved: whether it holds checkpoints.
     """
     mesh, fields = build.mesh(config), config.train
 
     def open_checkpoints() -> Checkpoints:
-        return Checkpoints(directory, write=True, keep_last=fields.keep_last, keep_every=fields.keep_every)
+        kept, identity = {"keep_last": fields.keep_last, "keep_every": fields.keep_every}, workdir.identity(config)
+        return Checkpoints(directory, write=True, **kept, identity=identity)
 
     def abstract(metadata: CheckpointMetadata) -> TrainState:
         # An optimiser's state has the same arrays whatever the number of images.
         return make_task(config, metadata, 1, mesh).abstract_state(metadata.image_shape, mesh)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(open_checkpoints()) if theirs else None
-        restored = checkpoints.restore(abstract, console.print) if checkpoints else None
+        checkpoints = stack.enter_context(open_checkpoints()) if theirs or saved else None
+        restored = checkpoints.restore(abstract, console.print, check_identity=not theirs) if checkpoints else None
         preprocessing, weights = restored.preprocessing if restored else None, None
         if restored is None and config.init.weights is not None:
             weights = starting.read(config.init.weights, console.print)
@@ -141,8 +148,9 @@ def _go_on(
         _ = images.preprocessing  # which can find the data to be damaged, before there is a workdir
         if theirs is not None and changed:
             workdir.lengthen(directory, theirs, config)
-        if checkpoints is None:
+        if theirs is None:
             workdir.claim(directory, config)
+        if checkpoints is None:
             checkpoints = stack.enter_context(open_checkpoints())
         if restored is None:
             shape = images.metadata.image_shape
@@ -260,7 +268,9 @@ def _report(directory: Path, result: dict[str, Any], complete: bool, console: Co
     error = result.get(f"{split}_error")
     found = f"loss {result[f'{split}_loss']:.4f}" if error is None else f"error {error:.2%}"
     console.print(f"{split} {found} on {result[f'{split}_images']} images after {result['step']} iterations")
-    console.print(f"checkpoint {directory / 'checkpoints' / str(result['step'])}")
+    checkpoint = directory / "checkpoints" / str(result["step"])
+    gone = "" if checkpoint.is_dir() else f" is gone: without {directory / 'result.json'} this trains it again"
+    console.print(f"checkpoint {checkpoint}{gone}")
     if curves.exists():
         console.print(f"curves     {curves}")
 

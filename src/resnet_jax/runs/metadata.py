@@ -33,13 +33,19 @@ class CheckpointMetadata:
 _VIEW = {"channel_order": "channel_order", "resize_size": "shorter_side", "interpolation": "interpolation"}
 
 
-def seal(metadata: CheckpointMetadata, preprocessing: Preprocessing, fingerprints: Mapping[str, int]) -> dict[str, Any]:
+def seal(
+    metadata: CheckpointMetadata,
+    preprocessing: Preprocessing,
+    fingerprints: Mapping[str, int],
+    identity: int | None = None,
+) -> dict[str, Any]:
     """What a checkpoint keeps of all that is no array, and the fingerprints of its parts, as one text: Orbax would
-    write a file's worth of each of a thousand class names.
+    write a file's worth of each of a thousand class names. The identity is that of the run, see `workdir.identity`.
     """
     shapes = {"mean_shape": preprocessing.mean.shape, "std_shape": preprocessing.std.shape}
     view = {saved: getattr(preprocessing, name) for name, saved in _VIEW.items()}
     known = {**dataclasses.asdict(metadata), "fingerprints": dict(fingerprints), **shapes, **view}
+    known |= {} if identity is None else {"identity": identity}
     text = json.dumps({"version": VERSION, **known})
     return {"text": text, "crc": zlib.crc32(text.encode())}
 

@@ -80,12 +80,23 @@ def claim(workdir: Path, config: Config) -> Config:
     return found
 
 
+def identity(config: Config) -> int:
+    """A checksum of what a run is: of all fields but those that may change between its starts, and its length."""
+    fields = flat(json.loads(config.to_json_best_effort()))
+    return config_file.checksum({name: fields[name] for name in fields.keys() - {*FREE_FIELDS, *length.FIELDS}})
+
+
 def lengthen(workdir: Path, theirs: Config, ours: Config) -> None:
     """Gives the run in a workdir, of the config `theirs`, the length of `ours`; see `length.change`."""
     config, fields = theirs.copy_and_resolve_references(), flat(ours)
     with config.ignore_type():
         config.update_from_flattened_dict({field: fields[field] for field in length.FIELDS})
     write_config(workdir, config)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps of the checkpoints in a workdir, whole or not."""
+    return sorted(int(each.name) for each in workdir.glob("checkpoints/*") if each.name.isdecimal() and each.is_dir())
 
 
 def write_config(workdir: Path, config: Config) -> None:
