@@ -12,11 +12,14 @@ import jax
 
 from resnet_jax.analysis import layer_costs
 from resnet_jax.configs.base import Config
+from resnet_jax.distributed.agreement import is_lead
 from resnet_jax.distributed.machine import describe_host
+from resnet_jax.errors import optional
 from resnet_jax.models import ResNet
 from resnet_jax.models.resnet import part_of
-from resnet_jax.runs import build
+from resnet_jax.runs import build, workdir
 from resnet_jax.runs.inputs import Input
+from resnet_jax.runs.metrics_log import read_metrics
 from resnet_jax.runs.terminal import Console, Update, shows_bars
 
 # Seconds between two lines of a log, of which a run of hours writes some thousands.
@@ -159,3 +162,25 @@ class Reporter:
         loss = f"loss {line['train_loss']:.3f}, " if "train_loss" in line else ""
         self._note = f"{loss}{line['images_per_second']:,.0f} images/s"
         self._update(step, self._note, left)
+
+
+def outcome(directory: Path, result: dict[str, Any], complete: bool, console: Console) -> None:
+    """Draws the curves of a complete run, and prints what it came to."""
+    curves = directory / "curves.png"
+    if is_lead() and not (complete and curves.exists()):
+        with optional(f"the picture {curves}", console.print):
+            # Importing Matplotlib takes half a second, which nobody needs to wait for at the start.
+            from resnet_jax.analysis.plots import plot_curves
+
+            config, run_name = workdir.read_config(directory), directory.resolve().name
+            title = f"{run_name}: {name(config)} on {config.dataset.name}"
+            plot_curves({run_name: read_metrics(directory)}, curves, title)
+    split = result.get("split", "test")
+    error = result.get(f"{split}_error")
+    found = f"loss {result[f'{split}_loss']:.4f}" if error is None else f"error {error:.2%}"
+    console.print(f"{split} {found} on {result[f'{split}_images']} images after {result['step']} iterations")
+    checkpoint = directory / "checkpoints" / str(result["step"])
+    gone = "" if checkpoint.is_dir() else f" is gone: without {directory / 'result.json'} this trains it again"
+    console.print(f"checkpoint {checkpoint}{gone}")
+    if curves.exists():
+        console.print(f"curves     {curves}")

@@ -89,7 +89,7 @@ def train(
         result = _go_on(config, theirs, bool(saved), directory, make_task, open_input, console)
         if agreement.is_lead():
             workdir.write_result(directory, result)
-    _report(directory, result, complete, console)
+    describe.outcome(directory, result, complete, console)
     return Run(directory, result, make_task)
 
 
@@ -251,28 +251,6 @@ def _train(
     }
     checkpoints.wait()
     return result
-
-
-def _report(directory: Path, result: dict[str, Any], complete: bool, console: Console) -> None:
-    """Draws the curves of a complete run, and prints what it came to."""
-    curves = directory / "curves.png"
-    if agreement.is_lead() and not (complete and curves.exists()):
-        with optional(f"the picture {curves}", console.print):
-            # Importing Matplotlib takes half a second, which nobody needs to wait for at the start.
-            from resnet_jax.analysis.plots import plot_curves
-
-            config, name = workdir.read_config(directory), directory.resolve().name
-            title = f"{name}: {config.model.family}{config.model.depth} on {config.dataset.name}"
-            plot_curves({name: read_metrics(directory)}, curves, title)
-    split = result.get("split", "test")
-    error = result.get(f"{split}_error")
-    found = f"loss {result[f'{split}_loss']:.4f}" if error is None else f"error {error:.2%}"
-    console.print(f"{split} {found} on {result[f'{split}_images']} images after {result['step']} iterations")
-    checkpoint = directory / "checkpoints" / str(result["step"])
-    gone = "" if checkpoint.is_dir() else f" is gone: without {directory / 'result.json'} this trains it again"
-    console.print(f"checkpoint {checkpoint}{gone}")
-    if curves.exists():
-        console.print(f"curves     {curves}")
 
 
 def _lacks_score(config: Config, split: str, directory: Path, step: int) -> bool:
