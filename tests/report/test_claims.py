@@ -47,7 +47,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         read_results(tmp_path)
     write_results(tmp_path / "one.json", results())
     write_results(tmp_path / "two.json", results())
-    with pytest.raises(InputError, match=r"two.json.*results of one \(small\) twice"):
+    with pytest.raises(InputError, match=r"two.json.*results of one \(small\) twice: remove one"):
         read_results(tmp_path)
     text = (tmp_path / "one.json").read_text()
     (tmp_path / "two.json").unlink()
@@ -105,6 +105,12 @@ def test_a_claim_that_was_not_run_has_no_numbers():
         Claim("A.", 1.0, [1.0], "not run")
     with pytest.raises(InputError, match="must be one of shown, not shown, not run"):
         Claim("A.", 1.0, [1.0], "seen")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("ours", [[1e300, 1e300, -1e308], [10**400]])
+def test_numbers_that_have_no_square_are_none_of_a_claim(ours):
+    with pytest.raises(InputError, match="ours is"):
+        dataclasses.replace(CLAIM, ours=ours)
 
 
 def test_the_spread_is_that_of_the_sample():

@@ -37,7 +37,11 @@ def _texts(given: Any, *names: str) -> dict[str, bool]:
 
 def _is_number(value: Any) -> bool:
     value = value.tolist() if hasattr(value, "tolist") else value
-    return isinstance(value, Real) and not isinstance(value, bool)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    size: Any = abs(value)
+    # A larger number has no square, and a larger whole one is no float. What is not finite is refused where it matters.
+    return not 1e150 < size < math.inf
 
 
 def _are_numbers(values: Any) -> bool:
@@ -81,7 +85,7 @@ class Claim:
     Attributes:
       statement: a plain sentence, in which the paper could be wrong.
       paper: what the paper says, as text or as a number of `unit`, with the section in the text.
-      ours: a number for each seed, or text where it is no single number.
+      ours: a number for each seed, none beyond 1e150, or text where it is no single number.
       state: "shown" or "not shown", by a rule that stands in the experiment's file; or "not run".
       unit: of the numbers, such as "%".
       seeds: how many seeds were run; 0 where nothing is random.
@@ -219,7 +223,10 @@ def read_results(*directories: str | os.PathLike[str]) -> list[Results]:
             if results is None:
                 continue
             if (results.name, results.form) in found:
-                raise InputError(f"{path}: these folders hold results of {results.name} ({results.form}) twice")
+                raise InputError(
+                    f"{path}: these folders hold results of {results.name} ({results.form}) twice: remove one, or give "
+                    "one of the folders"
+                )
             found[results.name, results.form] = results
     if not found:
         raise InputError(f"there are no results in {', '.join(map(str, directories))}: make experiments makes some")
