@@ -22,6 +22,7 @@ from resnet_jax.rng import stream as random_stream
 from resnet_jax.runs import build, loop
 from resnet_jax.runs.loading import load_run
 from resnet_jax.runs.recalibrate import recalibrate_run
+from small_networks import small_classifier
 
 BATCHES = 3
 
@@ -93,7 +94,9 @@ def test_of_photographs(digits, test_data):
     train = open_images("imagenet2012", str(test_data / "tfds")).train
     preprocessing = Preprocessing(jnp.full((1, 1, 3), 120.0), jnp.full((1, 1, 3), 60.0))
     variables = random_variables(model, 32, 0)
-    classifier = digits.classifier.replace(model=model, variables=variables, preprocessing=preprocessing)
+    classifier = digits.classifier.replace(
+        model=model, variables=variables, preprocessing=preprocessing, image_shape=(32, 32, 3)
+    )
 
     windows = stream.TrainBatches(
         train, stream.Cropping("random_scale", (37, 69), 32), seed=0, batch_size=8, start=0, num_workers=0
@@ -132,6 +135,24 @@ def test_the_variance_of_group_means_is_part_of_the_variance(bn_group_size, grad
     expected = pooled(model, variables, groups, None)
     assert jax.tree.structure(found) == jax.tree.structure(jax.device_get(variables["batch_stats"]))
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-4), found, expected)
+
+
+GIVEN = np.zeros((4, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("batches", "steps", "fields", "message"),
+    [
+        (iter(GIVEN), 1, {}, r"a batch is \(8, 8, 1\).*such as \[images\]"),
+        ([GIVEN, GIVEN[:2]], 1, {}, r"a batch is \(2, 8, 8, 1\).*equally large"),
+        ([GIVEN], 3, {}, "the size of a batch is 4, but it must be a multiple of 3, which is grad_accum_steps"),
+        ([GIVEN], 1, {"bn_group_size": 3}, "must be a multiple of 3, which is bn_group_size"),
+        ([np.zeros((4, 8, 8, 3), np.uint8)], 1, {}, "the network's 1 channels"),
+    ],
+)
+def test_what_are_no_batches_is_refused(batches, steps, fields, message):
+    with pytest.raises(InputError, match=message):
+        recalibrate(small_classifier(**fields), batches, steps)
 
 
 def test_no_batches(digits):

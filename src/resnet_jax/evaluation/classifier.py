@@ -51,6 +51,7 @@ class Classifier(flax.struct.PyTreeNode):
 
         An InputError where the weights do not fit the model, or the images are no such batch.
         """
+        check_batch(self, images)
         return _logits(self, images)
 
     def __repr__(self) -> str:
@@ -139,16 +140,39 @@ def check_classifier(given: Any, then: str) -> None:
         )
 
 
-def check_fit(classifier: Classifier, images: Any) -> None:
-    """Refuses what is no batch of images for a classifier, and weights of another network than its model; only shapes
-    are looked at.
-    """
-    channels = classifier.image_shape[2]
-    if np.ndim(images) != 4 or np.shape(images)[3] not in (1, channels):
+def check_batch(classifier: Classifier, images: Any) -> None:
+    """Refuses what is no array of images for a classifier."""
+    if not isinstance(images, np.ndarray | jax.Array):
         raise InputError(
-            f"images are {np.shape(images)}, but they must be (count, height, width, channels), with the network's "
+            f"images are a {type(images).__name__}, but they must be one array, as np.stack makes of a list"
+        )
+    channels = classifier.image_shape[2]
+    if images.ndim != 4 or images.shape[3] not in (1, channels):
+        raise InputError(
+            f"images are {images.shape}, but they must be (count, height, width, channels), with the network's "
             f"{channels} channels"
         )
+    if not any(jnp.issubdtype(images.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+        raise InputError(f"images are {images.dtype}, but they must be numbers from 0 to 255, uint8 or float")
+
+
+def check_multiple(size: int, of: str, **counts: int) -> None:
+    """Refuses a number that is no multiple of a size, by its name.
+
+    >>> check_multiple(64, "bn_group_size", batch_size=100)
+    Traceback (most recent call last):
+    resnet_jax.errors.InputError: batch_size is 100, but it must be a multiple of 64, which is bn_group_size
+    """
+    for name, count in counts.items():
+        if count % size:
+            raise InputError(f"{name} is {count}, but it must be a multiple of {size}, which is {of}")
+
+
+def check_fit(classifier: Classifier, images: Any) -> None:
+    """Refuses what is no batch of images for a classifier, and weights of another network than its model, by shapes and
+    types alone.
+    """
+    check_batch(classifier, images)
     trees = abstract_variables(classifier.model, classifier.image_shape), classifier.variables
     wanted, given = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf) for path, leaf in leaves}

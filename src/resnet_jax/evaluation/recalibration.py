@@ -9,7 +9,7 @@ from flax import traverse_util
 from jaxtyping import Array, Num
 
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.evaluation.classifier import Classifier, check_classifier, check_fit, check_multiple
 from resnet_jax.models import ResNet
 from resnet_jax.models.layers import batch_norm_maps
 
@@ -39,12 +39,15 @@ def recalibrate(
       The classifier with other `variables["batch_stats"]`, float32 NumPy arrays; those that are frozen stay.
 
     Raises:
-      InputError: there is no batch, or the batch norms are not those of a `ResNet`.
+      InputError: there is no batch, batches differ in size or do not fall into groups, or the batch norms are not those
+        of a `ResNet`.
     """
+    check_classifier(classifier, "batches of images")
     model: Any = classifier.model
     if not isinstance(model, ResNet):
         raise InputError(f"the batch norms of a {type(model).__name__} are not known here: only those of ResNets are")
-    variables = classifier.variables
+    variables, group = classifier.variables, model.bn_group_size
+    parts = (grad_accum_steps, "grad_accum_steps") if group is None else (group, "bn_group_size")
     # With momentum 0, "running" statistics are those of the batch, and each group becomes a batch of its own.
     alone = model.clone(momentum=0.0, bn_group_size=None)
 
@@ -58,11 +61,12 @@ def recalibrate(
 
     @jax.jit
     def moments(images: jax.Array) -> dict[tuple[str, ...], tuple[jax.Array, jax.Array]]:
+        check_fit(classifier, images)
         images = classifier.preprocessing(images) if images.dtype == np.uint8 else images
-        if model.bn_group_size is None:  # the microbatches of `training.step`
+        if group is None:  # the microbatches of `training.step`
             groups = images.reshape(-1, grad_accum_steps, *images.shape[1:]).swapaxes(0, 1)
         else:
-            groups = images.reshape(-1, model.bn_group_size, *images.shape[1:])
+            groups = images.reshape(-1, group, *images.shape[1:])
         stats, found = jax.vmap(of_group)(groups), {}
         for path, (height, width) in measured(images.shape[1:]):
             values = groups.shape[1] * height * width
@@ -72,9 +76,16 @@ def recalibrate(
 
     found, shape = [], (0,)
     for images in batches:
+        given = np.shape(images)
+        if len(given) != 4 or (found and given != shape):
+            raise InputError(
+                f"a batch is {given}, but batches must be a list of equally large ones (count, height, width, "
+                "channels), such as [images]"
+            )
+        check_multiple(*parts, **{"the size of a batch": len(images)})
         # One batch at a time: the devices would hold all that the host is ahead of them.
         found.append(jax.device_get(moments(images)))
-        shape = images.shape
+        shape = given
     if not found:
         raise InputError("statistics are averaged over at least 1 batch, but there is none")
     statistics: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(variables["batch_stats"]))
