@@ -48,8 +48,12 @@ REFUSED = {
     "images are int32": partial(analysis.rotate, IMAGES.astype(np.int32), 10),
     "images are uint8 (0, 8, 8, 1)": partial(analysis.rotate, IMAGES[:0], 10),
     "the factor is 0": partial(analysis.scale, IMAGES, 0),
-    "cannot become 0 x 4": partial(analysis.upsample, MAPS, 0, 4),
-    "(0, 4, 4) cannot become": partial(analysis.upsample, MAPS[:0], 4, 4),
+    "height is 0": partial(analysis.upsample, MAPS, 0, 4),
+    "width is 4.5": partial(analysis.upsample, MAPS, 4, 4.5),
+    "maps are (0, 4, 4)": partial(analysis.upsample, MAPS[:0], 4, 4),
+    "maps are (4, 4), but they must be": partial(analysis.upsample, MAPS[0], 4, 4),
+    "a box is (5.0, 5.0, 4.0, 4.0)": partial(analysis.box_iou, [(5, 5, 4, 4)], [(5, 5, 4, 4)]),
+    "a box is (0.0, nan, 1.0, 1.0)": partial(analysis.box_iou, [(0, np.nan, 1, 1)], [(0, 0, 1, 1)]),
     "grid is (4, 0), but it must be": partial(analysis.upsample, MAPS, 4, 4, grid=(4, 0)),
     "grid is (4,), but it must be": partial(analysis.upsample, MAPS, 4, 4, grid=(4,)),
     "threshold is 1": partial(analysis.largest_region, MAPS[0], 1),
@@ -62,6 +66,7 @@ REFUSED = {
         analysis.plot_activation_maps, IMAGES, analysis.ActivationMaps(MAPS, np.zeros(1, int), MAPS[0]), "abc"
     ),
     "no table [6]": partial(analysis.paper_table, [6]),
+    "no table '6': its tables are the whole numbers 1 to 14": partial(analysis.paper_table, "6"),
 }
 
 

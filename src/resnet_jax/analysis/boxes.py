@@ -47,9 +47,12 @@ def upsample(
     """
     if interpolation not in _INTERPOLATIONS:
         raise InputError(f"interpolation is {interpolation!r}, but it must be one of {', '.join(_INTERPOLATIONS)}")
+    check_whole(height=height, width=width)
     how, given = _INTERPOLATIONS[interpolation], np.asarray(maps, np.float32)
-    if not given.size or height < 1 or width < 1:
-        raise InputError(f"maps {given.shape} cannot become {height} x {width}: there is no map or no pixel")
+    if given.ndim != 3 or not given.size:
+        raise InputError(
+            f"maps are {given.shape}, but they must be at least one map (batch, height, width): [map] is one"
+        )
     if grid is None:
         return np.stack([cv2.resize(each, (width, height), interpolation=how) for each in given])
     if np.shape(grid) != (2,) or not np.all(np.isfinite(grid)) or grid[1] <= 0:
@@ -96,6 +99,9 @@ def box_iou(
 ) -> Float[np.ndarray, "n m"]:
     """The intersection over union of each box with each other one, float64.
 
+    Raises:
+      InputError: these are no boxes.
+
     >>> box_iou([(0, 0, 9, 9)], [(0, 0, 9, 4), (20, 20, 29, 29)])
     array([[0.5, 0. ]])
     """
@@ -110,6 +116,12 @@ def _boxes(given: Any) -> np.ndarray:
     boxes = np.asarray(given, np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise InputError(f"boxes are {given}, but they must be a list of (x0, y0, x1, y1)")
+    right = np.isfinite(boxes).all(1) & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+    if not right.all():
+        raise InputError(
+            f"a box is {tuple(boxes[~right][0].tolist())}, but its last pixel must not be before its first one: "
+            "(x0, y0, x1, y1) has both in it"
+        )
     return boxes
 
 

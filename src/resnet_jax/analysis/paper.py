@@ -56,7 +56,7 @@ def paper_table(number: int) -> PaperTable:
       8.75
     """
     if not isinstance(number, Integral) or number not in _TABLES:
-        raise InputError(f"the paper has no table {number}: its tables are 1 to {len(_TABLES)}")
+        raise InputError(f"the paper has no table {number!r}: its tables are the whole numbers 1 to {len(_TABLES)}")
     return _TABLES[number]
 
 
