@@ -10,13 +10,15 @@ from resnet_jax import analysis
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation import Classifier
 from resnet_jax.models import DeepMLP, abstract_variables
-from small_networks import random_images
+from small_networks import random_images, small_classifier
 
 IMAGES, LARGE = random_images(4), random_images(4, (18, 18, 1))
 # It has no stages, and of its variables only the shapes are looked at.
 MODEL, SHAPE = DeepMLP(3, 4, 3), (8, 8, 1)
 NETWORK = Classifier(MODEL, abstract_variables(MODEL, SHAPE), lambda images: images, ("a", "b", "c"), SHAPE)
 MAPS, BOX = np.ones((1, 4, 4)), [[(0, 0, 1, 1)]]
+GHOST = small_classifier(bn_group_size=2)
+PREACTIVATED = small_classifier(preactivation=True)
 
 
 def crops(**given):
@@ -54,6 +56,16 @@ REFUSED = {
     "maps are (4, 4), but they must be": partial(analysis.upsample, MAPS[0], 4, 4),
     "a box is (5.0, 5.0, 4.0, 4.0)": partial(analysis.box_iou, [(5, 5, 4, 4)], [(5, 5, 4, 4)]),
     "a box is (0.0, nan, 1.0, 1.0)": partial(analysis.box_iou, [(0, np.nan, 1, 1)], [(0, 0, 1, 1)]),
+    "the number of images is 3, but it must be a multiple of 2": partial(
+        analysis.gradient_norms, GHOST, IMAGES[:3], np.zeros(3, int)
+    ),
+    "images is 3, but it must be a multiple of 2, which is the network's bn_group_size": partial(
+        analysis.layer_responses, GHOST, IMAGES[:3], train=True
+    ),
+    "batch_size is 3, but it must be a multiple of 2, which is the network's bn_group_size": partial(
+        analysis.layer_responses, GHOST, IMAGES, train=True, batch_size=3
+    ),
+    "2 of 5 3x3 convolutions, such as stage1/block1/conv2,": partial(analysis.layer_responses, PREACTIVATED, IMAGES),
     "grid is (4, 0), but it must be": partial(analysis.upsample, MAPS, 4, 4, grid=(4, 0)),
     "grid is (4,), but it must be": partial(analysis.upsample, MAPS, 4, 4, grid=(4,)),
     "threshold is 1": partial(analysis.largest_region, MAPS[0], 1),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from resnet_jax.analysis.inputs import check_images, check_whole, unfrozen
+from resnet_jax.analysis.inputs import check_groups, check_images, check_whole, unfrozen
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
@@ -135,9 +135,13 @@ def batch_norm_moments(
       float64 NumPy arrays.
 
     Raises:
-      InputError: there is no image, or the network has no batch norm.
+      InputError: there is no image, the network has no batch norm, or `train` finds no whole batch-norm groups.
     """
     check_images(classifier, images)
+    check_whole(batch_size=batch_size)
+    if train:
+        counts = {"batch_size": batch_size} if batch_size < len(images) else {}
+        check_groups(classifier.model, **counts, **{"the number of images": len(images)})
     norms = [
         each
         for each in executed_layers(classifier.model, tuple(images.shape[1:]))

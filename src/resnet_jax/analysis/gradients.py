@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
 from resnet_jax.analysis.execution import executed_layers, named
-from resnet_jax.analysis.inputs import check_images, check_whole, unfrozen
+from resnet_jax.analysis.inputs import check_groups, check_images, check_whole, unfrozen
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
@@ -57,7 +57,7 @@ def gradient_norms(
       loss: see `training.Loss`.
 
     Raises:
-      InputError: there is no image, or not as many labels.
+      InputError: there is no image, not as many labels, or `train` finds no whole batch-norm groups.
 
     Example:
       >>> import jax, numpy as np, resnet_jax as rj
@@ -70,6 +70,8 @@ def gradient_norms(
       ['stage3/block1/conv2', 'fc']
     """
     check_images(classifier, images, labels)
+    if train:
+        check_groups(classifier.model, **{"the number of images": len(images)})
     model = unfrozen(classifier.model)
     found = _gradients(model, classifier.variables, classifier.preprocessing, images, labels, train, loss)
     params, gradients = unstack(jax.device_get(classifier.variables["params"])), unstack(jax.device_get(found))

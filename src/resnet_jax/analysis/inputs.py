@@ -7,7 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from resnet_jax.errors import InputError
-from resnet_jax.evaluation.classifier import check_classifier, check_fit
+from resnet_jax.evaluation.classifier import check_classifier, check_fit, check_multiple
 
 
 def check_images(classifier: Any, images: Any, labels: Any = None) -> None:
@@ -20,6 +20,11 @@ def check_images(classifier: Any, images: Any, labels: Any = None) -> None:
         shape = np.shape(labels)
         given = f"{shape[0]} labels" if len(shape) == 1 else f"labels {shape}"
         raise InputError(f"there are {len(images)} images and {given}, but each image has one")
+
+
+def check_groups(model: nn.Module, **counts: int) -> None:
+    """Refuses numbers of images that do not fall into batch-norm groups, by their names."""
+    check_multiple(getattr(model, "bn_group_size", None) or 1, "the network's bn_group_size", **counts)
 
 
 def check_whole(least: int | None = 1, **given: Any) -> None:

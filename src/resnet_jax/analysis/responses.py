@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Array, Num
 
 from resnet_jax.analysis.execution import batch_norm_moments, executed_layers, named
+from resnet_jax.analysis.inputs import check_images
+from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import unstack
 from resnet_jax.models.conv import Conv
@@ -39,7 +41,8 @@ def layer_responses(
     """Measures the response of each 3x3 layer in the order of execution (figure 7); ResNet-110 has 109 of them.
 
     Args:
-      classifier: a network whose 3x3 convolutions have batch norms behind them.
+      classifier: a network whose 3x3 convolutions have batch norms behind them, which the second one of a
+        pre-activation block has not.
       images: 0 to 255, uint8 or float, as the classifier is called with.
       train: each batch is normalised by its own statistics, as in training; else by the running ones.
       batch_size: images at a time.
@@ -48,7 +51,8 @@ def layer_responses(
       A list; of a stem of 7x7 and of 1x1 convolutions there are none.
 
     Raises:
-      InputError: there is no image, or the network has no batch norm.
+      InputError: there is no image, a 3x3 convolution has no batch norm behind it, the network has no batch norm, or
+        `train` finds no whole batch-norm groups.
 
     Example:
       >>> import jax, numpy as np, resnet_jax as rj
@@ -60,13 +64,18 @@ def layer_responses(
       >>> [(each.name, round(each.std, 3)) for each in layer_responses(classifier, images, train=True)][:2]
       [('conv1', 1.0), ('stage1/block1/conv1', 1.0)]
     """
-    moments = batch_norm_moments(classifier, images, train, batch_size)
-    variables, found = unstack(classifier.variables), []
+    check_images(classifier, images)
     every = {layer.name: layer for layer in executed_layers(classifier.model, tuple(images.shape[1:]))}
-    for name, each in moments.items():
+    measured = {name for name, each in every.items() if isinstance(each.module, Conv) and each.module.size == 3}
+    if bare := measured - {each.follows for each in every.values()}:
+        raise InputError(
+            f"{len(bare)} of {len(measured)} 3x3 convolutions, such as {min(bare)}, have no batch norm behind them, "
+            "whose output is the response of figure 7: give a network of which all have, as without pre-activation"
+        )
+    variables, found = unstack(classifier.variables), []
+    for name, each in batch_norm_moments(classifier, images, train, batch_size).items():
         norm: Any = every[name]
-        conv: Any = every[norm.follows].module if norm.follows else None
-        if not isinstance(conv, Conv) or conv.size != 3:
+        if norm.follows not in measured:
             continue
         scale, bias = (np.float64(named(variables["params"], name)[part]) for part in ("scale", "bias"))
         var = np.float64(named(variables["batch_stats"], name)["var"])
