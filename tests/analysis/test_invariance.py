@@ -105,6 +105,11 @@ def test_circular_padding_is_equivariant_and_zero_padding_is_not(classifier):
     assert max(odd["stem"], odd["stage1"]) < 1e-6 < 0.01 < odd["logits"]
 
 
+def test_maps_whose_strides_do_not_divide_the_sides_have_no_shifted_form():
+    network = small_classifier(stage_sizes=(1, 1, 1), widths=(4, 4, 4), padding="wrap")
+    assert list(equivariance_errors(network, LARGE[:2, :9, :9], (3, 0))) == ["stem", "stage1", "logits"]
+
+
 def test_poolings_tolerate_what_the_guide_says():
     images = load("digits").test.images[:300].astype(np.float32)
     poolings = (

@@ -174,8 +174,8 @@ def equivariance_errors(
 ) -> dict[str, float]:
     """How far the network's maps are from shifting as its images do, when these are shifted circularly.
 
-    The images are pre-processed before they are shifted: the mean of each pixel does not shift with them. A map whose
-    stride the shift is no multiple of has no shifted form, and is left out.
+    The images are pre-processed before they are shifted: the mean of each pixel does not shift with them. A map has a
+    shifted form where its stride divides the sides of the images and the shift; else it is left out.
 
     Args:
       classifier: a network with `stages`, such as a `ResNet`.
@@ -184,7 +184,8 @@ def equivariance_errors(
 
     Returns:
       the largest difference as a share of the map's largest value, by the names of the maps ("stem", "stage1", …) and
-      for "logits", which should stay as they are. Under circular padding it is 0 but for rounding.
+      for "logits", which should stay as they are. Under circular padding it is 0 but for rounding; that of the
+      logits is so where the last map is not left out.
 
     Raises:
       InputError: the network has no stages, there is no image, or the shift is not of whole pixels.
@@ -195,15 +196,18 @@ def equivariance_errors(
         raise InputError(f"shift is {shift!r}, but it must be two whole numbers of pixels: down, and to the right")
     shifts = jnp.array(shift, jnp.int32)
     maps, moved = _maps(classifier.model, classifier.variables, classifier.preprocessing(images), shifts)
-    errors = {}
+    errors, whole = {}, True
+    before = sides = np.array(images.shape[1:3])
     # Compiled functions sort the names.
     for name in sorted(maps, key=lambda name: (name == "logits", name != "stem", name)):
         map_, by = maps[name], (0, 0)
         if name != "logits":
-            strides = [size / own for size, own in zip(images.shape[1:3], map_.shape[1:3], strict=True)]
-            if any(pixels % stride for pixels, stride in zip(shift, strides, strict=True)):
+            own = np.array(map_.shape[1:3])
+            # Of 9 pixels 5 and then 3 are left: no shift by 3 is one of theirs.
+            whole, before = whole and not (before % own).any(), own
+            if not whole or (shift % (sides // own)).any():
                 continue
-            by = tuple(int(pixels / stride) for pixels, stride in zip(shift, strides, strict=True))
+            by = tuple(shift // (sides // own))
         expected = np.roll(map_, by, (1, 2)) if any(by) else np.asarray(map_)
         errors[name] = float(np.abs(moved[name] - expected).max() / max(np.abs(expected).max(), 1e-30))
     return errors
