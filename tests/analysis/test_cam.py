@@ -134,5 +134,9 @@ def test_what_cannot_be_drawn_is_refused(classifier):
     ):
         with pytest.raises(InputError, match=why):
             function(dense, IMAGES)
+    broken = classifier.replace(variables=jax.tree.map(lambda leaf: leaf * np.nan, classifier.variables))
+    for function in (class_activation_maps, grad_cam):
+        with pytest.raises(InputError, match="logits of these images are not finite"):
+            function(broken, IMAGES)
     with pytest.raises(InputError, match=r"no layer 'stage9'.*stage1/first/conv1.*stage2"):
         grad_cam(classifier, IMAGES, layer="stage9")

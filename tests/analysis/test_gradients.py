@@ -62,6 +62,10 @@ def test_layers_of_a_network_without_stages_have_the_names_of_its_variables():
     assert min(each.gradient_norm for each in found.values()) > 0
 
 
+def test_labels_may_be_a_list(norms):
+    assert gradient_norms(classifier("A"), IMAGES, LABELS.tolist()) == norms
+
+
 def test_images_and_labels_belong_together():
     with pytest.raises(InputError, match="6 images and 2 labels"):
         gradient_norms(classifier("A"), IMAGES, LABELS[:2])

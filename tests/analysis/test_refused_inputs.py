@@ -29,6 +29,10 @@ def circular(**given):
     return analysis.circular_consistency(NETWORK, IMAGES, **given)
 
 
+def gradients(labels):
+    return analysis.gradient_norms(NETWORK, IMAGES, labels)
+
+
 REFUSED = {
     "offsets is 0": partial(crops, offsets=0),
     "group is 0": partial(crops, offsets=3, group=0),
@@ -56,6 +60,15 @@ REFUSED = {
     "maps are (4, 4), but they must be": partial(analysis.upsample, MAPS[0], 4, 4),
     "a box is (5.0, 5.0, 4.0, 4.0)": partial(analysis.box_iou, [(5, 5, 4, 4)], [(5, 5, 4, 4)]),
     "a box is (0.0, nan, 1.0, 1.0)": partial(analysis.box_iou, [(0, np.nan, 1, 1)], [(0, 0, 1, 1)]),
+    "images are a list": partial(analysis.equivariance_errors, NETWORK, list(IMAGES), (1, 0)),
+    "images are a list, but they must be one array": partial(GHOST, list(IMAGES)),
+    "images are object": partial(analysis.equivariance_errors, NETWORK, IMAGES.astype(object), (1, 0)),
+    "from 0 to 2, but 99 is among them": partial(gradients, np.full(4, 99)),
+    "from 0 to 2, but -1 is among them": partial(circular, labels=np.array([0, 1, 2, -1])),
+    "from 0 to 2, but 1.0 is among them": partial(gradients, np.ones(4)),
+    "from 0 to 2, but 100 is among them": partial(
+        analysis.transform_consistency, NETWORK, IMAGES, np.copy, np.full(4, 100)
+    ),
     "the number of images is 3, but it must be a multiple of 2": partial(
         analysis.gradient_norms, GHOST, IMAGES[:3], np.zeros(3, int)
     ),
@@ -86,6 +99,12 @@ REFUSED = {
 def test_it_is_refused(message):
     with pytest.raises(InputError, match=re.escape(message)):
         REFUSED[message]()
+
+
+def test_logits_without_a_largest_one_are_refused():
+    nan = lambda images: np.full((len(images), 3), np.nan)  # noqa: E731
+    with pytest.raises(InputError, match="not finite"):
+        analysis.invariance._probabilities(nan, lambda places: IMAGES, 4, 4)
 
 
 def test_a_transform_that_loses_images_is_refused():

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from resnet_jax.analysis.inputs import check_images, unfrozen
+from resnet_jax.analysis.inputs import check_classes, check_finite, check_images, unfrozen
 from resnet_jax.analysis.receptive_field import receptive_fields
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
@@ -62,7 +62,8 @@ def class_activation_maps(
       classes: of all images or of each; None is each image's most probable class.
 
     Raises:
-      InputError: another head, or classes that the network does not know or that are not one of each image.
+      InputError: another head, logits that are not finite, or classes that the network does not know or that are not
+        one of each image.
 
     Example:
       >>> import resnet_jax as rj
@@ -80,6 +81,7 @@ def class_activation_maps(
     model, variables = classifier.model, classifier.variables
     if hasattr(model, "stages") and hasattr(model, "head") and "fc" in variables["params"]:
         maps, answers, logits, gap = _cam(model, variables, classifier.preprocessing, images, wanted)
+        check_finite(logits)
         # The head is known by what it computes: rounding is far below this, also that of devices with short products.
         if gap <= 0.01 * np.abs(logits).max():
             return ActivationMaps(maps, answers, logits, _grid(model, "last", maps, images))
@@ -110,7 +112,8 @@ def grad_cam(
         module and cannot be told apart.
 
     Raises:
-      InputError: no such layer, or classes that the network does not know or that are not one of each image.
+      InputError: no such layer, logits that are not finite, or classes that the network does not know or that are not
+        one of each image.
 
     Example:
       >>> maps, classes, logits = grad_cam(classifier, images, layer="stage2")  # doctest: +SKIP
@@ -129,6 +132,7 @@ def grad_cam(
     maps, answers, logits = _grad_cam(
         model, path, layers[name], classifier.variables, classifier.preprocessing, images, wanted
     )
+    check_finite(logits)
     return ActivationMaps(maps, answers, logits, _grid(model, name, maps, images))
 
 
@@ -139,9 +143,8 @@ def _checked(classifier: Classifier, images: Any, classes: Any) -> np.ndarray:
     if wanted.shape not in ((), (len(images),)):
         raise InputError(f"there are {len(images)} images and classes {wanted.shape}: give one, or one of each")
     wanted = np.broadcast_to(wanted, (len(images),))
-    outputs = len(classifier.class_names)
-    if classes is not None and (wanted.dtype.kind not in "iu" or not ((wanted >= 0) & (wanted < outputs)).all()):
-        raise InputError(f"classes is {classes!r}, but it must hold whole numbers from 0 to {outputs - 1}")
+    if classes is not None:
+        check_classes(classifier, classes=wanted)
     return wanted.astype(np.int32)
 
 

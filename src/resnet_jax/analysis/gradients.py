@@ -57,7 +57,7 @@ def gradient_norms(
       loss: see `training.Loss`.
 
     Raises:
-      InputError: there is no image, not as many labels, or `train` finds no whole batch-norm groups.
+      InputError: there is no image, labels are not one class of each, or `train` finds no whole batch-norm groups.
 
     Example:
       >>> import jax, numpy as np, resnet_jax as rj
@@ -72,7 +72,7 @@ def gradient_norms(
     check_images(classifier, images, labels)
     if train:
         check_groups(classifier.model, **{"the number of images": len(images)})
-    model = unfrozen(classifier.model)
+    model, labels = unfrozen(classifier.model), np.asarray(labels)
     found = _gradients(model, classifier.variables, classifier.preprocessing, images, labels, train, loss)
     params, gradients = unstack(jax.device_get(classifier.variables["params"])), unstack(jax.device_get(found))
     names = [

@@ -11,7 +11,7 @@ from resnet_jax.evaluation.classifier import check_classifier, check_fit, check_
 
 
 def check_images(classifier: Any, images: Any, labels: Any = None) -> None:
-    """Refuses what is no classifier, no batch of images or, where there are labels, not one label of each image."""
+    """Refuses what is no classifier, no batch of images or, where there are labels, not one class of each image."""
     check_classifier(classifier, "images")
     check_fit(classifier, images)
     if not len(images):
@@ -20,6 +20,25 @@ def check_images(classifier: Any, images: Any, labels: Any = None) -> None:
         shape = np.shape(labels)
         given = f"{shape[0]} labels" if len(shape) == 1 else f"labels {shape}"
         raise InputError(f"there are {len(images)} images and {given}, but each image has one")
+    if labels is not None:
+        check_classes(classifier, labels=labels)
+
+
+def check_classes(classifier: Any, **given: Any) -> None:
+    """Refuses what holds something else than classes of the network, by its name."""
+    for name, values in given.items():
+        classes, last = np.asarray(values), len(classifier.class_names) - 1
+        wrong = classes[(classes < 0) | (classes > last)] if classes.dtype.kind in "iu" else classes.ravel()
+        if len(wrong):
+            raise InputError(
+                f"{name} must hold classes, whole numbers from 0 to {last}, but {wrong[0]!s} is among them"
+            )
+
+
+def check_finite(logits: Any) -> None:
+    """Refuses logits that have no largest one."""
+    if not np.isfinite(logits).all():
+        raise InputError("the logits of these images are not finite: look for NaN in the images and in the weights")
 
 
 def check_groups(model: nn.Module, **counts: int) -> None:

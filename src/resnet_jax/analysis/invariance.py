@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from resnet_jax.analysis.inputs import check_images, check_stages, check_whole
+from resnet_jax.analysis.inputs import check_finite, check_images, check_stages, check_whole
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
 
@@ -76,7 +76,8 @@ def crop_consistency(
       batch_size: images at a time; the result does not depend on it, but for rounding.
 
     Raises:
-      InputError: the images are too small, labels are not one of each, or a number makes no sense.
+      InputError: the images are too small, labels are not one class of each, logits are not finite, or a number makes
+        no sense.
     """
     check_whole(offsets=offsets)
     _check_size(classifier, images, labels, offsets - 1)
@@ -108,7 +109,11 @@ def circular_consistency(
     check_whole(shift=shift)
     _check_size(classifier, images, labels, 0)
     drawn = _draws(seed, passes, len(images), group, -shift, shift)
-    return _consistency(classifier, images, labels, partial(np.roll, axis=(0, 1)), drawn, batch_size)
+
+    def rolled(image: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        return np.roll(image, offset.tolist(), (0, 1))
+
+    return _consistency(classifier, images, labels, rolled, drawn, batch_size)
 
 
 def one_pixel_consistency(
@@ -124,7 +129,7 @@ def one_pixel_consistency(
       batch_size: images at a time.
 
     Raises:
-      InputError: the images are too small, or labels are not one of each.
+      InputError: the images are too small, labels are not one class of each, or logits are not finite.
     """
     _check_size(classifier, images, labels, 9)
     height, width = classifier.image_shape[:2]
@@ -156,7 +161,8 @@ def transform_consistency(
       batch_size: images at a time.
 
     Raises:
-      InputError: the transform returns another number of images, or labels are not one of each.
+      InputError: the transform returns another number of images, labels are not one class of each, or logits are not
+        finite.
     """
     check_images(classifier, images, labels)
     given = np.asarray(images)
@@ -329,7 +335,9 @@ def _probabilities(
             raise InputError(f"the transform made {len(batch)} images of {len(places)}, but each image needs one")
         # One shape, so that one program is compiled.
         full = np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
-        found.append(np.asarray(jax.nn.softmax(classifier(full)))[: len(batch)])
+        logits = classifier(full)
+        check_finite(logits)
+        found.append(np.asarray(jax.nn.softmax(logits))[: len(batch)])
     return np.concatenate(found)
 
 
