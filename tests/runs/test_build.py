@@ -8,6 +8,7 @@ import pytest
 
 from resnet_jax import models
 from resnet_jax.configs import parsing
+from resnet_jax.configs.fields import OF_WEIGHTS, flat
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
@@ -48,6 +49,52 @@ def test_fields_that_mean_nothing_to_the_network_are_named():
     )
     assert said("imagenet_90ep", depth=18) == "config.model.bottleneck_stride=3x3 has no effect on resnet18"
     assert said("imagenet", shortcut_padding="both") == "config.model.shortcut_padding=both has no effect on resnet50"
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        ("digits", {"init.head": "keep"}, "config.init.head=keep has no effect without config.init.weights"),
+        ("finetune", {"init.weights": "a", "init.head": "keep"}, None),
+        (
+            "digits",
+            {"init.live_statistics": True},
+            "config.init.live_statistics=true has no effect without config.init.freeze",
+        ),
+        (
+            "digits",
+            {"dataset.data_dir": "/nowhere", "stream.image_size": 7},
+            "config.stream.image_size=7, config.dataset.data_dir=/nowhere have no effect on digits",
+        ),
+        ("cifar10", {"dataset.data_dir": "/data"}, None),
+        ("folder", {"dataset.pad": 2}, "config.dataset.pad=2 has no effect on folder"),
+        (
+            "finetune",
+            {"init.weights": "a", "model.zero_init_residual": True, "dataset.name": "digits"},
+            "config.model.zero_init_residual=true has no effect beside config.init.weights",
+        ),
+        (
+            "digits",
+            {"optimizer.patience": 3, "optimizer.warmup_start": 0.1},
+            "config.optimizer.patience=3 has no effect without config.optimizer.schedule=plateau; "
+            "config.optimizer.warmup_start=0.1 has no effect without config.optimizer.warmup_steps",
+        ),
+        ("digits", {"optimizer.patience": 3, "optimizer.schedule": "plateau"}, None),
+        ("imagenet_90ep:large_batch", {}, None),
+        (
+            "finetune",
+            {"init.weights": "a", "optimizer.rate_factors": "5,0,1,5,1"},
+            "config.optimizer.rate_factors has no effect on stem, stage3 with config.init.freeze=backbone",
+        ),
+        ("finetune", {"init.weights": "a", "init.freeze": "stem", "optimizer.rate_factors": "0,1,2,3,4"}, None),
+    ],
+)
+def test_fields_that_mean_nothing_to_the_run_are_named(config, fields, message):
+    given = parsing.load(config, fields)
+    if config == "finetune":  # as weights fill it in
+        values = flat(parsing.load("digits"))
+        given.update_from_flattened_dict({name: values[name] for name in OF_WEIGHTS})
+    assert build.without_effect(given) == message
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 from resnet_jax import models
 from resnet_jax.configs import base
 from resnet_jax.configs.base import Config
+from resnet_jax.configs.fields import OF_WEIGHTS, as_text, flat
 from resnet_jax.data import sequential, stream
 from resnet_jax.data.encoded import ImageSource
+from resnet_jax.data.images import NAMES
 from resnet_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_jax.data.windows import LEAST_AREA
 from resnet_jax.distributed.machine import available_cores
@@ -88,22 +90,42 @@ def model(config: Config, num_classes: int) -> ResNet:
 
 
 def without_effect(config: Config) -> str | None:
-    """A line about the fields of `config.model` that are set, and that mean nothing to its network."""
-    network, fields = model(config, num_classes=2), config.model
+    """A line about the fields that are set, and that mean nothing to the run."""
+    network, fields, given = model(config, num_classes=2), config.model, flat(config)
+    freeze, weights, name = config.init.freeze, config.init.weights is not None, config.dataset.name
+    streamed = name in NAMES
     # What packaged configs hold where their network has no such thing.
-    usual = base.get_config().model.to_dict() | {"shortcut": "A" if network.stem == "cifar" else "B"}
+    usual = flat(base.get_config()) | {"model.shortcut": "A" if network.stem == "cifar" else "B"}
+    if weights:  # or the config that is for them says these, and nobody has set them
+        usual |= {field: given[field] for field in given if field in OF_WEIGHTS or field.startswith("stream.")}
     idle = {
-        "shortcut": network.shortcut is None,
-        "shortcut_padding": network.shortcut != "A",
-        "bottleneck_stride": not network.bottleneck,
-        "stem_pool_padding": network.stem != "imagenet",
+        f"on {fields.family}{fields.depth}": {
+            "model.shortcut": network.shortcut is None,
+            "model.shortcut_padding": network.shortcut != "A",
+            "model.bottleneck_stride": not network.bottleneck,
+            "model.stem_pool_padding": network.stem != "imagenet",
+        },
+        f"on {name}": {field: not streamed for field in given if field.startswith("stream.")}
+        | {"dataset.data_dir": name == "digits", "dataset.pad": streamed},
+        "without config.init.weights": {"init.head": not weights},
+        "without config.init.freeze": {"init.live_statistics": freeze is None},
+        "beside config.init.weights": {"model.zero_init_residual": weights, "model.gate_bias": weights},
+        "without config.optimizer.schedule=plateau": {"optimizer.patience": config.optimizer.schedule != "plateau"},
+        "without config.optimizer.warmup_steps": {"optimizer.warmup_start": not config.optimizer.warmup_steps},
     }
-    names = [name for name in idle if idle[name] and fields[name] != usual[name]]
-    # The weights that a run begins with say all of these, and nobody has set them.
-    if not names or config.init.weights is not None:
-        return None
-    said = ", ".join(f"config.model.{name}={fields[name]}" for name in names)
-    return f"{said} {'has' if len(names) == 1 else 'have'} no effect on {fields.family}{fields.depth}"
+    lines = []
+    for where, which in idle.items():
+        names = [field for field in which if which[field] and given[field] != usual[field]]
+        said = [f"config.{field}={as_text(given[field])}" for field in names]
+        if said:
+            lines.append(f"{', '.join(said)} {'has' if len(said) == 1 else 'have'} no effect {where}")
+    factors = dict(zip(parts(config), config.optimizer.rate_factors, strict=False))  # () is 1 for all
+    still = [part for part, factor in factors.items() if factor not in (0, 1) and part not in trained_parts(config)]
+    if still:
+        lines.append(
+            f"config.optimizer.rate_factors has no effect on {', '.join(still)} with config.init.freeze={freeze}"
+        )
+    return "; ".join(lines) or None
 
 
 def schedule(config: Config) -> optax.Schedule:
