@@ -129,6 +129,8 @@ def test_what_does_not_fit_is_named(network, split):
         (lambda: fit_head(network, found, list("wxyz")), "class_names has 4, and there is no image of z: give"),
         (lambda: fit_head(network, found, ["x"]), "class_names has 1: give at least two"),
         (lambda: fit_head(network, found, list("xyz"), 0.0), "penalty is 0.0, but it must be a number greater"),
+        (lambda: fit_head(network, found, list("xyz"), "1"), "penalty is '1', but it must be a number greater"),
+        (lambda: fit_head(network, found, [0, 1, 2]), "class_names holds 0, but a name is text: give '0', say"),
         (
             lambda: fit_head(network, found._replace(labels=found.labels[1:]), list("xyz")),
             r"\(90, 16\), but .* \(89, 16\)",

@@ -19,6 +19,11 @@ def network(**fields):
     return Classifier(model, variables, Preprocessing(jnp.zeros((1, 1, 3))), tuple("abcde"), SHAPE)
 
 
+@pytest.fixture(scope="module")
+def old():
+    return network()
+
+
 def test_a_new_head_is_zero_or_drawn_and_all_else_stays():
     old = network()
     for head, seed in (("zero", 0), ("normal", 0), ("normal", 1)):
@@ -53,3 +58,36 @@ def test_what_is_frozen_is_that_of_the_call_alone():
 def test_what_there_is_not_is_refused_by_name(fields, message):
     with pytest.raises(InputError, match=message):
         transfer(network(), ["x", "y"], **fields)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([1, 2], "class_names holds 1, but a name is text: give '1', say"),
+        ([None, "b"], "class_names holds None, but a name is text"),
+        ([["a"], ["b"]], r"class_names holds \['a'\], but a name is text"),
+        (["a", "b", "a"], "class_names holds 'a' twice, but each class must have a name of its own"),
+        ({"a"}, "class_names is {'a'}, but it must hold the name of each class, in their order: give a list"),
+        ([], r"class_names is \[\], but"),
+    ],
+)
+def test_what_is_no_name_of_a_class_is_refused(old, names, message):
+    with pytest.raises(InputError, match=message):
+        transfer(old, names)
+
+
+@pytest.mark.parametrize("names", [list("abcde"), (0, 1, 2, 3, 4), "abcde", None])
+def test_a_classifier_has_a_tuple_of_names(old, names):
+    with pytest.raises(InputError, match="but it must be a tuple of names, such as"):
+        old.replace(class_names=names)
+
+
+def test_names_may_be_those_of_numpy(old):
+    assert transfer(old, np.array(["x", "y"])).class_names == ("x", "y")
+
+
+def test_live_statistics_of_nothing_frozen_are_no_effect(old, capsys):
+    transfer(old, ["x", "y"], live_statistics=True)
+    assert capsys.readouterr().err.startswith("live_statistics=True has no effect without freeze: ")
+    transfer(old, ["x", "y"], freeze="stem", live_statistics=True)
+    assert capsys.readouterr().err == ""

@@ -1,6 +1,6 @@
 """A network with all that its predictions need; it knows no config, no folder and no mesh."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ import numpy as np
 
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, warn
 from resnet_jax.models import ResNet, abstract_variables
 
 
@@ -44,6 +44,11 @@ class Classifier(flax.struct.PyTreeNode):
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     image_shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    def __post_init__(self):
+        names = self.class_names
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"class_names is {names!r}, but it must be a tuple of names, such as ('cat', 'dog')")
 
     def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
         """Logits: RGB or grey images (batch, height, width, channels), 0 to 255, uint8 or float -> (batch, classes)
@@ -103,6 +108,10 @@ def transfer(
     if head not in HEADS:
         raise InputError(f"head is {head!r}, but it must be one of {', '.join(HEADS)}")
     network = with_outputs(classifier, class_names)
+    if live_statistics and freeze is None:
+        warn(
+            "live_statistics=True has no effect without freeze: all batch norms use the batch's statistics in training"
+        )
     try:
         network = network.clone(freeze=freeze, live_statistics=live_statistics)
     except ValueError as error:
@@ -118,8 +127,18 @@ def with_outputs(classifier: Classifier, class_names: Sequence[str]) -> ResNet:
     Raises:
       InputError: it has no head that could be replaced, or these are no names.
     """
-    if isinstance(class_names, str) or not hasattr(class_names, "__len__") or not len(class_names):
-        raise InputError(f"class_names is {class_names!r}, but it must hold the name of each class")
+    # A set's order is another one in each process.
+    if isinstance(class_names, str | Set) or not hasattr(class_names, "__len__") or not len(class_names):
+        raise InputError(
+            f"class_names is {class_names!r}, but it must hold the name of each class, in their order: give a list"
+        )
+    seen = set()
+    for name in class_names:
+        if not isinstance(name, str):
+            raise InputError(f"class_names holds {name!r}, but a name is text: give {str(name)!r}, say")
+        if name in seen:
+            raise InputError(f"class_names holds {name!r} twice, but each class must have a name of its own")
+        seen.add(name)
     if not isinstance(classifier.model, ResNet):
         raise InputError(f"a {type(classifier.model).__name__} has no head that could be replaced: only ResNets have")
     return classifier.model.clone(num_classes=len(class_names), freeze=None, live_statistics=False)

@@ -1,5 +1,6 @@
 """Features that a network computes once of every image, and a head that is fitted on them."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -133,8 +134,8 @@ def fit_head(
         )
     if not np.isfinite(given).all():
         raise InputError("the features are not all finite: the network's weights or their model.dtype overflow")
-    if not 0 < penalty < np.inf:
-        raise InputError(f"penalty is {penalty}, but it must be a number greater than 0")
+    if not isinstance(penalty, numbers.Real) or not 0 < penalty < np.inf:
+        raise InputError(f"penalty is {penalty!r}, but it must be a number greater than 0")
     if classes < 2 or sorted(set(labels.tolist())) != list(range(classes)):
         missing = [name for i, name in enumerate(class_names) if i not in labels]
         raise InputError(
