@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 def opened(folder, **options):
     said = []
-    return data.image_folder(folder, image_size=16, log=said.append, **options), said
+    return data.image_folder(folder, **{"image_size": 16, "log": said.append} | options), said
 
 
 @pytest.mark.parametrize("as_given", [str, lambda path: path])
@@ -95,8 +95,19 @@ def test_what_cannot_be(folder, tmp_path):
     photos, _ = opened(folder)
     with pytest.raises(InputError, match="crop is 'ten', but it must be one of random_resized_crop, random_scale"):
         photos.train.batches(8, crop="ten")
-    with pytest.raises(InputError, match="image_size is 16, but it must be from 1 to resize_size=15"):
-        opened(folder, resize_size=15)
+    for fields, message in (
+        ({"resize_size": 15}, "image_size is 16, but it must be from 1 to resize_size=15"),
+        ({"resize_size": "32"}, "resize_size is '32', but it must be a whole number, at least 1"),
+        ({"image_size": "32"}, "image_size is '32', but it must be a whole number, at least 1"),
+        ({"num_workers": None}, "num_workers is None, but it must be a whole number, at least 0"),
+        ({"max_corrupt_fraction": "0.1"}, "max_corrupt_fraction is '0.1', but it must be a number from 0 to 1"),
+        ({"max_corrupt_fraction": 10}, "max_corrupt_fraction is 10, but it must be a number from 0 to 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            opened(folder, **fields)
+    for made in (photos.train.batches, photos.train.eval_batches):
+        with pytest.raises(InputError, match="batch_size is '8', but it must be a whole number, at least 1"):
+            made("8")
     with pytest.raises(InputError, match="does not exist"):
         opened(tmp_path / "nowhere")
     with pytest.raises(AttributeError, match=r"No resnet_jax\.data attribute nonsense"):

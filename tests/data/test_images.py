@@ -147,7 +147,7 @@ def without_validation_images(folder):
         (without_classes, "train holds no folders"),
         (lambda folder: (folder / "train" / "fox").mkdir(), r"train.fox holds no images \(.jpg, "),
         (lambda folder: image_file(folder / "val" / "fox" / "a.png"), "val holds the class 'fox', which .*train lacks"),
-        (without_validation_images, "val holds no images"),
+        (without_validation_images, "val holds no images .*: put some there$"),
     ],
 )
 def test_folders_that_cannot_be_used(folder, spoil, message):

@@ -215,7 +215,7 @@ def test_damaged_photographs_are_named_once():
     assert said == [f"photograph {i} is damaged: the next image takes its place" for i in (3, 5, 11)]
 
 
-@pytest.mark.parametrize(("most", "allowed"), [(0, 0), (0.05, 1), (0.1, 2), (0.149, 2), (1, COUNT)])
+@pytest.mark.parametrize(("most", "allowed"), [(0, 0), (0.01, 1), (0.05, 1), (0.1, 2), (0.149, 2), (1, COUNT)])
 def test_too_many_damaged_photographs(most, allowed):
     damaged, said = report(most)
     damaged(np.arange(allowed))
@@ -226,7 +226,7 @@ def test_too_many_damaged_photographs(most, allowed):
             damaged(np.array([-1, allowed]))
         assert str(error.value) == (
             f"{allowed + 1} of {COUNT} images are damaged, photograph {allowed} the last so far, "
-            f"and max_corrupt_fraction={most} allows no more: mend or remove them"
+            f"and max_corrupt_fraction={most} allows no more: mend or remove them, or allow a larger one"
         )
 
 

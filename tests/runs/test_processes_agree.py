@@ -25,7 +25,7 @@ MESSAGES = {
     ),
     "damaged": (
         r"^2 of 100 images are damaged, train/\S+ the last so far, and "
-        "max_corrupt_fraction=0.015 allows no more: mend or remove them$"
+        "max_corrupt_fraction=0.015 allows no more: mend or remove them, or allow a larger one$"
     ),
 }
 

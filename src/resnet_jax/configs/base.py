@@ -147,7 +147,7 @@ def get_config() -> Config:
                 "pca_lighting_std": 0.1,
                 # Processes that decode. None: all cores but one, or none on fewer than four cores.
                 "num_workers": placeholder(int),
-                # The share of photographs that may be damaged before the run stops.
+                # The share of photographs that may be damaged before the run stops; one may, unless it is 0.
                 "max_corrupt_fraction": 0.01,
             },
             "optimizer": {

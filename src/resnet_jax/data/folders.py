@@ -116,10 +116,14 @@ def reasons(passed: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{count} {why}{', such as' if count > 1 else ':'} {first[why]}" for why, count in counts)
 
 
-def without_images(folder: str | Path, passed: Sequence[tuple[str, str]]) -> InputError:
+def without_images(
+    folder: str | Path, passed: Sequence[tuple[str, str]], instead: str = ", or give another folder"
+) -> InputError:
     """The error of a folder that holds nothing but what was passed over."""
     why = f"; passed over: {reasons(passed)}" if passed else ""
-    return InputError(f"the folder {folder} holds no images (.jpg, .png and whatever else Pillow reads){why}")
+    return InputError(
+        f"the folder {folder} holds no images (.jpg, .png and whatever else Pillow reads){why}: put some there{instead}"
+    )
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def _split(
             found += [os.fsencode(os.path.join(split, folder, image)) for image in images]
             ignored += [(reason, os.path.join(folder, path)) for reason, path in without]
         if not found and split == "train":
-            raise without_images(root / split / names[0], ignored)
+            raise without_images(root / split / names[0], ignored, ", or remove the folder")
         files += found
         labels += [label] * len(found)
         passed += ignored
@@ -220,7 +224,7 @@ def _split(
         elif not is_folder(entry):
             passed.append(("beside the folders of the classes", entry.name))
     if not files:
-        raise without_images(root / split, passed)
+        raise without_images(root / split, passed, "")
     if passed:
         log(f"{root / split}: passed over: {reasons(passed)}")
     return FolderImages(str(root), np.array(files), np.array(labels, np.int32), upright)

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import numbers
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from resnet_jax.data.batch import Batch
+from resnet_jax.data import small
+from resnet_jax.data.batch import Batch, check_whole
 from resnet_jax.data.cache import open_cache
 from resnet_jax.data.encoded import EncodedImage, ImageDataset, ImageSource
 from resnet_jax.data.folders import open_folder
@@ -17,10 +19,23 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.sequential import central_batches
 from resnet_jax.data.stream import CROPS, Cropping, DamageReport, TrainBatches
 from resnet_jax.data.tfds import open_imagenet
-from resnet_jax.errors import InputError, short_repr, warn
+from resnet_jax.errors import InputError, did_you_mean, short_repr, warn
 from resnet_jax.files import expanded
 
 NAMES = ("imagenet2012", "folder", "cache")
+
+
+def check_dataset(name: str, data_dir: str | os.PathLike[str] | None = None, what: str = "data set") -> None:
+    """Refuses the name of no data set, photographs or not, and a folder for the one that has none."""
+    names = (*small.NAMES, *NAMES)
+    if name not in names:
+        hint = did_you_mean(str(name), names)
+        raise InputError(f"unknown {what} {name!r}: {hint}it is one of {', '.join(names)}")
+    if name == "digits" and data_dir is not None:
+        raise InputError(
+            f"data_dir is {str(data_dir)!r}, but the digits lie in no folder: leave it away, or name the data set that "
+            "lies there"
+        )
 
 
 def open_images(name: str, data_dir: str | os.PathLike[str] | None, log: Callable[[str], None] = warn) -> ImageDataset:
@@ -87,8 +102,7 @@ class ImageSplit:
         Raises:
           InputError: no such crop, or, while it is iterated, too many damaged images.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, but it must be at least 1")
+        check_whole(batch_size=batch_size)
         if crop not in CROPS:
             raise InputError(f"crop is {crop!r}, but it must be one of {', '.join(CROPS)}")
         scales = (self.image_size * 256 // 224, self.image_size * 480 // 224)
@@ -111,6 +125,7 @@ class ImageSplit:
 
         Rows past the last image, and those of damaged ones, have weight 0.
         """
+        check_whole(batch_size=batch_size)
         report = DamageReport(self.source, self.max_corrupt_fraction, self.log, "it is left out")
         view = Preprocessing(jnp.zeros((1, 1, 3)), resize_size=self.resize_size)
         return central_batches(self.source, (self.image_size, self.image_size, 3), view, batch_size, report)
@@ -140,20 +155,26 @@ def image_folder(
       image_size: the side of the images that a network is shown, in pixels.
       resize_size: the shorter side of an image before its centre is cut out; None is 256/224 of `image_size`.
       num_workers: processes that decode, for which a script needs `if __name__ == "__main__":`; 0 decodes in threads.
-      max_corrupt_fraction: of a split's images that may be damaged.
+      max_corrupt_fraction: of a split's images that may be damaged; one may, unless it is 0.
       log: is given lines about files that are passed over, and about damaged images.
 
     Raises:
-      InputError: the folder is absent, its classes do not fit together, or a centre is larger than its image.
+      InputError: the folder is absent, its classes do not fit together, a number is none that can be, or a centre is
+        larger than its image.
 
     Example:
       >>> photos = image_folder("photos", image_size=224)  # doctest: +SKIP
       >>> for batch in photos.train.batches(batch_size=64, steps=100):  # doctest: +SKIP
       ...     state, metrics = step(state, batch)
     """
+    check_whole(image_size=image_size)
     resize_size = image_size * 256 // 224 if resize_size is None else resize_size
-    if not 1 <= image_size <= resize_size:
+    check_whole(resize_size=resize_size)
+    check_whole(0, num_workers=num_workers)
+    if image_size > resize_size:
         raise InputError(f"image_size is {image_size}, but it must be from 1 to resize_size={resize_size}")
+    if not isinstance(max_corrupt_fraction, numbers.Real) or not 0 <= max_corrupt_fraction <= 1:
+        raise InputError(f"max_corrupt_fraction is {max_corrupt_fraction!r}, but it must be a number from 0 to 1")
     opened = open_images("folder", folder, log)
     options = (image_size, resize_size, num_workers, max_corrupt_fraction, log)
     return ImageFolder(ImageSplit(opened.train, *options), ImageSplit(opened.validation, *options), opened.class_names)

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from resnet_jax.data.batch import Batch, batch_indices
+from resnet_jax.data.batch import Batch, batch_indices, check_whole
 from resnet_jax.data.decode import UnreadableImageError, decode
 from resnet_jax.data.tfds import open_records, prepared_folder
 from resnet_jax.errors import InputError, short_repr
@@ -47,8 +47,7 @@ class Split:
         """The batches of the steps from `start` on, uint8: those that a run of this seed trains on, without end where
         `steps` is None. Augmentation is left to the device, see `augment.pad_crop_mirror`.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, but it must be at least 1")
+        check_whole(batch_size=batch_size)
         indices = jax.jit(batch_indices, static_argnums=(2, 3))
         for step in itertools.count(start) if steps is None else range(start, start + steps):
             rows = np.asarray(indices(seed, step, batch_size, len(self)))
@@ -79,7 +78,9 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, validation_i
       InputError: unknown name, data that is absent or of another data set, or too many validation images.
     """
     if name not in NAMES:
-        raise InputError(f"unknown data set {name!r}: it is one of {', '.join(NAMES)}")
+        raise InputError(
+            f"unknown data set {name!r}: it is one of {', '.join(NAMES)}; photographs are opened by image_folder"
+        )
     if name == "digits":
         return _load(name, None, validation_images, ())
     folder = prepared_folder(name, data_dir).absolute()

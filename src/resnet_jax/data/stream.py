@@ -235,7 +235,7 @@ class DamageReport:
     """Names each damaged image of `source` once, and stops a run that meets too many.
 
     Attributes:
-      most: the share of all images that may be damaged.
+      most: the share of all images that may be damaged; one may, unless it is 0.
       log: is given a line about each, and what is `done` about it.
       found: indices of the damaged images met so far.
     """
@@ -254,8 +254,9 @@ class DamageReport:
             self.found.add(index)
             name, count = self.source[index].name, len(self.source)
             self.log(f"{name} is damaged: {self.done}")
-            if len(self.found) > self.most * count:
+            # One damaged file is no reason to do without a small folder.
+            if len(self.found) > max(self.most * count, self.most > 0):
                 raise InputError(
                     f"{len(self.found)} of {count} images are damaged, {name} the last so far, and "
-                    f"max_corrupt_fraction={self.most:g} allows no more: mend or remove them"
+                    f"max_corrupt_fraction={self.most:g} allows no more: mend or remove them, or allow a larger one"
                 )
