@@ -162,7 +162,9 @@ def test_reading_imports_no_tensorflow(read_by_a_process):
 
 
 def test_unknown_names_and_impossible_splits():
-    with pytest.raises(InputError, match=r"unknown data set 'mnist'.*digits, cifar10, cifar100"):
+    with pytest.raises(
+        InputError, match=r"unknown data set 'mnist'.*digits, cifar10, cifar100; photographs are opened by image_"
+    ):
         small.load("mnist")
     for count in (-1, 1437, 5_000):
         with pytest.raises(InputError, match=f"validation_images is {count}, but digits has 1437"):

@@ -13,6 +13,7 @@ from resnet_jax.data import small
 from resnet_jax.errors import InputError
 from resnet_jax.runs import extraction
 from resnet_jax.runs.extraction import extract_features
+from resnet_jax.runs.listing import list_runs
 from resnet_jax.runs.loading import load
 
 
@@ -50,6 +51,9 @@ def test_the_workdir_is_one_that_other_commands_take(extracted, tmp_path, capsys
     assert main(["evaluate", f"--workdir={folder / 'head'}"]) == 0
     assert capsys.readouterr().out.endswith(" on 360 images by center\n")  # and of no iterations
     assert main(["convert", str(folder / "head"), str(tmp_path / "head.safetensors")]) == 0
+    (listed,) = list_runs(folder)
+    assert (listed.state, listed.errors) == ("weights", {"test": found["error"]})
+    assert main(["runs", str(folder), f"--output={tmp_path / 'runs.png'}"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,14 @@ def test_the_workdir_is_one_that_other_commands_take(extracted, tmp_path, capsys
         ({"weights": "no"}, "no, which does not exist: give the workdir of a run or a file of weights"),
         ({"weights": "empty"}, "empty is not the workdir of a run"),
         ({"weights": None}, "--weights is missing"),
-        ({"dataset": "faces"}, "unknown dataset.name 'faces'"),
+        (
+            {"dataset": "faces"},
+            "unknown data set 'faces': did you mean 'cache'? it is one of digits, cifar10, cifar100, imagenet2012",
+        ),
+        (
+            {"data_dir": "zzz"},
+            "data_dir is 'zzz', but the digits lie in no folder: leave it away, or name the data set",
+        ),
         ({"dataset": "folder"}, "data_dir is missing: it names a folder that holds train/CLASS/*.jpg"),
         ({"batch_size": "0"}, "--batch_size=0, but it must be at least 1"),
     ],

@@ -41,8 +41,11 @@ FILE, PHOTOS = "--config.init.weights={file}", ["--config=finetune", "--config.d
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (PHOTOS, "config.model.family is none: it is taken from the weights, but config.init.weights is none too"),
-        (["--config=digits", "--config.model.depth=none"], "config.model.depth is none: "),
+        (
+            PHOTOS,
+            "config.init.weights is none, and so is config.model.family, which the weights would say: give config.in",
+        ),
+        (["--config=digits", "--config.model.depth=none"], "a file of weights, or a value for config.model.depth"),
         (
             [*PHOTOS, "--config.init.weights={root}/no.pth"],
             "config.init.weights is {root}/no.pth, which does not exist",

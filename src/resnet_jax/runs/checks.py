@@ -6,9 +6,8 @@ from typing import Any
 from resnet_jax import models
 from resnet_jax.configs.base import Config
 from resnet_jax.configs.fields import OF_WEIGHTS
-from resnet_jax.data import small
 from resnet_jax.data.decode import INTERPOLATIONS
-from resnet_jax.data.images import NAMES
+from resnet_jax.data.images import NAMES, check_dataset
 from resnet_jax.errors import InputError, did_you_mean
 from resnet_jax.models import ResNet
 from resnet_jax.models.layers import batch_norm_maps
@@ -75,10 +74,7 @@ def check(config: Config) -> None:
             f"config.optimizer.boundaries is {tuple(boundaries)!r}, but it must be iterations, such as (32000, 48000), "
             "or parts of the training, such as (0.5, 0.75)"
         )
-    names = (*small.NAMES, *NAMES)
-    if config.dataset.name not in names:
-        hint = did_you_mean(config.dataset.name, names)
-        raise InputError(f"unknown dataset.name {config.dataset.name!r}: {hint}it is one of {', '.join(names)}")
+    check_dataset(config.dataset.name, what="dataset.name")
     _check_constants(config)
     if config.train.epochs is None:  # else the data say how long it is
         length.check(config)
@@ -86,8 +82,8 @@ def check(config: Config) -> None:
     missing = [name for name in OF_WEIGHTS if _value(config, name) is None]
     if missing and config.init.weights is None:
         raise InputError(
-            f"config.{missing[0]} is none: it is taken from the weights, but config.init.weights is none too: give one "
-            "of them"
+            f"config.init.weights is none, and so is config.{missing[0]}, which the weights would say: give "
+            f"config.init.weights, the workdir of a run or a file of weights, or a value for config.{missing[0]}"
         )
     if config.init.freeze and config.init.weights is None:
         raise InputError(

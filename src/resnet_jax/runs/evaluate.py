@@ -13,7 +13,7 @@ import numpy as np
 from resnet_jax.configs.base import Config
 from resnet_jax.data import cache, small
 from resnet_jax.data.encoded import ImageSource
-from resnet_jax.data.images import NAMES, open_images
+from resnet_jax.data.images import NAMES, check_dataset, open_images
 from resnet_jax.errors import InputError, Progress, no_progress, optional, warn
 from resnet_jax.evaluation import protocols
 from resnet_jax.evaluation.outcomes import Outcomes, check_classes, evaluate
@@ -101,7 +101,9 @@ def _open(
 ) -> tuple[small.Split | ImageSource, tuple[str, ...], str, int | None]:
     """The images of a split, the names of their classes, the split's name, and the shorter side that a cache keeps."""
     fields = config.dataset
-    name, data_dir = dataset or fields.name, data_dir or fields.data_dir
+    name = dataset or fields.name
+    check_dataset(name, data_dir)
+    data_dir = data_dir or fields.data_dir
     if name in NAMES:
         data: Any = open_images(name, data_dir, log)
         present, kept = ("validation", "train"), data.resize_size

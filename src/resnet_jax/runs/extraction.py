@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data import small
-from resnet_jax.data.images import NAMES, open_images
+from resnet_jax.data.images import NAMES, check_dataset, open_images
 from resnet_jax.errors import InputError, Progress, no_progress, warn
 from resnet_jax.evaluation.linear_probe import features, fit_head
 from resnet_jax.files import check_writable, expanded, whole_file
 from resnet_jax.runs import convert, starting
+from resnet_jax.runs.metrics_log import write_metrics
 
 
 def extract_features(
@@ -43,6 +44,7 @@ def extract_features(
       InputError: weights or data cannot be used, or something is there already that would be replaced. The
         features are kept where no head can be fitted to them.
     """
+    check_dataset(dataset, data_dir)
     output = expanded(output, "--output")
     if output.exists():
         raise InputError(f"{output} exists, and nothing is replaced: give another --output, or remove it")
@@ -61,8 +63,10 @@ def extract_features(
         fitted = fit_head(classifier, found["train"], data.class_names, log=log)
     except InputError as error:
         raise InputError(f"{error}; the features are kept in {output}") from error
-    if workdir is not None:
-        convert.write_workdir(fitted, workdir, dataset, data_dir)
     fc, scored = fitted.variables["params"]["fc"], found[split]
     predicted = (scored.features @ np.asarray(fc["kernel"]) + np.asarray(fc["bias"])).argmax(1)
-    return {"split": split, "error": float((predicted != scored.labels).mean()), "images": len(predicted)}
+    error = float((predicted != scored.labels).mean())
+    if workdir is not None:
+        convert.write_workdir(fitted, workdir, dataset, data_dir)
+        write_metrics(workdir, [{"step": 0, f"{split}_error": error}])
+    return {"split": split, "error": error, "images": len(predicted)}

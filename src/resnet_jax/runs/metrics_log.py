@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = w
     if damaged:
         log(f"{path}: line {', '.join(damaged)} is damaged and left out")
     return lines
+
+
+def write_metrics(workdir: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes metrics.jsonl anew, with a line for each step."""
+    write_whole(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def follow_metrics(workdir: str | os.PathLike[str], seconds: float = 1.0) -> Iterator[dict[str, Any]]:
@@ -141,7 +146,7 @@ class MetricsLog:
         self._events.write(step, scalars)
 
     def _begin(self, lines: list[dict[str, Any]]) -> None:
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+        write_metrics(self._path.parent, lines)
         self._file = self._path.open("a")
 
     def __enter__(self) -> "MetricsLog":
