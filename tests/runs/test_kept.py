@@ -102,6 +102,8 @@ def test_the_test_images_choose_no_checkpoint(tmp_path):
         (15, r"there is no checkpoint of iteration 15 in .*checkpoints: there are 10, 20$"),
         ("best", "has no validation error that a checkpoint could be the best by: config.dataset.validation_images"),
         ("first", "checkpoint is 'first', but it must be last, best or an iteration"),
+        (None, "checkpoint is None, but it must be last, best or an iteration"),
+        (4.0, "checkpoint is 4.0, but it must be last, best or an iteration"),
         (-10, "there is no checkpoint of iteration -10"),
     ],
 )

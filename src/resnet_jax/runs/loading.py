@@ -86,7 +86,7 @@ def _restore(
     directory: str | os.PathLike[str], abstract: Any, log: Callable[[str], None], checkpoint: str | int
 ) -> Restored:
     directory = workdir.locate(directory)
-    if not (isinstance(checkpoint, int) or checkpoint in ("last", "best") or checkpoint.isdecimal()):
+    if not (checkpoint in ("last", "best") or str(checkpoint).removeprefix("-").isdecimal()):
         raise InputError(f"checkpoint is {checkpoint!r}, but it must be last, best or an iteration")
     check_begun(directory)
     with Checkpoints(directory, write=False) as checkpoints:
