@@ -68,6 +68,7 @@ def test_no_images_are_an_error_of_the_user():
 
 
 @pytest.mark.slow
+@pytest.mark.torch
 def test_deeper_networks_respond_less_with_given_weights(test_data):
     """Figure 7, of akamaster's weights; 32 images suffice."""
     means = []
