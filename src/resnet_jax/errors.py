@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import numbers
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ __all__ = [
     "Preempted",
     "Progress",
     "UserError",
+    "check_whole",
     "did_you_mean",
     "is_passing",
     "no_progress",
@@ -58,6 +60,20 @@ class Preempted(KeyboardInterrupt):
 
 class PeerLostError(RuntimeError):
     """Another process of the run is gone; the message says how this one noticed."""
+
+
+def check_whole(least: int | None = 1, **given: Any) -> None:
+    """Refuses what is no whole number, or too small a one, by its name.
+
+    >>> check_whole(passes=0)
+    Traceback (most recent call last):
+    resnet_jax.errors.InputError: passes is 0, but it must be a whole number, at least 1
+    """
+    for name, value in given.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or (least is not None and value < least):
+            limit = "" if least is None else f", at least {least}"
+            raise InputError(f"{name} is {value!r}, but it must be a whole number{limit}")
 
 
 # A server or a cable that may be back at the next start.

@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from resnet_jax.analysis.inputs import check_whole
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, check_whole
 
 _INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from resnet_jax.analysis.inputs import check_groups, check_images, check_whole, unfrozen
+from resnet_jax.analysis.inputs import check_groups, check_images, unfrozen
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, check_whole
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import unstack
 from resnet_jax.models.conv import Conv

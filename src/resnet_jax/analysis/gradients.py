@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
 from resnet_jax.analysis.execution import executed_layers, named
-from resnet_jax.analysis.inputs import check_groups, check_images, check_whole, unfrozen
+from resnet_jax.analysis.inputs import check_groups, check_images, unfrozen
 from resnet_jax.data.batch import Batch
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, check_whole
 from resnet_jax.evaluation.classifier import Classifier
 from resnet_jax.models import unstack
 from resnet_jax.models.layers import BatchNorm

@@ -1,6 +1,5 @@
 """Checks of what the functions of this room are given, and the network as they take it."""
 
-import numbers
 from typing import Any
 
 import flax.linen as nn
@@ -44,20 +43,6 @@ def check_finite(logits: Any) -> None:
 def check_groups(model: nn.Module, **counts: int) -> None:
     """Refuses numbers of images that do not fall into batch-norm groups, by their names."""
     check_multiple(getattr(model, "bn_group_size", None) or 1, "the network's bn_group_size", **counts)
-
-
-def check_whole(least: int | None = 1, **given: Any) -> None:
-    """Refuses what is no whole number, or too small a one, by its name.
-
-    >>> check_whole(passes=0)
-    Traceback (most recent call last):
-    resnet_jax.errors.InputError: passes is 0, but it must be a whole number, at least 1
-    """
-    for name, value in given.items():
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not whole or (least is not None and value < least):
-            limit = "" if least is None else f", at least {least}"
-            raise InputError(f"{name} is {value!r}, but it must be a whole number{limit}")
 
 
 def check_stages(model: nn.Module) -> None:

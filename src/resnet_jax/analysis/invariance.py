@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from resnet_jax.analysis.inputs import check_finite, check_images, check_stages, check_whole
-from resnet_jax.errors import InputError
+from resnet_jax.analysis.inputs import check_finite, check_images, check_stages
+from resnet_jax.errors import InputError, check_whole
 from resnet_jax.evaluation.classifier import Classifier
 
 Images = Num[Array | np.ndarray, "count height width channels"]

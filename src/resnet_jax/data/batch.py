@@ -1,7 +1,6 @@
 """What a batch is, and which examples the batch of a step holds."""
 
-import numbers
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Integer, Num
 
 from resnet_jax import rng
-from resnet_jax.errors import InputError, short_repr
+from resnet_jax.errors import short_repr
 
 
 class Batch(NamedTuple):
@@ -21,13 +20,6 @@ class Batch(NamedTuple):
     labels: Integer[Array | np.ndarray, " batch"]
     weights: Float[Array | np.ndarray, " batch"] | None = None
     __repr__ = short_repr
-
-
-def check_whole(least: int = 1, **given: Any) -> None:
-    """Refuses what is no whole number, or too small a one, by its name."""
-    for name, value in given.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-            raise InputError(f"{name} is {value!r}, but it must be a whole number, at least {least}")
 
 
 def batch_indices(

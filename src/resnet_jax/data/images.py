@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from resnet_jax.data import small
-from resnet_jax.data.batch import Batch, check_whole
+from resnet_jax.data.batch import Batch
 from resnet_jax.data.cache import open_cache
 from resnet_jax.data.encoded import EncodedImage, ImageDataset, ImageSource
 from resnet_jax.data.folders import open_folder
@@ -19,7 +19,7 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.sequential import central_batches
 from resnet_jax.data.stream import CROPS, Cropping, DamageReport, TrainBatches
 from resnet_jax.data.tfds import open_imagenet
-from resnet_jax.errors import InputError, did_you_mean, short_repr, warn
+from resnet_jax.errors import InputError, check_whole, did_you_mean, short_repr, warn
 from resnet_jax.files import expanded
 
 NAMES = ("imagenet2012", "folder", "cache")

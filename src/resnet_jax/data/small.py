@@ -12,10 +12,10 @@ import flax.struct
 import jax
 import numpy as np
 
-from resnet_jax.data.batch import Batch, batch_indices, check_whole
+from resnet_jax.data.batch import Batch, batch_indices
 from resnet_jax.data.decode import UnreadableImageError, decode
 from resnet_jax.data.tfds import open_records, prepared_folder
-from resnet_jax.errors import InputError, short_repr
+from resnet_jax.errors import InputError, check_whole, short_repr
 
 NAMES = ("digits", "cifar10", "cifar100")
 
