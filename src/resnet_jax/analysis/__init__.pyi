@@ -24,9 +24,6 @@ from .invariance import (
     crop_consistency as crop_consistency,
     equivariance_errors as equivariance_errors,
     one_pixel_consistency as one_pixel_consistency,
-    relative_change as relative_change,
-    rotate as rotate,
-    scale as scale,
     transform_consistency as transform_consistency,
 )
 from .lesions import (
@@ -49,3 +46,4 @@ from .receptive_field import (
     receptive_fields as receptive_fields,
 )
 from .responses import LayerResponse as LayerResponse, layer_responses as layer_responses
+from .transforms import relative_change as relative_change, rotate as rotate, scale as scale
