@@ -8,7 +8,7 @@ Small form: the digits, 400 iterations of 64 images at a rate of 0.03, three see
 on which PyTorch's threads wait. Short form: CIFAR-10 and the schedule of `figure1_6.py`'s short form, three seeds.
 
 Expect means within each other's spread. The rule was written before the first run: they differ by at most two standard
-errors of their difference, or by half a point where all seeds agree.
+errors of their difference, or by half a point where that is more.
 """
 
 import importlib.util

@@ -159,12 +159,20 @@ def test_a_result_alone_is_no_run(run_of_20, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_damaged_result_stops_no_reader_of_checkpoints(run_of_20, tmp_path):
+    run = shutil.copytree(run_of_20, tmp_path / "run")
+    (run / "result.json").write_text("{")
+    said = []
+    assert load_run(run, said.append).step == 20
+    assert said == []
+
+
 def test_a_complete_run_says_that_its_checkpoints_are_gone(run_of_20, tmp_path, capsys):
     run = shutil.copytree(run_of_20, tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "20")
     said = []
     assert load_run(run, said.append).step == 10
-    assert said == ["this is the checkpoint of iteration 10: that of 20, of result.json's errors, is gone"]
+    assert said == ["this is the checkpoint of iteration 10: that of 20, of result.json, is gone"]
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputError, match=r"is complete, but its checkpoints are gone: remove its result\.json"):
         load(run)

@@ -1,5 +1,6 @@
 """The trained network of a run, loaded from its workdir."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -96,9 +97,12 @@ def _restore(
         restored = checkpoints.restore(abstract, log, None if step is None else int(step))
     if restored is None:
         raise _no_checkpoint(directory)
-    stated = (workdir.complete_result(directory) or restored._asdict())["step"]
-    if checkpoint == "last" and restored.step != stated and stated not in workdir.saved_steps(directory):
-        log(f"this is the checkpoint of iteration {restored.step}: that of {stated}, of result.json's errors, is gone")
+    if checkpoint == "last":
+        # A line about it stops nothing, nor does a damaged result.
+        with contextlib.suppress(InputError):
+            stated = (workdir.complete_result(directory) or restored._asdict())["step"]
+            if stated not in {restored.step, *workdir.saved_steps(directory)}:
+                log(f"this is the checkpoint of iteration {restored.step}: that of {stated}, of result.json, is gone")
     return restored
 
 

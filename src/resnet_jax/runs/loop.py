@@ -161,8 +161,11 @@ def _go_on(
         with optional("the description of the run", console.print):
             for line in describe.run(config, images, state.params, directory, restored and restored.step):
                 console.print(line)
-        for line in filter(None, (changed, length.unreached(config), build.without_effect(config))):
+        for line in filter(None, (changed, length.unreached(config))):
             console.print(line)
+        with optional("what has no effect", console.print):
+            if idle := build.without_effect(config):
+                console.print(idle)
         return _train(config, images, task, state, directory, checkpoints, console)
 
 
