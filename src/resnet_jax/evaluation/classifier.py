@@ -11,6 +11,7 @@ import numpy as np
 
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed.compiler import jit
 from resnet_jax.errors import InputError, warn
 from resnet_jax.models import ResNet, abstract_variables
 
@@ -67,7 +68,7 @@ class Classifier(flax.struct.PyTreeNode):
         return f"Classifier({network}, {parameters:,} parameters, images {size}, {len(names)} classes: {listed})"
 
 
-@jax.jit
+@jit
 def _logits(classifier: Classifier, images: jax.Array) -> Any:
     check_fit(classifier, images)  # where it is traced, and so once for all images of a shape
     return classifier.model.apply(classifier.variables, classifier.preprocessing(images), train=False)

@@ -20,6 +20,7 @@ from PIL import Image
 from resnet_jax.data.decode import resample
 from resnet_jax.data.sequential import center_view
 from resnet_jax.data.windows import Box, corner_windows
+from resnet_jax.distributed.compiler import jit
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier, check_fit
 
@@ -126,7 +127,7 @@ def passes(protocol: Protocol) -> int:
     return 2 if protocol.name in ("ten_crop", "dense") else 1
 
 
-@partial(jax.jit, static_argnames="protocol")
+@partial(jit, static_argnames="protocol")
 def scores(
     protocol: Protocol, classifier: Classifier, images: UInt8[Array, "batch ..."]
 ) -> Float[Array, "batch classes"]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from resnet_jax import rng
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.distributed.compiler import compiler_options, jit
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, put_batch, put_everywhere, replicated
 from resnet_jax.errors import InputError
 from resnet_jax.training.losses import Loss, cross_entropy
@@ -81,7 +82,7 @@ def make_train_step(
         batch = _preprocess(*data)
         return augment(jax.random.fold_in(rng.stream(seed, "augmentation"), step), batch) if augment else batch
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jit, donate_argnums=0)
     def compiled(state, data, seed):
         return _place(mesh, *_take_step(one_step, make_batch, mesh, state, data, seed))
 
@@ -157,7 +158,7 @@ def compile_steps(
       mesh: that the batches and the state are sharded over.
     """
 
-    @partial(jax.jit, static_argnums=3, donate_argnums=0)
+    @partial(jax.jit, static_argnums=3, donate_argnums=0, compiler_options=compiler_options())
     def train_steps(state, data, seed, steps):
         def body(state, _):
             return _take_step(train_step, make_batch, mesh, state, data, seed)
@@ -188,7 +189,7 @@ def compile_evaluation(
       mesh: that the batches are sharded over.
     """
 
-    @partial(jax.jit, static_argnums=2, out_shardings=replicated(mesh))
+    @partial(jit, static_argnums=2, out_shardings=replicated(mesh))
     def evaluate(variables, data, batches):
         def metrics_of(index):
             batch = jax.lax.with_sharding_constraint(make_batch(data, index), batch_sharded(mesh))

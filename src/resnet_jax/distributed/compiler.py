@@ -1,0 +1,48 @@
+"""What XLA's compiler is asked for where its own choice was measured to be slower."""
+
+import platform
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib.version
+
+# XLA:CPU of jaxlib 0.10 and 0.11 gives convolutions, products and sums to YNNPACK. Without the convolutions a training
+# step of ResNet-20 is 1.17 times as fast (Intel Xeon, 2 cores, 7 rounds in turn, all of them faster: 1.10 to 1.32),
+# and on an AMD EPYC 1.21 times (14 of 14); without sums as well it is slower again. jaxlib 0.12 gained nothing.
+_WITHOUT_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
+
+
+def compiler_options() -> dict[str, Any] | None:
+    """The `compiler_options` of `jax.jit` for the default devices; None where XLA's own choice is kept."""
+    version = tuple(map(int, jaxlib.version.__version__.split(".")[:2]))
+    measured = (0, 10) <= version < (0, 12) and platform.machine() in ("x86_64", "AMD64")
+    return _WITHOUT_CONVOLUTIONS if measured and jax.default_backend() == "cpu" else None
+
+
+def jit(function: Callable[..., Any], **arguments: Any) -> Any:
+    """`jax.jit` with `compiler_options()`, for what a user may call in a function that is itself compiled.
+
+    JAX refuses a function with options there; the options are left out then, and are those of the outer program.
+    """
+    plain = jax.jit(function, **arguments)
+
+    @cache  # when it is called, since an import must not start the devices
+    def chosen() -> Any:
+        options = compiler_options()
+        return jax.jit(function, compiler_options=options, **arguments) if options else plain
+
+    @wraps(function)
+    def call(*args: Any, **keywords: Any) -> Any:
+        compiled = chosen()
+        return (plain if compiled is not plain and _is_traced((args, keywords)) else compiled)(*args, **keywords)
+
+    return call
+
+
+def _is_traced(arguments: Any) -> bool:
+    """Whether JAX is tracing: in a gradient the arguments say it, in a compiled function what is made there."""
+    made = jax.lax.iota(jnp.int32, 1)  # made on the device: a zero would be copied there
+    return any(isinstance(each, jax.core.Tracer) for each in (*jax.tree.leaves(arguments), made))
