@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnet_jax.benchmark.train import heading, in_turn, spread, written
+from resnet_jax.benchmark.measuring import heading, in_turn, spread, written
 from resnet_jax.cli.arguments import Format, command, show
 from resnet_jax.data.decode import UnreadableImageError
 from resnet_jax.data.encoded import ImageSource
