@@ -27,6 +27,11 @@ def check(result, steps_per_dispatch, rounds):
         assert step["n"] == row["relative_speed"]["n"] == rounds
         assert row["images_per_second"] == pytest.approx(8 / step["median"])
         assert row["multiply_adds_per_second"] == pytest.approx(3 * cost * row["images_per_second"])
+        operations, peaks = result["roofline"]["operations"], result["roofline"]["peaks"]
+        assert row["share_of_peak"] * step["median"] * peaks["operations_per_second"] == pytest.approx(operations)
+        assert row["share_of_roofline"] * step["median"] == pytest.approx(result["roofline"]["least_time"])
+        # Three times the forward pass, but for the gradient of the images: 8 images, 27 x 16 weights, 64 pixels.
+        assert operations == 2 * 8 * (3 * cost - 64 * 27 * 16)
         assert all(row[f"{part}_time"] > 0 for part in ("init", "trace", "compile", "first_dispatch"))
         assert row["program_bytes"] > 0
         assert math.isfinite(row["loss"])
@@ -36,6 +41,7 @@ def check(result, steps_per_dispatch, rounds):
     assert json.loads(json.dumps(result)) == result
 
 
+@pytest.mark.usefixtures("known_peaks")
 def test_variants_on_a_fixed_batch():
     variants = {**LINEN, "scanned": VARIANTS["scanned"]}
     result = train_benchmark(**TINY, input="synthetic", variants=variants, rounds=3)
@@ -55,6 +61,7 @@ def test_the_command_prints_tables(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "fake devices" in text
     assert "variants=rolled,linen" in text
+    assert "G operations/s" in text
     assert text.count("\n  rolled") == text.count("\n  linen") == 2
     assert f"jax {jax.__version__}" in text
     assert max(map(len, text.splitlines())) <= 160
@@ -64,6 +71,7 @@ def test_the_command_prints_tables(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("known_peaks")
 def test_the_input_on_the_device_runs_through_the_real_step():
     result = train_benchmark(**TINY, input="device", dtype="bfloat16", shortcut="B", rounds=1)
     assert [row["name"] for row in result["variants"]] == ["scanned"]

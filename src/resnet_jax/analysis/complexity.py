@@ -41,7 +41,7 @@ class Layer:
       stage: "conv1", "conv2_x", …, "fc" as in table 1; "conv1", "stage1", …, "fc" of a CIFAR network; and "stage1", …,
         "fc" of a `VGG` and a `HighwayNet`.
       kind: "conv", "batch_norm", "max_pool" or "fc".
-      output: shape without the batch, (height, width, channels) or (classes,).
+      input, output: shapes without the batch, (height, width, channels), or (features,) and (classes,).
       parameters: trained scalars: kernels, biases, gamma and beta; no running statistics.
       multiply_adds: of convolutions and the classifier; everything else counts as nothing (paper table 1).
       activation_bytes: kept from the forward to the backward pass, see `layer_costs`.
@@ -50,6 +50,7 @@ class Layer:
     name: str
     stage: str
     kind: str
+    input: tuple[int, ...]
     output: tuple[int, ...]
     parameters: int
     multiply_adds: int
@@ -86,14 +87,16 @@ def layer_costs(
     calls: dict[tuple[str, ...], Layer] = {}
     stem = getattr(model, "stem", None)
 
-    def add(path: tuple[str, ...], kind: str, output: Any, params: Any, kept: Any) -> None:
+    def add(path: tuple[str, ...], kind: str, output: Any, params: Any, kept: Any, given: Any = None) -> None:
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         multiply_adds = math.prod(output.shape[1:-1]) * params["kernel"].size if "kernel" in params else 0
         # A shortcut's batch norm is followed by the addition and has no ReLU of its own.
         summed = kind == "batch_norm" and "shortcut" in path
         kept_bytes = 0 if summed else kept.size * kept.dtype.itemsize
         stage = _stage(path[0], stem)
-        calls[path] = Layer("/".join(path), stage, kind, output.shape[1:], size, multiply_adds, kept_bytes)
+        # What is pooled is what the layer before ends with.
+        shown = given.shape[1:] if given is not None else list(calls.values())[-1].output
+        calls[path] = Layer("/".join(path), stage, kind, shown, output.shape[1:], size, multiply_adds, kept_bytes)
 
     def record(method, args, kwargs, context):
         module = context.module
@@ -109,7 +112,8 @@ def layer_costs(
             add((*module.path, "pool"), "max_pool", output, {}, kept)
         kind = _KINDS.get(type(module))
         if kind is not None and context.method_name == "__call__":
-            add(module.path, kind, output, module.variables["params"], args[0] if kind == "fc" else output)
+            params, kept = module.variables["params"], args[0] if kind == "fc" else output
+            add(module.path, kind, output, params, kept, args[0])
         return output
 
     images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)

@@ -1,1 +1,2 @@
+from .roofline import Work as Work, device_peaks as device_peaks, least_work as least_work
 from .train import VARIANTS as VARIANTS, Variant as Variant, train_benchmark as train_benchmark

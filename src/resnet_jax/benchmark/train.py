@@ -20,6 +20,7 @@ from resnet_jax.benchmark.measuring import (
     timed,
     written,
 )
+from resnet_jax.benchmark.roofline import roofline, roofline_lines, shares
 from resnet_jax.benchmark.steps import INPUTS, program_bytes, training_steps
 from resnet_jax.data.batch import Batch
 from resnet_jax.distributed.machine import describe_environment
@@ -74,11 +75,14 @@ def train_benchmark(
 
     Returns:
       a JSON-able dict: "environment", "arguments", "multiply_adds" (of one forward pass of one image),
-      "peak_bytes_in_use" (of the first device and this process so far, or None), and "variants", one dict each with
+      "peak_bytes_in_use" (of the first device and this process so far, or None), "roofline" (what the devices do at
+      best and what a step asks of them at least, see `roofline.roofline`), and "variants", one dict each with
 
         name, steps_per_dispatch, images_per_second (of the median step), loss (the last step's mean over the batch);
         step_time: seconds, and relative_speed: the first variant's time / this one's; a `spread` over the rounds;
         multiply_adds_per_second: three times those of the forward pass, which is usual;
+        share_of_peak: operations per second / those of a large matrix product on these devices;
+        share_of_roofline: the roofline's least time / the median step time;
         init_time: seconds to compile and draw the initial state;
         trace_time, compile_time: seconds of `lower` and `compile` of a dispatch (see "compilation_cache");
         first_dispatch_time: seconds of the first one, compiled before;
@@ -98,6 +102,9 @@ def train_benchmark(
 
     prepared = [_prepare(variant, network, mesh, input, batch_size, size, steps) for variant in chosen.values()]
     measured = np.array(in_turn([run for run, _ in prepared], rounds))  # (variants, rounds, 2)
+    # Before the devices' own peaks are measured, which takes memory too.
+    memory = peak_bytes()
+    bound = roofline(network, size, batch_size, dtype, train=True)
     times, results = measured[:, :, 0] / steps, []
     for name, (_, once), own, loss in zip(chosen, prepared, times, measured[:, -1, 1].tolist(), strict=True):
         images_per_second = batch_size / float(np.median(own))
@@ -109,6 +116,7 @@ def train_benchmark(
                 "images_per_second": images_per_second,
                 "multiply_adds_per_second": 3 * cost * images_per_second,
                 "relative_speed": spread(times[0] / own),
+                **shares(bound, float(np.median(own))),
                 "loss": loss,
             }
         )
@@ -116,7 +124,8 @@ def train_benchmark(
         "environment": describe_environment(),
         "arguments": {**arguments, "shortcut": network.shortcut, "image_size": size, "variants": list(chosen)},
         "multiply_adds": cost,
-        "peak_bytes_in_use": peak_bytes(),
+        "peak_bytes_in_use": memory,
+        "roofline": bound,
         "variants": results,
     }
 
@@ -166,11 +175,14 @@ def as_text(result: dict[str, Any]) -> str:
     speed, once = [], []
     for row in result["variants"]:
         name, step = row["name"], written({key: 1e3 * value for key, value in row["step_time"].items()}, 2)
+        reached = (f"{row[f'share_of_{part}']:.1%}" for part in ("peak", "roofline"))
         images, arithmetic = f"{row['images_per_second']:,.1f}", f"{row['multiply_adds_per_second'] / 1e9:,.1f}"
-        speed.append((name, images, step, arithmetic, written(row["relative_speed"], 2)))
+        speed.append((name, images, step, arithmetic, *reached, written(row["relative_speed"], 2)))
         times = (f"{row[f'{part}_time']:.2f}" for part in ("init", "trace", "compile", "first_dispatch"))
         program = "" if row["program_bytes"] is None else f"{row['program_bytes'] / 2**20:,.1f}"
         once.append((name, *times, program))
-    first = ("variant", "images/s", "step (ms)", "multiply-adds/s (G)", "relative speed")
+    first = ("variant", "images/s", "step (ms)", "multiply-adds/s (G)", "of peak", "of roofline", "relative")
     second = ("variant", "init (s)", "trace (s)", "compile (s)", "first dispatch (s)", "program (MiB)")
-    return "\n".join([*heading(result), *peak, "", table(first, speed), "", table(second, once)])
+    return "\n".join(
+        [*heading(result), *peak, *roofline_lines(result), "", table(first, speed), "", table(second, once)]
+    )
