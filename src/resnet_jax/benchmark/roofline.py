@@ -26,7 +26,7 @@ def device_peaks(dtype: str = "float32") -> dict[str, float]:
 
     Args:
       dtype: "float32" or "bfloat16", of a matrix product on each device at JAX's default precision, as the layers have
-        it: of 8192 x 8192 numbers, or on a CPU 1024 x 1024.
+        it: of 8192 x 8192 numbers on each device, or on a CPU 1024 x 1024 in all.
 
     Returns:
       "operations_per_second": additions and multiplications of that product, and "bytes_per_second": read and written
@@ -42,7 +42,7 @@ def device_peaks(dtype: str = "float32") -> dict[str, float]:
     check_choice("dtype", dtype, DTYPES)
     mesh = make_mesh()
     cpu = mesh.devices.flat[0].platform == "cpu"
-    side, length, calls = (1024, 2**26 // mesh.size, 1) if cpu else (8192, 2**28, _CALLS)
+    side, length, calls = (math.isqrt(2**20 // mesh.size), 2**26 // mesh.size, 1) if cpu else (8192, 2**28, _CALLS)
     jit = functools.partial(jax.jit, out_shardings=batch_sharded(mesh))
     key = jax.device_put(rng.stream(0, "peaks"), replicated(mesh))
     # Zeros would cost a GPU less power than numbers do.
@@ -113,7 +113,7 @@ def least_work(model: Network | str, image_size: int | None = None, *, train: bo
       train: a step of training, or else of inference.
 
     >>> first = least_work("cifar_resnet8", 32, train=False)[0]
-    >>> first == Work("conv1/conv1", 2 * 32 * 32 * 27 * 16, 4 * 32 * 32 * (3 + 16), 4 * 27 * 16)
+    >>> first == Work("conv1", 2 * 32 * 32 * 27 * 16, 4 * 32 * 32 * (3 + 16), 4 * 27 * 16)
     True
     """
     network: Any = models.create(model) if isinstance(model, str) else model
