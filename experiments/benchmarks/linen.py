@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from resnet_jax.benchmark import VARIANTS as OURS, Variant
-from resnet_jax.cli.commands import benchmark_train
+from resnet_jax.cli.benchmarks import benchmark_train
 from resnet_jax.models import ResNet
 from resnet_jax.models.stacking import unstack
 

@@ -13,8 +13,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from input_speed import Loader, Round, loader_table, make_loaders, measure
+from input_speed import make_loaders
 
+from resnet_jax.benchmark.input import Loader, Round, loader_table, measure
 from resnet_jax.data.cache import FORMS, write_cache
 from resnet_jax.data.images import open_images
 from resnet_jax.distributed.machine import describe_environment

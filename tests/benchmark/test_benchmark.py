@@ -9,7 +9,7 @@ from linen import VARIANTS as LINEN
 
 from resnet_jax.analysis import summary
 from resnet_jax.benchmark import VARIANTS, train_benchmark
-from resnet_jax.cli.commands import benchmark_train
+from resnet_jax.cli.benchmarks import benchmark_train
 from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError
 from resnet_jax.models import create

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from resnet_jax.benchmark import compile as compiling, compile_benchmark
+from resnet_jax.cli.benchmarks import benchmark_compile
 from resnet_jax.errors import InputError
 from resnet_jax.models import create
 
@@ -23,23 +24,24 @@ def lower(network, mesh, batch_size, image_size):
     return None, jax.jit(lambda x: x * batch_size + len(network.stage_sizes)).lower(jnp.ones(image_size))
 
 
-def test_the_result(monkeypatch):
+def test_the_result(monkeypatch, capsys):
     imports = {"import resnet_jax": {"median": 0.25, "q1": 0.25, "q3": 0.25, "n": 1}}
     monkeypatch.setattr(compiling, "import_times", lambda rounds: imports)
     monkeypatch.setattr(compiling, "lower_step", lower)
     before = settings()
-    result = compile_benchmark(**TINY)
+    flags = ["--models=cifar_resnet8,cifar_resnet14", "--batch_size=8", "--image_size=8", "--rounds=1"]
+    benchmark_compile([*flags, "--format=json"])
+    result = json.loads(capsys.readouterr().out)
     assert settings() == before
     assert result["imports"] == imports
-    (row,) = result["models"]
-    assert row["name"] == "cifar_resnet8"
+    assert [row["name"] for row in result["models"]] == result["arguments"]["models"]
+    row = result["models"][0]
     assert all(row[f"{part}_time"]["median"] > 0 for part in ("trace", "compile", "cached"))
     assert all(row[f"{part}_time"]["n"] == 1 for part in ("trace", "compile", "cached", "relative"))
     assert row["relative_time"]["median"] == 1
     assert 3 < row["traced_lines"] < 30
     # The round that is not timed wrote it.
     assert row["cached_bytes"] > 100
-    assert json.loads(json.dumps(result)) == result
     text = compiling.as_text(result)
     assert f" {row['traced_lines']:,} " in text
     assert "import resnet_jax   0.250 (0.250–0.250)" in text

@@ -5,9 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from input_speed import Loader, Round, input_speed, loader_table, measure, pillow_window
+from input_speed import input_speed, pillow_window
 from PIL import Image
 
+from resnet_jax.benchmark import input as reading, input_benchmark
+from resnet_jax.benchmark.input import Loader, Round, loader_table, measure
+from resnet_jax.cli.benchmarks import benchmark_input
 from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping
 from resnet_jax.data.tiles import encode_tiles
@@ -90,6 +93,64 @@ def test_medians_quartiles_and_ratios_of_rounds_in_turn():
     assert rows[2]["relative_speed"]["median"] == 1
     fields = loader_table(rows).splitlines()[-1].split()
     assert fields == ["unknown", "4", "60", "(50–70)", "15", "?", "1.00", "?"]
+
+
+def test_the_cores_that_feed_a_device(folder, monkeypatch, capsys):
+    asked = {}
+
+    def train_benchmark(model, **fields):
+        asked.update(fields, model=model)
+        return {"variants": [{"images_per_second": 1600.0}]}
+
+    monkeypatch.setattr(reading, "train_benchmark", train_benchmark)
+    monkeypatch.setattr(reading, "make_loaders", lambda *_: [Loader("slow", 4, lambda seconds: Round(200, 1, 1))])
+    benchmark_input(["--dataset=folder", f"--data_dir={folder}", "--model=resnet50", "--rounds=2", "--format=json"])
+    result = json.loads(capsys.readouterr().out)
+    assert asked["model"] == "resnet50"
+    assert (asked["batch_size"], asked["image_size"], asked["input"]) == (256, 224, "synthetic")
+    # Each of 8 devices takes 200 images per second, and a core gives 50.
+    assert result["step_images_per_second"] == 200
+    assert result["loaders"][0]["cores_per_device"] == 4
+    benchmark_input(["--dataset=folder", f"--data_dir={folder}", "--model=resnet50"])
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1].split()[-1] == "4.0"
+    assert "200.0 images/s of resnet50 on one device" in text
+
+
+def test_small_windows_are_read(folder):
+    result = input_benchmark("folder", folder, image_size=8, batch_size=2, rounds=1, seconds=0.01)
+    assert [row["name"] for row in result["loaders"]] == ["windows", f"stream, {available_cores()} threads"]
+    assert all(row["images_per_second"]["median"] > 0 for row in result["loaders"])
+    assert result["step_images_per_second"] is None
+    assert "cores_per_device" not in result["loaders"][0]
+    assert result["arguments"]["image_size"] == 8
+    assert json.loads(json.dumps(result)) == result
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("known_peaks")
+def test_a_step_of_the_model_is_measured(folder):
+    fields = {"image_size": 8, "batch_size": 8, "rounds": 1, "seconds": 0.01}
+    result = input_benchmark("folder", folder, **fields, model="cifar_resnet8")
+    for row in result["loaders"]:
+        speed = row["images_per_second_per_core"]["median"]
+        assert row["cores_per_device"] == pytest.approx(result["step_images_per_second"] / speed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"crop": "center"}, "crop is 'center', but it must be one of random_resized_crop, random_scale"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"seconds": 0}, "seconds=0"),
+        ({"workers": [0, -1]}, "workers is -1"),
+        ({"workers": []}, r"workers=\[\]"),
+        ({"model": "resnet56"}, "did you mean 'cifar_resnet56'"),
+    ],
+)
+def test_arguments_that_cannot_be(folder, wrong, message):
+    with pytest.raises(InputError, match=message):
+        input_benchmark("folder", folder, **wrong)
 
 
 @pytest.mark.parametrize("crop", ["random_scale", "random_resized_crop"])

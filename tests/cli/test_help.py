@@ -90,7 +90,7 @@ def test_bash_completes_commands_flags_and_configs():
         unavailable("there is no bash")
     assert complete("resnet-jax ") == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
     assert complete("resnet-jax ev") == ["evaluate"]
-    assert complete("resnet-jax benchmark ") == ["train"]
+    assert complete("resnet-jax benchmark ") == ["train", "eval", "input", "compile", "memory"]
     assert complete("resnet-jax prepare c") == ["cache"]
     assert complete(".venv/bin/resnet-jax evaluate --workdir=a --prot") == [
         "--protocol=center",

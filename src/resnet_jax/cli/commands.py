@@ -1,10 +1,17 @@
-"""All commands of resnet-jax by their names; the ones that prepare and measure."""
+"""All commands of resnet-jax by their names; the ones that prepare."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from resnet_jax.cli.arguments import Format, command, show
+from resnet_jax.cli.arguments import command
+from resnet_jax.cli.benchmarks import (
+    benchmark_compile,
+    benchmark_eval,
+    benchmark_input,
+    benchmark_memory,
+    benchmark_train,
+)
 from resnet_jax.cli.help import completion_script
 from resnet_jax.cli.networks import convert, evaluate, export, features, predict, summary
 from resnet_jax.cli.running import doctor, report, runs, sweep, train
@@ -53,39 +60,6 @@ def prepare_cache(
 
 
 @command
-def benchmark_train(
-    *,
-    model: str = "cifar_resnet20",
-    shortcut: str | None = None,
-    batch_size: int = 128,
-    image_size: int | None = None,
-    dtype: str = "float32",
-    input: str = "device",
-    variants: str = "scanned",
-    steps: int = 10,
-    rounds: int = 5,
-    format: Format = "table",
-) -> None:
-    """Measures how fast a network trains on the devices at hand.
-
-    resnet-jax benchmark train [--model=NAME] [--shortcut=A|B|C] [--batch_size=N] [--image_size=N]
-                               [--dtype=float32|bfloat16] [--input=device|synthetic] [--variants=NAME,NAME,…]
-                               [--steps=N] [--rounds=N] [--format=table|json]
-
-    The variants are scanned (several steps to a dispatch, the default), rolled, unrolled and unrolled_scanned. Their
-    rounds alternate.
-    """
-    fields = {name: value for name, value in locals().items() if name not in ("variants", "format")}
-    from resnet_jax.benchmark.train import VARIANTS, as_text, train_benchmark
-
-    for name in variants.split(","):
-        if name not in VARIANTS:
-            raise InputError(f"--variants has {name!r}, but each must be one of {', '.join(VARIANTS)}")
-    result = train_benchmark(**fields, variants={name: VARIANTS[name] for name in variants.split(",")})
-    show(format, result, lambda: as_text(result))
-
-
-@command
 def completion(*shell: str) -> None:
     """Prints a script with which a shell completes commands, flags and configs.
 
@@ -103,7 +77,8 @@ def completion(*shell: str) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     function.__name__.replace("_", " "): function
     for function in (
-        *(train, evaluate, predict, summary, runs, sweep, report, benchmark_train),
+        *(train, evaluate, predict, summary, runs, sweep, report),
+        *(benchmark_train, benchmark_eval, benchmark_input, benchmark_compile, benchmark_memory),
         *(features, convert, export, prepare, prepare_cache, doctor, completion),
     )
 }
