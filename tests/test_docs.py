@@ -35,6 +35,7 @@ TINY = (
 )
 TUNED = f"{SHORT} --config.stream.image_size=32 --config.stream.resize_size=40 --config.train.batch_size=4"
 ON_PHOTOS = f"{TINY} --config.dataset.name=folder --config.dataset.data_dir=photos --config.stream.mean_images=4"
+SMALL = "--model=cifar_resnet8 --image_size=8 --batch_size=8 --rounds=1"
 
 # How each line is run, in this order: what is added to it, where its recipe is too long, and what of it is replaced.
 RUN = {
@@ -98,6 +99,20 @@ RUN = {
     "resnet-jax summary --model=vgg16": ("", {}),
     "resnet-jax train --config=digits --config.model.family=cifar_highway --config.model.gate_bias=-4 "
     "--workdir=runs/highway": (f"--config.model.depth=8 {SHORT}", {}),
+    "resnet-jax benchmark train --model=resnet50 --batch_size=256 --dtype=bfloat16": (f"{SMALL} --steps=1", {}),
+    "resnet-jax benchmark eval --model=resnet50 --batch_size=256 --dtype=bfloat16": (f"{SMALL} --steps=1", {}),
+    "resnet-jax benchmark input --dataset=imagenet2012 --model=resnet50 --dtype=bfloat16": (
+        f"{SMALL} --data_dir=photos --seconds=0.01",
+        {"imagenet2012": "folder"},
+    ),
+    "resnet-jax benchmark compile --models=cifar_resnet20,cifar_resnet110,cifar_resnet1202": (
+        "--models=cifar_resnet8 --image_size=8 --batch_size=8 --rounds=1",
+        {},
+    ),
+    "resnet-jax benchmark memory --model=resnet50 --batch_sizes=32,64,128 --dtype=bfloat16": (
+        "--model=cifar_resnet8 --image_size=8",
+        {"32,64,128": "8,16"},
+    ),
 }
 # What cannot run here, and why; its flags and fields exist.
 PARSED = {

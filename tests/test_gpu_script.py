@@ -28,12 +28,16 @@ def test_parts_leave_results_and_are_not_run_twice(test_data, tmp_path):
         return subprocess.run(["bash", SCRIPT, *parts], env=environment, cwd=tmp_path, capture_output=True, text=True)
 
     # The other parts are these with another precision or network.
-    parts = ("cifar_bfloat16", "variants", "input", "stream", "recipe_plain20")
+    parts = ("cifar_bfloat16", "eval", "compile", "memory", "variants", "input", "stream", "recipe_plain20")
     first = run(*parts)
     assert first.returncode == 0, first.stderr
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
     assert set(results) == {
         "train_cifar_resnet8_bfloat16",
+        "eval_cifar_resnet8_bfloat16",
+        "eval_cifar_resnet8_float32",
+        "compile_cifar",
+        "memory_cifar_resnet8",
         "variants_cifar_resnet8",
         "input_speed",
         "stream_resnet50_bfloat16",
@@ -46,6 +50,12 @@ def test_parts_leave_results_and_are_not_run_twice(test_data, tmp_path):
             assert result["test_images"] == 10_000
         elif name.startswith("stream"):
             assert (result["step"], result["validation_images"]) == (2, 100)
+        elif name.startswith("eval"):
+            assert result["images_per_second"] > 0
+        elif name.startswith("compile"):
+            assert [row["name"] for row in result["models"]] == ["cifar_resnet8"]
+        elif name.startswith("memory"):
+            assert [row["batch_size"] for row in result["programs"]] == [8, 16]
         elif name.startswith("train") or name.startswith("variants"):
             assert all(variant["images_per_second"] > 0 for variant in result["variants"])
 

@@ -18,7 +18,8 @@ RUNS=${RUNS:-runs/gpu}
 TINY=${TINY:-}
 venv=$here/../../.venv/bin/python
 PYTHON=${PYTHON:-$([[ -x $venv ]] && echo "$venv" || echo python3)}
-PARTS=(imagenet_bfloat16 imagenet_float32 cifar_bfloat16 cifar_float32 variants input stream recipe_resnet20 recipe_plain20)
+PARTS=(imagenet_bfloat16 imagenet_float32 cifar_bfloat16 cifar_float32 eval compile memory variants input stream
+  recipe_resnet20 recipe_plain20)
 
 mkdir -p "$RESULTS"
 failed=()
@@ -63,6 +64,35 @@ cifar() {
   [[ -n $TINY ]] && depths=(8)
   for depth in "${depths[@]}"; do throughput "cifar_resnet$depth" "$1" 128; done
   [[ -n $TINY ]] || throughput cifar_plain20 "$1" 128
+}
+
+# How fast trained networks score images.
+eval_() {
+  local network dtype networks=(cifar_resnet20:128 cifar_resnet110:128 resnet50:256) size=(--steps=20 --rounds=5)
+  [[ -n $TINY ]] && { networks=(cifar_resnet8:8); size=(--steps=1 --rounds=1); }
+  for network in "${networks[@]}"; do
+    for dtype in bfloat16 float32; do
+      JAX_ENABLE_COMPILATION_CACHE=false result "eval_${network%:*}_$dtype" resnet_jax benchmark eval --model="${network%:*}" --dtype=$dtype \
+        --batch_size="${network#*:}" "${size[@]}" --format=json
+    done
+  done
+}
+
+# How long steps of CIFAR's networks take to compile, the deepest ones too.
+compile() {
+  local size=(--rounds=3)
+  [[ -n $TINY ]] && size=(--models=cifar_resnet8 --batch_size=8 --rounds=1)
+  result compile_cifar resnet_jax benchmark compile "${size[@]}" --format=json
+}
+
+# What a step keeps of each image.
+memory() {
+  local model models=(cifar_resnet110 resnet50) sizes=32,64,128
+  [[ -n $TINY ]] && { models=(cifar_resnet8); sizes=8,16; }
+  for model in "${models[@]}"; do
+    result "memory_$model" resnet_jax benchmark memory --model="$model" --dtype=bfloat16 --batch_sizes=$sizes \
+      --format=json
+  done
 }
 
 # Whether scanned blocks and scanned steps pay on this device, against the same network in plain Linen.
@@ -123,6 +153,9 @@ for part in "${@:-${PARTS[@]}}"; do
   case $part in
     imagenet_bfloat16 | imagenet_float32) imagenet "${part#imagenet_}" ;;
     cifar_bfloat16 | cifar_float32) cifar "${part#cifar_}" ;;
+    eval) eval_ ;;
+    compile) compile ;;
+    memory) memory ;;
     variants) variants ;;
     input) input ;;
     stream) stream ;;

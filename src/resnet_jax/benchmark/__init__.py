@@ -1,7 +1,8 @@
 """Measured figures, with the environment that they were measured in, as dicts that JSON can hold.
 
-`train_benchmark` measures how fast a network trains on data that lie on the devices, and how
-much of what these can do at best it uses: `device_peaks` and `least_work`.
+`train_benchmark` measures how fast a network trains on data that lie on the devices, `eval_benchmark` how fast it
+scores them, `input_benchmark` how fast images are read, `compile_benchmark` how long a step takes to compile, and
+`memory_benchmark` what it keeps. `device_peaks` and `least_work` are what the first two set a network beside.
 """
 
 import lazy_loader

@@ -226,5 +226,6 @@ def as_text(result: dict[str, Any]) -> str:
     """Writes what `input_benchmark` returns: the environment, the arguments and a table of the loaders."""
     lines, speed = [f"data      {result['images']:,} images"], result["step_images_per_second"]
     if speed is not None:
-        lines.append(f"step      {speed:,.1f} images/s of {result['arguments']['model']} on one device, fed")
+        model = result["arguments"]["model"]
+        lines.append(f"step      {speed:,.1f} images/s of {model} on one device, where the batch stays")
     return "\n".join([*heading(result), *lines, "", loader_table(result["loaders"])])

@@ -57,7 +57,8 @@ def memory_benchmark(
     for size in batch_sizes:
         check_whole(batch_sizes=size)
         check_divides(mesh, size, "batch_sizes")
-    programs, state = [], None
+    programs: list[dict[str, Any]] = []
+    state: Any = None
     for size in batch_sizes:
         state, lowered = lower_step(network, mesh, size, costs["image_size"])
         compiled = lowered.compile()

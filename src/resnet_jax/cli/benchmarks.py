@@ -142,5 +142,5 @@ def benchmark_memory(
     fields: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("batch_sizes", "format")}
     from resnet_jax.benchmark.memory import as_text, memory_benchmark
 
-    result = memory_benchmark(**fields, **({"batch_sizes": batch_sizes} if batch_sizes else {}))
+    result = memory_benchmark(**fields, batch_sizes=batch_sizes or (8, 16, 32))
     show(format, result, lambda: as_text(result))
