@@ -63,7 +63,7 @@ def input_benchmark(
       crop: one of `data.stream.CROPS`.
       image_size: of the windows, in pixels; the shorter sides of "random_scale" are 256/224 to 480/224 of it.
       batch_size: images in a batch of the stream, and in a step of the model, over all devices.
-      workers: processes that decode; 0 are threads on all cores.
+      workers: processes that decode, for which a script needs `if __name__ == "__main__":`; 0 are threads on all cores.
       rounds, seconds: timed, after one that is not, and the length of each.
       model, dtype: whose training step is measured on a float batch that stays on the devices; None is none.
 

@@ -86,9 +86,10 @@ class Work(NamedTuple):
 def least_work(model: Network | str, image_size: int | None = None, *, train: bool) -> list[Work]:
     """Counts the least that each layer of a network computes and moves, in the order of execution.
 
-    Operations are two for each multiply-add of convolutions and the classifier. Training takes three times those of
-    the forward pass, for the gradients of a layer's input and of its kernel cost as much as its output each; but two
-    times in the first layer, since images need no gradient.
+    Operations are two for each multiply-add of convolutions and the classifier, as the paper counts them: with those of
+    zeros at the borders, which on maps of few pixels a program may leave out. Training takes three times those of the
+    forward pass, for the gradients of a layer's input and of its kernel cost as much as its output each; but two times
+    in the first layer, since images need no gradient.
 
     Bytes are those of feature maps, in the dtype of the computation, and of float32 parameters, where layers run one
     after another and no map stays on the chip between two of them:
@@ -106,7 +107,7 @@ def least_work(model: Network | str, image_size: int | None = None, *, train: bo
 
     Not counted, since it can be done while a map is at hand or is small: ReLUs, sums of shortcuts with what they read,
     averages before the classifier, pre-processing, statistics and the loss. What a program computes again, keeps in a
-    wider dtype or sends to other devices comes on top.
+    wider dtype or sends to other devices comes on top; one whose maps stay in a cache can move less.
 
     Args:
       model, image_size: of `analysis.layer_costs`, whose errors are this one's.
