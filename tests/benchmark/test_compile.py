@@ -36,6 +36,7 @@ def test_the_result(monkeypatch, capsys):
     assert result["imports"] == imports
     assert [row["name"] for row in result["models"]] == result["arguments"]["models"]
     row = result["models"][0]
+    assert row["image_size"] == 8
     assert all(row[f"{part}_time"]["median"] > 0 for part in ("trace", "compile", "cached"))
     assert all(row[f"{part}_time"]["n"] == 1 for part in ("trace", "compile", "cached", "relative"))
     assert row["relative_time"]["median"] == 1

@@ -46,9 +46,9 @@ def compile_benchmark(
       which loads nothing yet, and of "import resnet_jax; resnet_jax.create", which loads JAX and Flax; and "models",
       one dict each with
 
-        name; trace_time, compile_time: seconds of `lower` and of `compile` without a cache; cached_time: of `compile`
-        where the program is read from the cache; relative_time: trace_time and compile_time / those of the first
-        model; {"median", "q1", "q3", "n"} over the rounds, as imports are;
+        name, image_size; trace_time, compile_time: seconds of `lower` and of `compile` without a cache; cached_time: of
+        `compile` where the program is read from the cache; relative_time: trace_time and compile_time / those of the
+        first model; {"median", "q1", "q3", "n"} over the rounds, as imports are;
         traced_lines: of the program that is traced, as StableHLO; cached_bytes: of the compiled one, as the cache
         keeps it, compressed, or 0 where it keeps none.
 
@@ -74,11 +74,12 @@ def compile_benchmark(
             runs.append(partial(_compile_twice, lower, Path(folder, name)))
             traced.append(len(lower()[1].as_text().splitlines()))
         measured = np.array(in_turn(runs, rounds))  # (models, rounds, 3)
-        for name, own, lines in zip(models, measured, traced, strict=True):
+        for name, (_, costs), own, lines in zip(models, networks, measured, traced, strict=True):
             trace_time, compile_time, cached_time = (spread(column) for column in own.T)
             rows.append(
                 {
                     "name": name,
+                    "image_size": costs["image_size"],
                     "trace_time": trace_time,
                     "compile_time": compile_time,
                     "cached_time": cached_time,
