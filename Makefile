@@ -2,6 +2,7 @@
 # make test     lint, types and the tests that take milliseconds; says at its end what it has left to test-all
 # make test-all everything else: processes, whole runs, PyTorch, real images; and the numbers compiled as users compile
 # make experiments  runs the small form of each experiment on the paper, and writes what they found as a page
+# make benchmarks  times training and inference in turn with PyTorch and plain Linen, and prints the ratios
 # make docs     builds the documentation into build/docs, offline; a warning is an error
 # make lock     writes constraints.txt anew, from the newest versions that PYTHONS can install
 # make install  what the other targets do first: an environment in .venv, made with PYTHON
@@ -17,7 +18,7 @@ QUICK := not slow and not torch and not test_data
 # What computes is tested once more as users compile it, which takes twice as long.
 NUMERICS := $(addprefix tests/,evaluation models training)
 
-.PHONY: install train test test-all experiments docs lint format lock clean
+.PHONY: install train test test-all experiments benchmarks docs lint format lock clean
 
 install: $(VENV)/.installed
 
@@ -52,6 +53,10 @@ experiments: $(PAPER:%=$(RESULTS)/%.json)
 
 $(RESULTS)/%.json: experiments/paper/%.py | $(VENV)/.installed
 	$(BIN)/python $< --workdir=runs/paper/$* --output=$@
+
+benchmarks: install
+	$(INSTALL) --editable '.[torch]'
+	$(BIN)/python experiments/benchmarks/peers.py --output=runs/benchmarks/peers.json
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(INSTALL) --editable '.[docs]'

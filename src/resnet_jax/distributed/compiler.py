@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jaxlib.version
+from jax.core import Tracer
 
 # XLA:CPU of jaxlib 0.10 and 0.11 gives convolutions, products and sums to YNNPACK. Without the convolutions a training
 # step of ResNet-20 is 1.17 times as fast (Intel Xeon, 2 cores, 7 rounds in turn, all of them faster: 1.10 to 1.32),
@@ -45,4 +46,4 @@ def jit(function: Callable[..., Any], **arguments: Any) -> Any:
 def _is_traced(arguments: Any) -> bool:
     """Whether JAX is tracing: in a gradient the arguments say it, in a compiled function what is made there."""
     made = jax.lax.iota(jnp.int32, 1)  # made on the device: a zero would be copied there
-    return any(isinstance(each, jax.core.Tracer) for each in (*jax.tree.leaves(arguments), made))
+    return any(isinstance(each, Tracer) for each in (*jax.tree.leaves(arguments), made))
