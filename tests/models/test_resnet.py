@@ -1,5 +1,7 @@
 """Whole networks: against a NumPy forward pass, rolled against unrolled, shapes, dtypes, initialisation, identities."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -273,6 +275,22 @@ def test_the_program_does_not_grow_with_depth():
         return len(jax.jit(jax.grad(loss, has_aux=True)).lower(variables["params"], variables["batch_stats"]).as_text())
 
     assert program_size(1202) < 1.1 * program_size(110)
+
+
+def test_the_gradient_keeps_of_a_block_its_input_and_what_its_convolutions_gave():
+    """Three maps of a block: not the values' squares and distances from the mean, nor what batch norm and ReLU gave."""
+    model = models.ResNet((4,), (8,), False, "cifar", 5, "A")
+    images = jnp.zeros((2, 16, 16, 3))
+    variables = model.init(jax.random.key(0), images, train=False)
+
+    def loss(params):
+        return model.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])[0].sum()
+
+    _, backward = jax.eval_shape(partial(jax.vjp, loss), variables["params"])
+    kept = [
+        leaf.shape for leaf in jax.tree.leaves(backward) if leaf.shape[:1] == (3,) and leaf.shape[-3:-1] == (16, 16)
+    ]
+    assert kept == 3 * [(3, 2, 16, 16, 8)]
 
 
 @pytest.mark.parametrize("unroll", [False, True])

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -240,6 +241,7 @@ class Conv(nn.Module):
         if self.padding == "wrap":
             x, pad = jnp.pad(x, ((0, 0), pad, pad, (0, 0)), mode="wrap"), (0, 0)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (pad, pad))
+        y = checkpoint_name(y, "conv")
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             y += bias.astype(self.dtype)[None, None, None]
