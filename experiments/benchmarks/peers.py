@@ -5,11 +5,13 @@
 
 Each form is a process of its own; `--torch_python` is the Python of an environment that has PyTorch, by default this
 one. The forms take turns, round by round, so that a drift of the machine's speed meets all alike, and a form's speed is
-the time of `torch` / its own, pair by pair. A form that cannot start is named with its reason. `make benchmarks` runs
-all of it in float32.
+the time of the first form / its own, pair by pair. A form that cannot start, or ends, is named with its reason.
+`make benchmarks` runs all of it in float32.
 """
 
 import json
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 from resnet_jax.benchmark.measuring import heading, in_turn, spread, written
 from resnet_jax.cli.arguments import Format, command, show
 from resnet_jax.cli.main import exit_status
-from resnet_jax.distributed.machine import describe_environment
+from resnet_jax.distributed.machine import describe_host
 from resnet_jax.errors import InputError
 from resnet_jax.runs.terminal import table
 
@@ -63,26 +65,37 @@ class Peer:
         script, kind = FORMS[form]
         python = torch_python if script == "torch_peer.py" else sys.executable
         arguments = [python, HERE / script, *map(str, work), dtype, kind]
-        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.version = self._line().removeprefix("ready").strip()
+        # Of a GPU each takes what it needs, and not all.
+        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        try:
+            self.version = self._line().removeprefix("ready").strip()
+        except BaseException:
+            self.close()
+            raise
 
     def round(self) -> float:
-        """Seconds of a step."""
+        """Seconds of a step, or NaN, also from now on, where the process has ended."""
         assert self._process.stdin
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        return float(self._line())
+        try:
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+            return float(self._line())
+        except (InputError, OSError):
+            return math.nan
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
+        """Ends the process."""
+        self._process.kill()
         self._process.wait()
 
     def _line(self) -> str:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise InputError(f"it ended with status {self._process.wait()}; its reason stands above")
+            raise InputError(f"it ended with status {self._process.wait()}: its reason stands above")
         return line
 
 
@@ -97,14 +110,15 @@ def measure(work: Work, forms: list[str], dtype: str, rounds: int, torch_python:
                 peers[form] = Peer(form, work, dtype, torch_python)
             except (InputError, OSError) as error:
                 result[form] = {"reason": str(error)}
-        if not peers:
-            return result
-        times = dict(zip(peers, np.array(in_turn([peer.round for peer in peers.values()], rounds)), strict=True))
+        times = dict(zip(peers, in_turn([peer.round for peer in peers.values()], rounds), strict=True))
     finally:
         for peer in peers.values():
             peer.close()
-    first = times[next(form for form in forms if form in times)]
-    for form, own in times.items():
+    whole = {form: np.array(own) for form, own in times.items() if not np.isnan(own).any()}
+    for form in times.keys() - whole.keys():
+        result[form] = {"reason": "it ended in a round: its reason stands above"}
+    for form, own in whole.items():
+        first = next(iter(whole.values()))
         result[form] = {
             "version": peers[form].version,
             "step_time": spread(own),
@@ -134,7 +148,7 @@ def compare(
         raise InputError(f"--rounds is {rounds}, but it must be at least 1")
     ordered = [form for form in FORMS if form in chosen["forms"]]
     result: dict[str, Any] = {
-        "environment": describe_environment(),
+        "environment": describe_host(),
         "arguments": {**chosen, "dtype": dtype, "rounds": rounds},
         "works": {},
     }

@@ -98,7 +98,7 @@ def main(work: str, model: str, batch_size: str, image_size: str, steps: str, dt
     """Answers each line of the input with a round."""
     measured = rounds(work, model, int(batch_size), int(image_size), int(steps), dtype, form)
     next(measured)
-    print("ready", torch.__version__, flush=True)
+    print("ready", torch.__version__, "on a GPU" if torch.cuda.is_available() else "on CPU", flush=True)
     for _, seconds in zip(sys.stdin, measured, strict=False):
         print(seconds, flush=True)
 

@@ -84,8 +84,11 @@ def test_imports_take_time():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"models": []}, r"models is \[\], but it must hold one name or several"),
-        ({"models": ["cifar_resnet8"] * 2}, "each once"),
+        ({"models": []}, r"models is \[\], but it must be a list"),
+        ({"models": "cifar_resnet8"}, "models is 'cifar_resnet8', but it must be a list"),
+        ({"image_size": "32"}, "image_size is '32'"),
+        ({"dtype": ["float32"]}, "dtype is"),
+        ({"models": ["cifar_resnet8"] * 2}, "must stand there once"),
         ({"models": ["resnet56"]}, "did you mean 'cifar_resnet56'"),
         ({"rounds": 0}, "rounds is 0"),
         ({"batch_size": 9}, "batch_size=9 cannot be divided by 8 devices"),

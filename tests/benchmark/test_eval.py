@@ -35,7 +35,7 @@ def test_the_result(capsys):
     [
         ({"dtype": "float8"}, "dtype is 'float8', but it must be one of float32, bfloat16"),
         ({"rounds": 0}, "rounds is 0"),
-        ({"image_size": 0}, "at least one pixel"),
+        ({"image_size": 0}, "image_size is 0, but it must be a whole number, at least 1"),
         ({"model": "vgg16"}, "vgg16 is a VGG, and only ResNets are measured"),
         ({"batch_size": 9}, "batch_size=9 cannot be divided by 8 devices"),
     ],

@@ -142,9 +142,12 @@ def test_a_step_of_the_model_is_measured(folder):
     [
         ({"crop": "center"}, "crop is 'center', but it must be one of random_resized_crop, random_scale"),
         ({"rounds": 0}, "rounds is 0"),
-        ({"seconds": 0}, "seconds=0"),
+        ({"seconds": 0}, "seconds is 0, but it must be a number above 0"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"workers": 2}, "workers is 2, but it must be a list"),
+        ({"dtype": "float8"}, "dtype is 'float8'"),
         ({"workers": [0, -1]}, "workers is -1"),
-        ({"workers": []}, r"workers=\[\]"),
+        ({"workers": []}, r"workers is \[\], but"),
         ({"model": "resnet56"}, "did you mean 'cifar_resnet56'"),
     ],
 )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import peers
 import pytest
 from peers import FORMS, WORKS, Work, as_table, compare, measure
 
@@ -74,6 +75,30 @@ def test_pytorch_answers_each_line_with_the_seconds_of_a_step(task):
     assert ready.startswith("ready ")
     assert len(seconds) == 2
     assert min(map(float, seconds)) > 0
+
+
+FAKE = """
+import sys
+from pathlib import Path
+form, log = sys.argv[-1], Path(sys.argv[0]).with_name("log")
+print("ready", form, flush=True)
+for _ in sys.stdin:
+    with log.open("a") as file:
+        file.write(form + " ")
+    if form == "mortal" and log.read_text().count("mortal") == 2:
+        sys.exit(3)
+    print({"slow": 2.0, "fast": 1.0, "mortal": 1.0}[form], flush=True)
+"""
+
+
+def test_rounds_alternate_and_a_process_that_ends_costs_its_own_form_alone(monkeypatch, tmp_path):
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.setattr(peers, "HERE", tmp_path)
+    monkeypatch.setattr(peers, "FORMS", {form: ("fake.py", form) for form in ("mortal", "slow", "fast")})
+    found = measure(TINY, ["mortal", "slow", "fast"], "float32", 2, "")
+    assert (tmp_path / "log").read_text() == "mortal slow fast mortal slow fast slow fast "
+    assert list(found["mortal"]) == ["reason"]
+    assert [found[form]["relative_speed"]["median"] for form in ("slow", "fast")] == [1, 2]
 
 
 def test_no_peer_at_all_is_an_answer(tmp_path):

@@ -4,7 +4,9 @@ import jax
 import pytest
 
 from resnet_jax.benchmark.roofline import Work, device_peaks, least_work, roofline
-from resnet_jax.models import ResNet, create
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.evaluation.classifier import Classifier
+from resnet_jax.models import ResNet, create, init
 
 # On images of 4 x 4: maps of 16 pixels with 2 channels, then of 4 pixels with 6.
 TINY = ResNet(stage_sizes=(1, 1), widths=(2, 6), bottleneck=False, stem="cifar", num_classes=3, shortcut="B")
@@ -76,3 +78,10 @@ def test_peaks_are_measured_once(dtype):
     assert set(found) == {"operations_per_second", "bytes_per_second"}
     assert min(found.values()) > 0
     assert device_peaks(dtype) is found
+
+
+def test_least_work_of_a_classifier_is_that_of_its_network_and_images():
+    network, shape = create("cifar_resnet8", num_classes=2), (8, 8, 3)
+    variables = init(network, shape, jax.random.key(0))
+    classifier = Classifier(network, variables, Preprocessing.of_channels(), ("a", "b"), shape)
+    assert least_work(classifier, train=True) == least_work(network, 8, train=True)

@@ -1,5 +1,6 @@
 """Programs that are compiled with options of their own, and what JAX allows only without them."""
 
+import importlib
 import platform
 
 import jax
@@ -38,8 +39,29 @@ def test_a_function_with_options_may_be_called_in_whatever_is_traced(doubled):
     np.testing.assert_array_equal(jax.jit(lambda: function(x))(), [0, 2, 4])
     np.testing.assert_array_equal(jax.grad(lambda x: function(x).sum())(x), [2, 2, 2])
     np.testing.assert_array_equal(jax.vmap(function)(x), [0, 2, 4])
+    assert jax.grad(lambda w: jit(lambda x: w * x)(3.0))(2.0) == 3
     np.testing.assert_array_equal(jax.lax.scan(lambda c, y: (c, function(y)), 0, x)[1], [0, 2, 4])
     assert jax.eval_shape(function, x).shape == (3,)
+
+
+def test_options_are_used_at_the_top_alone_wherever_the_file_is_imported(monkeypatch):
+    def used(function):
+        monkeypatch.setattr(compiler, "compiler_options", lambda: {"xla_no_such_option": True})
+        try:
+            function()
+        except Exception as error:
+            return "xla_no_such_option" in str(error)
+        return False
+
+    @jax.jit
+    def imports():
+        importlib.reload(compiler)
+        return 0
+
+    imports()
+    function = compiler.jit(lambda x: x + 1)
+    assert used(lambda: function(1.0))
+    assert not used(lambda: jax.jit(function)(1.0))
 
 
 def test_it_is_traced_once_for_each_shape(doubled):
@@ -49,6 +71,13 @@ def test_it_is_traced_once_for_each_shape(doubled):
     assert len(traced) == 1
     function(jnp.ones(4))
     assert len(traced) == 2
+
+
+def test_what_is_lowered_has_the_options(monkeypatch):
+    monkeypatch.setattr(compiler, "compiler_options", lambda: {"xla_no_such_option": True})
+    lowered = jit(lambda x: x + 1).lower(jnp.ones(2))
+    with pytest.raises(Exception, match="xla_no_such_option"):
+        lowered.compile()
 
 
 def test_without_options_it_is_what_jax_makes(monkeypatch):

@@ -26,6 +26,13 @@ def train_apply(bn, variables, x):
     return bn.apply(variables, x, True, mutable=["batch_stats"])
 
 
+def test_the_gradient_keeps_activations_in_their_own_dtype():
+    bn, x = BatchNorm(dtype=jnp.bfloat16), jnp.ones((2, 4, 5, 3), jnp.bfloat16)
+    _, backward = jax.eval_shape(lambda x: jax.vjp(lambda x: train_apply(bn, bn_variables(), x)[0], x), x)
+    kept = {leaf.dtype for leaf in jax.tree.leaves(backward) if leaf.size >= x.size}
+    assert kept == {jnp.dtype(jnp.bfloat16)}
+
+
 @pytest.mark.parametrize(("momentum", "epsilon"), [(0.9, 1e-5), (0.6, 0.5)])
 def test_training_normalises_by_the_batch_and_keeps_unbiased_statistics(momentum, epsilon):
     variables, x = bn_variables(), activations(2)

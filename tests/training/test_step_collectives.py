@@ -191,7 +191,7 @@ def test_evaluation_sends_the_totals_only():
     split, preprocessing = resident(mesh)
     step = partial(eval_step, model=model)
     evaluate = compile_evaluation(step, lambda data, index: eval_batch(*data, index, BATCH), mesh)
-    found = read_collectives(jax.jit(evaluate, static_argnums=2).lower(variables, (split, preprocessing), 3).compile())
+    found = read_collectives(evaluate.lower(variables, (split, preprocessing), 3).compile())
     assert {each.kind for each in found} == {"all-reduce"}
     # Of three batches: loss, errors, and the count of each.
     assert sum(each.bytes * count for each, count in found.items()) == 3 * 4 * FLOAT
@@ -202,7 +202,7 @@ def test_evaluation_sends_the_totals_only():
         ShapeDtypeStruct((BATCH,), jnp.float32, sharding=cut),
     )
     evaluate = compile_evaluation(step, lambda data, _: data[0]._replace(images=data[1](data[0].images)), mesh)
-    found = read_collectives(jax.jit(evaluate, static_argnums=2).lower(variables, (batch, preprocessing), 1).compile())
+    found = read_collectives(evaluate.lower(variables, (batch, preprocessing), 1).compile())
     assert {each.kind for each in found} == {"all-reduce"}
     assert sum(each.bytes * count for each, count in found.items()) == 4 * FLOAT
 

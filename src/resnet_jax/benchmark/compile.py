@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from resnet_jax.benchmark.measuring import heading, in_turn, network_of, spread, timed, written
+from resnet_jax.benchmark.measuring import check_several, heading, in_turn, network_of, spread, timed, written
 from resnet_jax.benchmark.steps import lower_step
 from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.distributed.mesh import check_divides, make_mesh
@@ -57,16 +57,17 @@ def compile_benchmark(
 
     >>> compile_benchmark([])
     Traceback (most recent call last):
-    resnet_jax.errors.InputError: models is [], but it must hold one name or several, each once
+    resnet_jax.errors.InputError: models is [], but it must be a list, such as ('cifar_resnet20', 'cifar_resnet110')
     """
+    check_several("('cifar_resnet20', 'cifar_resnet110')", models=models)
     arguments = {**locals(), "models": list(models)}
     check_whole(batch_size=batch_size, rounds=rounds)
-    if not models or len(set(models)) < len(models):
-        raise InputError(f"models is {list(models)}, but it must hold one name or several, each once")
+    if len(set(models)) < len(models):
+        raise InputError(f"models is {list(models)}, but each name must stand there once")
     mesh = make_mesh()
     check_divides(mesh, batch_size, "batch_size")
     networks = [network_of(name, None, dtype, image_size) for name in models]
-    rows = []
+    rows, imports = [], import_times(rounds)
     with tempfile.TemporaryDirectory() as folder:
         runs, traced = [], []
         for name, (network, costs) in zip(models, networks, strict=True):
@@ -91,7 +92,7 @@ def compile_benchmark(
     return {
         "environment": describe_environment(),
         "arguments": arguments,
-        "imports": import_times(rounds),
+        "imports": imports,
         "models": rows,
     }
 
@@ -131,7 +132,12 @@ def import_times(rounds: int) -> dict[str, Any]:
 
     def seconds(imports: str) -> float:
         program = f"import time; start = time.perf_counter(); {imports}; print(time.perf_counter() - start)"
-        return float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(
+                f"{sys.executable} cannot {imports}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
+            )
+        return float(done.stdout)
 
     programs = ("import resnet_jax", "import resnet_jax; resnet_jax.create")
     found = in_turn([partial(seconds, program) for program in programs], rounds)

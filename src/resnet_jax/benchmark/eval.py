@@ -44,7 +44,7 @@ def eval_benchmark(
 
         step_time: seconds of a batch, {"median", "q1", "q3", "n"} over the rounds, and images_per_second of the median;
         share_of_peak, share_of_roofline: see `train_benchmark`;
-        first_step_time: seconds in which the first batch was traced, compiled and computed.
+        first_step_time: seconds of the first batch, which is traced and compiled where this process has not done so.
 
     Raises:
       InputError: an argument that cannot be, or a batch that the devices cannot share equally.

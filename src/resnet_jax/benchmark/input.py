@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import time
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnet_jax.benchmark.measuring import check_choice, heading, in_turn, spread, written
+from resnet_jax.benchmark.measuring import DTYPES, check_choice, check_several, heading, in_turn, spread, written
 from resnet_jax.benchmark.train import train_benchmark
 from resnet_jax.data.decode import UnreadableImageError
 from resnet_jax.data.encoded import ImageSource
@@ -83,10 +84,12 @@ def input_benchmark(
     arguments = dict(locals())
     check_choice("crop", crop, CROPS)
     check_whole(batch_size=batch_size, rounds=rounds, image_size=image_size)
+    check_choice("dtype", dtype, DTYPES)
+    check_several("(0, 4)", workers=workers)
     for number in workers:
         check_whole(0, workers=number)
-    if seconds <= 0 or not workers:
-        raise InputError(f"seconds={seconds} and workers={list(workers)}, but a round takes time, and some must read")
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise InputError(f"seconds is {seconds!r}, but it must be a number above 0")
     images = open_images(dataset, data_dir).train
     environment, per_device = describe_environment(), None
     if model is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from resnet_jax import models
 from resnet_jax.analysis import summary
 from resnet_jax.distributed.machine import environment_lines
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, check_whole
 from resnet_jax.models import ResNet
 
 T = TypeVar("T")
@@ -26,6 +26,8 @@ def network_of(model: str, shortcut: str | None, dtype: str, image_size: int | N
       InputError: no such network or dtype, a network that is no ResNet, or an image size that cannot be.
     """
     check_choice("dtype", dtype, DTYPES)
+    if image_size is not None:
+        check_whole(image_size=image_size)
     try:
         network = models.create(model, shortcut=shortcut, dtype=DTYPES[dtype])
         if isinstance(network, ResNet):
@@ -37,8 +39,20 @@ def network_of(model: str, shortcut: str | None, dtype: str, image_size: int | N
 
 def check_choice(name: str, value: str, choices: Any) -> None:
     """Refuses a value that is none of the choices, by its name."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} is {value!r}, but it must be one of {', '.join(choices)}")
+
+
+def check_several(example: str, **given: Any) -> None:
+    """Refuses what is neither a list nor a tuple that holds something, by its name.
+
+    >>> check_several("(8, 16)", batch_sizes=8)
+    Traceback (most recent call last):
+    resnet_jax.errors.InputError: batch_sizes is 8, but it must be a list, such as (8, 16)
+    """
+    for name, value in given.items():
+        if not isinstance(value, list | tuple) or not value:
+            raise InputError(f"{name} is {value!r}, but it must be a list, such as {example}")
 
 
 def timed(make: Callable[[], T]) -> tuple[T, float]:

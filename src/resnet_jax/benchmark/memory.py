@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.benchmark.measuring import heading, network_of, peak_bytes
+from resnet_jax.benchmark.measuring import check_several, heading, network_of, peak_bytes
 from resnet_jax.benchmark.steps import lower_step, program_bytes
 from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.distributed.mesh import check_divides, make_mesh
@@ -50,12 +50,14 @@ def memory_benchmark(
     (301160, 37120)
     """
     arguments = dict(locals())
+    check_several("(8, 16)", batch_sizes=batch_sizes)
+    for size in batch_sizes:
+        check_whole(batch_sizes=size)
     if len(set(batch_sizes)) < 2:
         raise InputError(f"batch_sizes is {list(batch_sizes)}, but a line needs two sizes: give several, such as 8,16")
     network, costs = network_of(model, shortcut, dtype, image_size)
     mesh = make_mesh()
     for size in batch_sizes:
-        check_whole(batch_sizes=size)
         check_divides(mesh, size, "batch_sizes")
     programs: list[dict[str, Any]] = []
     state: Any = None

@@ -15,12 +15,12 @@ from resnet_jax.analysis import layer_costs
 from resnet_jax.analysis.complexity import Network
 from resnet_jax.benchmark.measuring import DTYPES, check_choice
 from resnet_jax.distributed.mesh import batch_sharded, make_mesh, replicated
+from resnet_jax.evaluation.classifier import Classifier
 
 # Rounds whose median is taken, and calls in a round: many where one is over in a millisecond.
 _ROUNDS, _CALLS = 5, 10
 
 
-@functools.cache
 def device_peaks(dtype: str = "float32") -> dict[str, float]:
     """Measures what all devices together do at best, once in a process: it takes about a second on two CPU cores.
 
@@ -40,6 +40,12 @@ def device_peaks(dtype: str = "float32") -> dict[str, float]:
     resnet_jax.errors.InputError: dtype is 'float8', but it must be one of float32, bfloat16
     """
     check_choice("dtype", dtype, DTYPES)
+    operations, moved = _measured(dtype)
+    return {"operations_per_second": operations, "bytes_per_second": moved}
+
+
+@functools.cache
+def _measured(dtype: str) -> tuple[float, float]:
     mesh = make_mesh()
     cpu = mesh.devices.flat[0].platform == "cpu"
     side, length, calls = (math.isqrt(2**20 // mesh.size), 2**26 // mesh.size, 1) if cpu else (8192, 2**28, _CALLS)
@@ -61,10 +67,8 @@ def device_peaks(dtype: str = "float32") -> dict[str, float]:
             seconds.append(time.perf_counter() - started)
         return calls * mesh.size * amount / statistics.median(seconds[1:])
 
-    return {
-        "operations_per_second": rate(functools.partial(multiply, factor), None, 2 * side**3),
-        "bytes_per_second": rate(add, jit(lambda: jnp.zeros((mesh.size, length)))(), 2 * 4 * length),
-    }
+    operations = rate(functools.partial(multiply, factor), factor, 2 * side**3)
+    return operations, rate(add, jit(lambda: jnp.zeros((mesh.size, length), jnp.float32))(), 2 * 4 * length)
 
 
 class Work(NamedTuple):
@@ -83,7 +87,7 @@ class Work(NamedTuple):
     step_bytes: int
 
 
-def least_work(model: Network | str, image_size: int | None = None, *, train: bool) -> list[Work]:
+def least_work(model: Network | Classifier | str, image_size: int | None = None, *, train: bool) -> list[Work]:
     """Counts the least that each layer of a network computes and moves, in the order of execution.
 
     Operations are two for each multiply-add of convolutions and the classifier, as the paper counts them: with those of
@@ -106,8 +110,9 @@ def least_work(model: Network | str, image_size: int | None = None, *, train: bo
     Of parameters, inference reads each once. Training reads and writes the parameter, its gradient and its momentum.
 
     Not counted, since it can be done while a map is at hand or is small: ReLUs, sums of shortcuts with what they read,
-    averages before the classifier, pre-processing, statistics and the loss. What a program computes again, keeps in a
-    wider dtype or sends to other devices comes on top; one whose maps stay in a cache can move less.
+    averages before the classifier, pre-processing, statistics and the loss. Frozen parts are counted as if they were
+    not. What a program computes again, keeps in a wider dtype or sends to other devices comes on top; one whose maps
+    stay in a cache can move less.
 
     Args:
       model, image_size: of `analysis.layer_costs`, whose errors are this one's.
@@ -117,9 +122,10 @@ def least_work(model: Network | str, image_size: int | None = None, *, train: bo
     >>> first == Work("conv1", 2 * 32 * 32 * 27 * 16, 4 * 32 * 32 * (3 + 16), 4 * 27 * 16)
     True
     """
-    network: Any = models.create(model) if isinstance(model, str) else model
+    model = models.create(model) if isinstance(model, str) else model
+    network: Any = model.model if isinstance(model, Classifier) else model
     work = []
-    for i, layer in enumerate(layer_costs(network, image_size)):
+    for i, layer in enumerate(layer_costs(model, image_size)):
         given, made = math.prod(layer.input), math.prod(layer.output)
         if layer.multiply_adds:
             given = min(given, layer.multiply_adds // layer.output[-1])
@@ -128,7 +134,7 @@ def least_work(model: Network | str, image_size: int | None = None, *, train: bo
         if layer.kind == "batch_norm":
             values = 6 * made if train else 0
         # The classifier computes in float32 at least.
-        dtype = np.promote_types(network.dtype, jnp.float32) if layer.kind == "fc" else np.dtype(network.dtype)
+        dtype = np.promote_types(network.dtype, jnp.float32) if layer.name == "fc" else np.dtype(network.dtype)
         step_bytes = (6 if train else 1) * 4 * layer.parameters
         work.append(Work(layer.name, 2 * passes * layer.multiply_adds, values * dtype.itemsize, step_bytes))
     return work

@@ -2,13 +2,13 @@
 
 import platform
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import jaxlib.version
-from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
 # XLA:CPU of jaxlib 0.10 and 0.11 gives convolutions, products and sums to YNNPACK. Without the convolutions a training
 # step of ResNet-20 is 1.17 times as fast (Intel Xeon, 2 cores, 7 rounds in turn, all of them faster: 1.10 to 1.32),
@@ -24,9 +24,9 @@ def compiler_options() -> dict[str, Any] | None:
 
 
 def jit(function: Callable[..., Any], **arguments: Any) -> Any:
-    """`jax.jit` with `compiler_options()`, for what a user may call in a function that is itself compiled.
+    """`jax.jit` with `compiler_options()`, for what a user may call in a function that JAX transforms or compiles.
 
-    JAX refuses a function with options there; the options are left out then, and are those of the outer program.
+    JAX refuses a function with options there; the options are left out then.
     """
     plain = jax.jit(function, **arguments)
 
@@ -37,13 +37,14 @@ def jit(function: Callable[..., Any], **arguments: Any) -> Any:
 
     @wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
-        compiled = chosen()
-        return (plain if compiled is not plain and _is_traced((args, keywords)) else compiled)(*args, **keywords)
+        # Not by the arguments: what a function closes over can be traced as well.
+        at_the_top = get_opaque_trace_state(convention="flax") == _TOP
+        return (chosen() if at_the_top else plain)(*args, **keywords)
 
+    vars(call)["lower"] = lambda *args, **keywords: chosen().lower(*args, **keywords)
     return call
 
 
-def _is_traced(arguments: Any) -> bool:
-    """Whether JAX is tracing: in a gradient the arguments say it, in a compiled function what is made there."""
-    made = jax.lax.iota(jnp.int32, 1)  # made on the device: a zero would be copied there
-    return any(isinstance(each, Tracer) for each in (*jax.tree.leaves(arguments), made))
+# This file may be imported in a function that is traced; in a thread of its own nothing is.
+with ThreadPoolExecutor(1) as _thread:
+    _TOP = _thread.submit(get_opaque_trace_state, convention="flax").result()

@@ -241,7 +241,7 @@ class Conv(nn.Module):
         if self.padding == "wrap":
             x, pad = jnp.pad(x, ((0, 0), pad, pad, (0, 0)), mode="wrap"), (0, 0)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (pad, pad))
-        y = checkpoint_name(y, "conv")
+        y = checkpoint_name(y, "resnet_jax.conv")
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             y += bias.astype(self.dtype)[None, None, None]

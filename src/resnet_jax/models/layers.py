@@ -59,7 +59,7 @@ class BatchNorm(nn.Module):
         if train and not self.is_initializing():
             devices = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
             groups, devices = bn_groups(x.shape[0], devices, self.bn_group_size)
-        grouped = jnp.asarray(x.reshape(groups, -1, *x.shape[1:]), statistics_dtype)
+        grouped = jnp.asarray(x.reshape(groups, -1, *x.shape[1:]))
         if train:
             # Both moments in one pass over the activations, and one reduction where a group spans several devices.
             moments = _moments(grouped)
@@ -68,7 +68,7 @@ class BatchNorm(nn.Module):
                 neighbours = [list(range(first, first + devices)) for first in range(0, total, devices)]
                 within = neighbours if devices < total else None
                 moments = lax.psum(moments, self.axis_name, axis_index_groups=within) / devices
-            moments = checkpoint_name(moments, "moments")
+            moments = checkpoint_name(moments, "resnet_jax.moments")
             mean = moments[0]
             var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
             if not self.is_initializing():
@@ -86,18 +86,23 @@ class BatchNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
 
-# Of both functions the gradient keeps the activations alone, which it would keep with twice their value and with their
-# distance from the mean, too. On 2 cores a training step of ResNet-20 with 128 images is 1.1 times as fast, and its
-# program takes 225 MiB instead of 317.
+# Of both functions the gradient keeps the activations alone, in their own dtype, which it would keep with twice their
+# value and with their distance from the mean, too. On 2 cores a training step of ResNet-20 with 128 images is 1.1 times
+# as fast, and its program takes 225 MiB instead of 317.
 @jax.checkpoint
 def _moments(grouped: jax.Array) -> jax.Array:
     """The means of the values and of their squares, (2, groups, channels)."""
-    return jnp.stack([grouped.mean((1, 2, 3)), jnp.square(grouped).mean((1, 2, 3))])
+    wide = _widened(grouped)
+    return jnp.stack([wide.mean((1, 2, 3)), jnp.square(wide).mean((1, 2, 3))])
 
 
 @jax.checkpoint
 def _normalized(grouped: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
-    return (grouped - mean[:, None, None, None]) * factor[:, None, None, None]
+    return (_widened(grouped) - mean[:, None, None, None]) * factor[:, None, None, None]
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    return x.astype(np.promote_types(x.dtype, jnp.float32))
 
 
 def bn_groups(images: int, devices: int, bn_group_size: int | None) -> tuple[int, int]:
