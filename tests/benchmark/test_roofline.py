@@ -77,7 +77,7 @@ def test_peaks_are_measured_once(dtype):
     found = device_peaks(dtype)
     assert set(found) == {"operations_per_second", "bytes_per_second"}
     assert min(found.values()) > 0
-    assert device_peaks(dtype) is found
+    assert device_peaks(dtype) == found
 
 
 def test_least_work_of_a_classifier_is_that_of_its_network_and_images():
