@@ -17,6 +17,8 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "resnet_jax" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# What is installed here must not change what is tested; test_onednn.py switches it on.
+os.environ.setdefault("RESNET_JAX_ONEDNN", "0")
 # Most tests compile for seconds and compute for milliseconds; those that compute are marked `optimized`, and
 # `make test-all` compiles what computes once more as users do.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -140,7 +140,7 @@ def test_no_file_has_grown_beyond_350_lines():
 
 
 # Extras that tests need and a run does not.
-OPTIONAL = ("torch", "search", "slurm", "heic", "notebook")
+OPTIONAL = ("torch", "search", "slurm", "heic", "notebook", "onednn")
 
 
 def test_types_can_be_checked_without_what_is_optional():

@@ -4,8 +4,8 @@ XLA:CPU has one fast convolution: stride 1, no dilation, NHWC images, HWIO kerne
 other convolutions (dilated, or with batch and features exchanged). Measured with jax 0.10 on 2 cores: the gradients of
 the kernel take 1.7 to 2.6 times as long as the forward convolution, and inside any loop (a scan over blocks, a scan
 over training steps) both gradients take 16 to 66 times as long as outside. Here both are written as that one fast form.
-Accelerators have fast kernels for the native gradients and keep them: `lax.platform_dependent` chooses when the program
-is lowered.
+Accelerators have fast kernels for the native gradients and keep them: which one it is, is chosen when the program is
+lowered. On one CPU device oneDNN can compute all three, see `onednn`.
 """
 
 import math
@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from resnet_jax.models import onednn
 
 Padding = Sequence[tuple[int, int]]
 
@@ -100,81 +101,105 @@ def _space_to_depth(x: jax.Array, block: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // block, w // block, -1)
 
 
-def _transpose(
-    wanted: int, cotangent: jax.Array, x: Any, kernel: Any, *, stride: int, padding: Any, copies: int
-) -> jax.Array:
-    """The cotangent of the images (0) or of the kernel (1), of which the shape and type alone are known."""
-    like, known = (x, kernel) if wanted == 0 else (kernel, x)
-    # Something of the shape and type of one copy; its values are not used.
-    like = _varying(jnp.zeros(like.aval.shape[copies:], like.aval.dtype), like.aval.manual_axis_type.varying)
-
-    def in_order(like, known):
-        return (like, known) if wanted == 0 else (known, like)
-
-    def own(cotangent, known):
-        x, kernel = in_order(like, known)
-        prepare, pads = _as_stride_one(x.shape, kernel.shape, cotangent.shape, stride, padding)
-        deep_shape = jax.eval_shape(prepare[wanted], like).shape
-        gradient = (_input_gradient, _kernel_gradient)[wanted](prepare[1 - wanted](known), cotangent, deep_shape, pads)
-        return jax.linear_transpose(prepare[wanted], like)(gradient)[0]
-
-    def native(cotangent, known):
-        return jax.linear_transpose(lambda like: _forward(*in_order(like, known), stride, padding), like)(cotangent)[0]
-
-    return lax.platform_dependent(cotangent, known, cpu=_each(own, copies), default=_each(native, copies))
+def _own(wanted: str, shape: Any, stride: int, padding: Padding, first: Any, second: Any) -> jax.Array:
+    """What is wanted from two operands of `_conv_p`, as convolutions of the form that is fast on CPU."""
+    if wanted == "y":
+        return _forward(first, second, stride, padding)
+    x_shape, kernel_shape = (shape, first.shape) if wanted == "x" else (first.shape, shape)
+    prepare, pads = _as_stride_one(x_shape, kernel_shape, second.shape, stride, padding)
+    prepare_wanted, prepare_first = prepare if wanted == "x" else prepare[::-1]
+    gradient, like = _input_gradient if wanted == "x" else _kernel_gradient, _like(shape, first)
+    deep = gradient(prepare_first(first), second, jax.eval_shape(prepare_wanted, like).shape, pads)
+    return jax.linear_transpose(prepare_wanted, like)(deep)[0]
 
 
-def _each(function: Callable[..., jax.Array], copies: int) -> Callable[..., jax.Array]:
-    """The function over so many leading axes that all its arguments have."""
+def _native(wanted: str, shape: Any, stride: int, padding: Padding, first: Any, second: Any) -> jax.Array:
+    """What is wanted, as JAX derives it."""
+    if wanted == "y":
+        return _forward(first, second, stride, padding)
+
+    def function(like: jax.Array) -> jax.Array:
+        x, kernel = (like, first) if wanted == "x" else (first, like)
+        return _forward(x, kernel, stride, padding)
+
+    return jax.linear_transpose(function, _like(shape, first))(second)[0]
+
+
+def _like(shape: tuple[int, ...], other: jax.Array) -> jax.Array:
+    """Something of that shape and of the type of another array; its values are not used."""
+    return _varying(jnp.zeros(shape, other.dtype), jax.typeof(other).manual_axis_type.varying)
+
+
+def _computed(compute: Callable[..., jax.Array], *known: Any, copies: int, **fields: Any) -> jax.Array:
+    """Over so many leading axes that all arrays have."""
+    function = partial(compute, *(fields[name] for name in ("wanted", "shape", "stride", "padding")))
     for _ in range(copies):
         function = jax.vmap(function)
-    return function
+    return function(*known)
 
 
-def _tangent(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Any, copies: int) -> jax.Array:
-    return _each(lambda x, kernel: _forward(x, kernel, stride, padding), copies)(x, kernel)
+# The sum over x, kernel and y of y * conv(x, kernel) is linear in each of the three, and this is its derivative by the
+# one that is `wanted`: "y", the convolution, or "x" or "kernel", its gradients. The operands are the other two. It is
+# linear in each of them and its transposes are of its own kind, so that one may differentiate as often as one likes.
+# JAX has no function for that: of `jax.custom_vjp` there is no forward mode, and a
+# `jax.custom_derivatives.linear_call` cannot be differentiated by its other operand.
+_conv_p = Primitive("conv")
+_OPERANDS = {"y": ("x", "kernel"), "x": ("kernel", "y"), "kernel": ("x", "y")}
 
 
-def _tangent_type(x: Any, kernel: Any, **fields: Any) -> Any:
-    return jax.make_jaxpr(partial(_tangent, **fields))(x, kernel).out_avals[0]
+def _type(*known: Any, **fields: Any) -> Any:
+    return jax.make_jaxpr(partial(_computed, _native, **fields))(*known).out_avals[0]
 
 
-def _map_tangent(operands: Any, axes: Any, **fields: Any) -> tuple[jax.Array, int]:
+def _transpose(
+    position: int, cotangent: jax.Array, *operands: Any, wanted: str, shape: Any, copies: int, **fields: Any
+) -> jax.Array:
+    """The cotangent of one operand, of which the shape and type alone are known."""
+    names = _OPERANDS[wanted]
+    found, other = names[position], names[1 - position]
+    arrays = {wanted: cotangent, other: operands[1 - position]}
+    known = [arrays[name] for name in _OPERANDS[found]]
+    shape = None if found == "y" else operands[position].aval.shape[copies:]
+    return _conv_p.bind(*known, wanted=found, shape=shape, copies=copies, **fields)
+
+
+def _map(operands: Any, axes: Any, **fields: Any) -> tuple[jax.Array, int]:
     """Under `vmap`: another leading axis."""
     size = next(each.shape[axis] for each, axis in zip(operands, axes, strict=True) if axis is not None)
-    x, kernel = (
-        jnp.broadcast_to(each, (size, *each.shape)) if axis is None else jnp.moveaxis(each, axis, 0)
-        for each, axis in zip(operands, axes, strict=True)
-    )
-    if axes[1] is None and not fields["copies"]:  # one kernel: more images
-        y = _tangent_p.bind(x.reshape(-1, *x.shape[2:]), operands[1], **fields)
-        return y.reshape(*x.shape[:2], *y.shape[1:]), 0
-    return _tangent_p.bind(x, kernel, **{**fields, "copies": fields["copies"] + 1}), 0
+    names, wanted, shape = _OPERANDS[fields["wanted"]], fields["wanted"], fields["shape"]
+    arrays = [each if axis is None else jnp.moveaxis(each, axis, 0) for each, axis in zip(operands, axes, strict=True)]
+    if "kernel" in names and axes[names.index("kernel")] is None and not fields["copies"]:  # one kernel: more images
+        images = 1 - names.index("kernel")
+        arrays[images] = arrays[images].reshape(-1, *arrays[images].shape[2:])
+        whole = {**fields, "shape": None if wanted == "y" else (size * shape[0], *shape[1:])}
+        result = _conv_p.bind(*arrays, **whole)
+        return result.reshape(size, -1, *result.shape[1:]), 0
+    arrays = [
+        jnp.broadcast_to(each, (size, *each.shape)) if axis is None else each
+        for each, axis in zip(arrays, axes, strict=True)
+    ]
+    return _conv_p.bind(*arrays, **{**fields, "copies": fields["copies"] + 1}), 0
 
 
-# The convolution in a tangent: linear in each of its operands, and differentiable as often as one likes. JAX has no
-# function for that: of `jax.custom_vjp` there is no forward mode, and a `jax.custom_derivatives.linear_call` cannot be
-# differentiated by its other operand.
-_tangent_p = Primitive("conv_tangent")
-_tangent_p.def_impl(jax.jit(_tangent, static_argnames=("stride", "padding", "copies")))
-_tangent_p.def_abstract_eval(_tangent_type)
-mlir.register_lowering(_tangent_p, mlir.lower_fun(_tangent, multiple_results=False))
-batching.primitive_batchers[_tangent_p] = _map_tangent
-ad.defbilinear(_tangent_p, partial(_transpose, 0), partial(_transpose, 1))
+def _lower_for_cpu(context: Any, *operands: Any, **fields: Any) -> Any:
+    lowered = onednn.lower(context, *operands, **fields)
+    return lowered or mlir.lower_fun(partial(_computed, _own), multiple_results=False)(context, *operands, **fields)
 
 
-def _bind_tangent(x: jax.Array, kernel: jax.Array, **fields: Any) -> jax.Array:
-    # In a `jax.shard_map` that checks it, both vary over the same axes; the transpose sums over those that were added.
-    axes = jax.typeof(x).manual_axis_type.varying | jax.typeof(kernel).manual_axis_type.varying
-    return _tangent_p.bind(_varying(x, axes), _varying(kernel, axes), **fields)
+_FIELDS = ("wanted", "shape", "stride", "padding", "copies")
+_conv_p.def_impl(jax.jit(_conv_p.bind, static_argnames=_FIELDS))
+_conv_p.def_abstract_eval(_type)
+mlir.register_lowering(_conv_p, mlir.lower_fun(partial(_computed, _native), multiple_results=False))
+mlir.register_lowering(_conv_p, _lower_for_cpu, platform="cpu")
+batching.primitive_batchers[_conv_p] = _map
+ad.defbilinear(_conv_p, partial(_transpose, 0), partial(_transpose, 1))
 
 
-def _varying(array: jax.Array, axes: frozenset[str]) -> jax.Array:
+def _varying(array: Any, axes: frozenset[str]) -> jax.Array:
     missing = axes - jax.typeof(array).manual_axis_type.varying
     return lax.pcast(array, tuple(sorted(missing)), to="varying") if missing else array
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def conv(
     x: Float[Array | np.ndarray, "b h w c"],
     kernel: Float[Array | np.ndarray, "kernel_height kernel_width channels features"],
@@ -183,27 +208,16 @@ def conv(
 ) -> Float[Array, "b _ _ features"]:
     """Cross-correlates `x` with `kernel`, both of one dtype, as Caffe and Torch do; the padding is of height and width.
 
-    It can be differentiated in both modes and repeatedly.
+    It can be differentiated in both modes and repeatedly. On one CPU device oneDNN computes it where the extra `onednn`
+    is installed.
 
     >>> conv(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4)), 2, ((1, 1), (1, 1))).shape
     (1, 3, 3, 4)
     """
-    return _forward(x, kernel, stride, padding)
-
-
-def _conv_jvp(stride: int, padding: Padding, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+    # In a `jax.shard_map` that checks it, both vary over the same axes; the transpose sums over those that were added.
+    axes = jax.typeof(x).manual_axis_type.varying | jax.typeof(kernel).manual_axis_type.varying
     fields = {"stride": stride, "padding": tuple(map(tuple, padding)), "copies": 0}
-    terms = []
-    # The images of a training step have none, and a convolution of zeros would be computed.
-    if type(x_tangent) is not SymbolicZero:
-        terms.append(_bind_tangent(x_tangent, kernel, **fields))
-    if type(kernel_tangent) is not SymbolicZero:
-        terms.append(_bind_tangent(x, kernel_tangent, **fields))
-    return _forward(x, kernel, stride, padding), sum(terms[1:], terms[0])
-
-
-conv.defjvp(_conv_jvp, symbolic_zeros=True)
+    return _conv_p.bind(_varying(x, axes), _varying(kernel, axes), wanted="y", shape=None, **fields)
 
 
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -237,7 +251,8 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ {self.features}"]:
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
-        pad = ((self.size - 1) // 2,) * 2
+        half = (self.size - 1) // 2
+        pad = (half, half)
         if self.padding == "wrap":
             x, pad = jnp.pad(x, ((0, 0), pad, pad, (0, 0)), mode="wrap"), (0, 0)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, (pad, pad))
