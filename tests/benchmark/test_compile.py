@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from compilations import cache_answers
 from resnet_jax.benchmark import compile as compiling, compile_benchmark
 from resnet_jax.cli.benchmarks import benchmark_compile
 from resnet_jax.errors import InputError
@@ -30,7 +31,10 @@ def test_the_result(monkeypatch, capsys):
     monkeypatch.setattr(compiling, "lower_step", lower)
     before = settings()
     flags = ["--models=cifar_resnet8,cifar_resnet14", "--batch_size=8", "--image_size=8", "--rounds=1"]
-    benchmark_compile([*flags, "--format=json"])
+    with cache_answers() as answers:
+        benchmark_compile([*flags, "--format=json"])
+    # Of each network, in the round that is not timed and in the one that is; before, JAX fills an array of ones.
+    assert answers[-4:] == ["miss", "miss", "hit", "hit"]
     result = json.loads(capsys.readouterr().out)
     assert settings() == before
     assert result["imports"] == imports
@@ -50,9 +54,10 @@ def test_the_result(monkeypatch, capsys):
 
 def test_programs_are_read_from_the_folder_alone(tmp_path):
     before = settings()
-    with compiling._cached_in(None):
+    with compiling._cached_in(None), cache_answers() as answers:
         assert jax.config.jax_enable_compilation_cache is False
         lower(create("cifar_resnet8"), None, 3, 8)[1].compile()
+    assert answers == []
 
     def stopped():
         with compiling._cached_in(tmp_path):
@@ -60,8 +65,9 @@ def test_programs_are_read_from_the_folder_alone(tmp_path):
                 lower(create("cifar_resnet8"), None, 5, 8)[1].compile()
             raise RuntimeError("halfway")
 
-    with pytest.raises(RuntimeError, match="halfway"):
+    with cache_answers() as answers, pytest.raises(RuntimeError, match="halfway"):
         stopped()
+    assert answers == ["miss", "hit"]
     assert len(list(tmp_path.glob("*-cache"))) == 1
     assert settings() == before
 

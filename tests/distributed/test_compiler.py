@@ -1,7 +1,10 @@
 """Programs that are compiled with options of their own, and what JAX allows only without them."""
 
 import importlib
+import os
 import platform
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +104,43 @@ def test_options_are_asked_for_where_they_were_measured(monkeypatch, backend, ma
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(jaxlib.version, "__version__", version)
     assert bool(compiler_options()) == asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        ("--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT", False),
+        ("--xla_cpu_enable_fast_math=false --xla_cpu_experimental_ynn_fusion_type=", False),
+        ("--xla_cpu_enable_fast_math=false", True),
+    ],
+)
+def test_a_users_own_choice_in_the_environment_is_kept(monkeypatch, flags, asked):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(jaxlib.version, "__version__", "0.10.2")
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    assert bool(compiler_options()) == asked
+
+
+@pytest.mark.slow
+def test_an_option_would_win_over_the_environment():
+    """Which is why it is left out there."""
+    if compiler_options() is None:
+        pytest.skip("asked for on x86 processors with jaxlib 0.10 and 0.11")
+    program = """
+import sys, jax, jax.numpy as jnp
+from resnet_jax.distributed import compiler
+options = compiler.compiler_options() if sys.argv[1] == "ours" else compiler._WITHOUT_CONVOLUTIONS
+conv = jax.jit(lambda x, k: jax.lax.conv(x, k, (1, 1), "SAME"), compiler_options=options)
+print("ynn" in conv.lower(jnp.ones((64, 64, 8, 8)), jnp.ones((64, 64, 3, 3))).compile().as_text())
+"""
+    flags = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", program, form], env={**os.environ, **flags}, capture_output=True, text=True
+        )
+        for form in ("ours", "always")
+    ]
+    assert [each.stdout.strip() for each in found] == ["True", "False"], found
 
 
 def test_convolutions_are_left_to_xla():

@@ -1,5 +1,6 @@
 """What XLA's compiler is asked for where its own choice was measured to be slower."""
 
+import os
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,11 @@ _WITHOUT_CONVOLUTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION
 
 
 def compiler_options() -> dict[str, Any] | None:
-    """The `compiler_options` of `jax.jit` for the default devices; None where XLA's own choice is kept."""
+    """The `compiler_options` of `jax.jit` for the default devices; None where XLA's own choice is kept, or where
+    `XLA_FLAGS` in the environment has one of them: an option here would win over it.
+    """
+    if any(name in os.environ.get("XLA_FLAGS", "") for name in _WITHOUT_CONVOLUTIONS):
+        return None
     version = tuple(map(int, jaxlib.version.__version__.split(".")[:2]))
     measured = (0, 10) <= version < (0, 12) and platform.machine() in ("x86_64", "AMD64")
     return _WITHOUT_CONVOLUTIONS if measured and jax.default_backend() == "cpu" else None
