@@ -3,6 +3,7 @@
 python experiments/benchmarks/jax_peer.py train|infer MODEL BATCH_SIZE IMAGE_SIZE STEPS DTYPE ours|linen
 """
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import linen
 import numpy as np
 
 import resnet_jax as rj
+from resnet_jax.benchmark.roofline import roofline
 from resnet_jax.distributed import make_mesh, put_everywhere
 from resnet_jax.training.compiled import compile_steps
 
@@ -68,12 +70,18 @@ def _training(network, images, steps):
 
 
 def main(work: str, model: str, batch_size: str, image_size: str, steps: str, dtype: str, form: str) -> None:
-    """Answers each line of the input with a round."""
-    measured = rounds(work, model, int(batch_size), int(image_size), int(steps), dtype, form)
-    next(measured)
-    print("ready", jax.__version__, "on", jax.devices()[0].device_kind, flush=True)
-    for _, seconds in zip(sys.stdin, measured, strict=False):
-        print(seconds, flush=True)
+    """Says what it is, and answers each line of the input with a round, or "roofline" with that of the work."""
+    device, images, size = jax.devices()[0], int(batch_size), int(image_size)
+    about = {"version": jax.__version__, "platform": device.platform, "device": device.device_kind}
+    print(json.dumps(about), flush=True)
+    measured = rounds(work, model, images, size, int(steps), dtype, form)
+    for line in sys.stdin:
+        if line.strip() == "roofline":
+            network = rj.create(model, dtype=jnp.dtype(dtype))
+            answer = roofline(network, size, images, dtype, train=work == "train")
+        else:
+            answer = next(measured)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from resnet_jax.benchmark import VARIANTS as OURS, Variant
 from resnet_jax.cli.benchmarks import benchmark_train
+from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.models.stacking import unstack
 
@@ -105,7 +106,14 @@ class LinenResNet(nn.Module):
 
 
 def linen_twin(model: ResNet) -> LinenResNet:
-    """The same network in plain Linen: same logits in training, for images of an even size (CIFAR: of any size)."""
+    """The same network in plain Linen: same logits in training, for images of an even size (CIFAR: of any size).
+
+    An InputError where its batch norms have groups, which `nn.BatchNorm` does not know.
+    """
+    if model.bn_group_size is not None:
+        raise InputError(
+            f"plain Linen has no groups of batch norm: leave linen out with bn_group_size={model.bn_group_size}"
+        )
     return LinenResNet(
         model.stage_sizes,
         model.widths,

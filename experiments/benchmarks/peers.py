@@ -5,21 +5,27 @@
 
 Each form is a process of its own; `--torch_python` is the Python of an environment that has PyTorch, by default this
 one. The forms take turns, round by round, so that a drift of the machine's speed meets all alike, and a form's speed is
-the time of the first form / its own, pair by pair. A form that cannot start, or ends, is named with its reason.
-`make benchmarks` runs all of it in float32.
+the time of the first form / its own, pair by pair. A form that cannot start, or ends, is named with its reason, and so
+is one that sees no GPU where another one does: it is not measured, since its ratio would say nothing.
+`make benchmarks` runs the works for two CPU cores in float32; those whose names begin with "gpu" are for a GPU, and
+use the first one that `CUDA_VISIBLE_DEVICES` names. More forms are `torch_graphs`, `torch.compile` with CUDA
+graphs, and `torch_autotune`, which searches for minutes. Float32 on a GPU is TF32 in all of them.
 """
 
+import contextlib
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from resnet_jax.benchmark.measuring import heading, in_turn, spread, written
+from resnet_jax.benchmark.roofline import shares
 from resnet_jax.cli.arguments import Format, command, show
 from resnet_jax.cli.main import exit_status
 from resnet_jax.distributed.machine import describe_host
@@ -29,8 +35,8 @@ from resnet_jax.runs.terminal import table
 HERE = Path(__file__).parent
 
 
-class Work(NamedTuple):
-    """Steps of a round take about a second or two on two CPU cores."""
+class Job(NamedTuple):
+    """What each form does of a work: so many steps in a round."""
 
     task: str
     model: str
@@ -40,50 +46,75 @@ class Work(NamedTuple):
 
 
 WORKS = {
-    "train_resnet20": Work("train", "cifar_resnet20", 128, 32, 4),
-    "train_resnet110": Work("train", "cifar_resnet110", 32, 32, 2),
-    "train_resnet50": Work("train", "resnet50", 8, 224, 1),
-    "infer_resnet20": Work("infer", "cifar_resnet20", 128, 32, 8),
-    "infer_resnet50": Work("infer", "resnet50", 8, 224, 4),
+    # A round takes about a second or two on two CPU cores.
+    "train_resnet20": Job("train", "cifar_resnet20", 128, 32, 4),
+    "train_resnet110": Job("train", "cifar_resnet110", 32, 32, 2),
+    "train_resnet50": Job("train", "resnet50", 8, 224, 1),
+    "infer_resnet20": Job("infer", "cifar_resnet20", 128, 32, 8),
+    "infer_resnet50": Job("infer", "resnet50", 8, 224, 4),
+    # On a GPU a step takes milliseconds.
+    "gpu_train_resnet20": Job("train", "cifar_resnet20", 128, 32, 200),
+    "gpu_train_resnet110": Job("train", "cifar_resnet110", 128, 32, 100),
+    "gpu_train_resnet50": Job("train", "resnet50", 256, 224, 20),
+    "gpu_infer_resnet20": Job("infer", "cifar_resnet20", 128, 32, 500),
+    "gpu_infer_resnet110": Job("infer", "cifar_resnet110", 128, 32, 200),
+    "gpu_infer_resnet50": Job("infer", "resnet50", 256, 224, 40),
     # To try the command.
-    "train_resnet8": Work("train", "cifar_resnet8", 8, 32, 1),
-    "infer_resnet8": Work("infer", "cifar_resnet8", 8, 32, 1),
+    "train_resnet8": Job("train", "cifar_resnet8", 8, 32, 1),
+    "infer_resnet8": Job("infer", "cifar_resnet8", 8, 32, 1),
 }
-# What each form's own process is asked for; the first one's time is what the others' are compared with.
+# What each form's own process is asked for; the first one's time is what the others' are compared with. They fill the
+# memory of a GPU in this order: where it is too small for all of them, it is Linen that is left out.
 FORMS = {
     "torch": ("torch_peer.py", "eager"),
     "torch_compile": ("torch_peer.py", "compile"),
+    "torch_graphs": ("torch_peer.py", "graphs"),
+    "torch_autotune": ("torch_peer.py", "autotune"),
     "ours": ("jax_peer.py", "ours"),
     "linen": ("jax_peer.py", "linen"),
 }
+DEFAULT_FORMS = "torch,torch_compile,ours,linen"
 
 
 class Peer:
-    """A process that does one round of the work for each line that it is given."""
+    """A process that says first what it is, and then answers each line that it is given, with JSON each time."""
 
-    def __init__(self, form: str, work: Work, dtype: str, torch_python: str):
+    def __init__(self, form: str, job: Job, dtype: str, torch_python: str):
         script, kind = FORMS[form]
         python = torch_python if script == "torch_peer.py" else sys.executable
-        arguments = [python, HERE / script, *map(str, work), dtype, kind]
-        # Of a GPU each takes what it needs, and not all.
-        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        arguments = [python, HERE / script, *map(str, job), dtype, kind]
+        # Of a GPU's memory each takes what it needs when it first needs it, and keeps it; of several GPUs PyTorch would
+        # use one and JAX all.
+        environment = {
+            **os.environ,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+        }
         self._process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        try:
-            self.version = self._line().removeprefix("ready").strip()
-        except BaseException:
-            self.close()
-            raise
+
+    def answer(self) -> Any:
+        """What it says next; an InputError where it has ended."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise InputError(f"it ended with status {self._process.wait()}: its reason stands above")
+        return json.loads(line)
+
+    def ask(self, line: str) -> Any:
+        """What it says to a line; an InputError where it has ended."""
+        assert self._process.stdin
+        with contextlib.suppress(OSError):  # it has ended, which `answer` tells
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        return self.answer()
 
     def round(self) -> float:
         """Seconds of a step, or NaN, also from now on, where the process has ended."""
-        assert self._process.stdin
         try:
-            self._process.stdin.write("go\n")
-            self._process.stdin.flush()
-            return float(self._line())
-        except (InputError, OSError):
+            return self.ask("round")
+        except InputError:
             return math.nan
 
     def close(self) -> None:
@@ -91,48 +122,72 @@ class Peer:
         self._process.kill()
         self._process.wait()
 
-    def _line(self) -> str:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        if not line:
-            raise InputError(f"it ended with status {self._process.wait()}: its reason stands above")
-        return line
 
-
-def measure(work: Work, forms: list[str], dtype: str, rounds: int, torch_python: str) -> dict[str, Any]:
-    """A dict of forms: "version", "step_time" in seconds and "relative_speed", each a spread over the rounds, and
-    "images_per_second" of the median; or "reason", why it was not measured.
+def measure(job: Job, forms: list[str], dtype: str, rounds: int, torch_python: str) -> dict[str, Any]:
+    """A dict of forms: "version", "platform" and "device" that it ran on, "step_time" in seconds and "relative_speed",
+    each a spread over the rounds, "images_per_second" of the median, and "first_round_time", seconds of a first round,
+    which compiles; or "reason", why it was not measured. "ours" has "roofline" and shares of it, too, see
+    `roofline.roofline`.
     """
-    peers, result = {}, {}
-    try:
+    peers: dict[str, Peer] = {}
+    result: dict[str, dict[str, Any]] = {}
+
+    def attempt(form: str, call: Any) -> Any:
+        try:
+            return call()
+        except (InputError, OSError) as error:
+            peers.pop(form, None)
+            result[form] = {"reason": str(error)}
+
+    with contextlib.ExitStack() as stack:
         for form in forms:
-            try:
-                peers[form] = Peer(form, work, dtype, torch_python)
-            except (InputError, OSError) as error:
-                result[form] = {"reason": str(error)}
+            if peer := attempt(form, lambda form=form: Peer(form, job, dtype, torch_python)):
+                peers[form] = peer
+                stack.callback(peer.close)
+        # They import their libraries at the same time.
+        result |= {form: about for form, peer in list(peers.items()) if (about := attempt(form, peer.answer))}
+        for form, reason in beside_accelerators({form: result[form] for form in peers}).items():
+            result[form] = {"reason": reason}
+            del peers[form]
+        for form, peer in list(peers.items()):
+            started = time.perf_counter()
+            if attempt(form, lambda peer=peer: peer.ask("round")) is not None:
+                result[form]["first_round_time"] = time.perf_counter() - started
         times = dict(zip(peers, in_turn([peer.round for peer in peers.values()], rounds), strict=True))
-    finally:
-        for peer in peers.values():
-            peer.close()
-    whole = {form: np.array(own) for form, own in times.items() if not np.isnan(own).any()}
-    for form in times.keys() - whole.keys():
-        result[form] = {"reason": "it ended in a round: its reason stands above"}
-    for form, own in whole.items():
-        first = next(iter(whole.values()))
-        result[form] = {
-            "version": peers[form].version,
-            "step_time": spread(own),
-            "images_per_second": work.batch_size / float(np.median(own)),
-            "relative_speed": spread(first / own),
-        }
+        whole = {form: np.array(own) for form, own in times.items() if not np.isnan(own).any()}
+        for form in times.keys() - whole.keys():
+            result[form] = {"reason": "it ended in a round: its reason stands above"}
+        for form, own in whole.items():
+            step = float(np.median(own))
+            result[form]["step_time"] = spread(own)
+            result[form]["images_per_second"] = job.batch_size / step
+            result[form]["relative_speed"] = spread(next(iter(whole.values())) / own)
+            if form == "ours":
+                # When all rounds are done: it measures the device's peaks, for which the others leave little memory.
+                with contextlib.suppress(InputError):
+                    bound = peers[form].ask("roofline")
+                    result[form] |= {"roofline": bound, **shares(bound, step)}
     return {form: result[form] for form in forms}
+
+
+def beside_accelerators(about: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Of what processes say of themselves: which must not be measured, and why."""
+    accelerated = {form: each for form, each in about.items() if each["platform"] != "cpu"}
+    if not accelerated:
+        return {}
+    other, seen = next(iter(accelerated.items()))
+    return {
+        form: f"no ratio: version {each['version']} sees no GPU, and {other} runs on {seen['device']}"
+        for form, each in about.items()
+        if form not in accelerated
+    }
 
 
 @command
 def compare(
     *,
     works: str = "train_resnet20,train_resnet110,train_resnet50,infer_resnet20,infer_resnet50",
-    forms: str = "torch,torch_compile,ours,linen",
+    forms: str = DEFAULT_FORMS,
     torch_python: str = sys.executable,
     dtype: Literal["float32", "bfloat16"] = "float32",
     rounds: int = 7,
@@ -154,7 +209,10 @@ def compare(
     }
     for name in chosen["works"]:
         print(f"{name}: {', '.join(ordered)}", file=sys.stderr)
-        result["works"][name] = measure(WORKS[name], ordered, dtype, rounds, torch_python)
+        result["works"][name] = found = measure(WORKS[name], ordered, dtype, rounds, torch_python)
+        for form, each in found.items():
+            said = each.get("reason") or f"version {each['version']} on {each['device']}"
+            print(f"  {form}: {said}", file=sys.stderr)
         if output:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(result, indent=1) + "\n")
@@ -167,12 +225,13 @@ def as_table(works: dict[str, Any]) -> str:
     for name, forms in works.items():
         for form, row in forms.items():
             if "reason" in row:
-                rows.append((name, form, row["reason"], "", ""))
+                rows.append((name, form, row["reason"], "", "", ""))
                 continue
             step = written({key: 1e3 * value for key, value in row["step_time"].items()}, 1)
             images, speed = f"{row['images_per_second']:,.1f}", written(row["relative_speed"], 2)
-            rows.append((name, f"{form} {row['version']}", step, images, speed))
-    return table(("work", "form", "step (ms)", "images/s", "speed"), rows)
+            reached = f"{row['share_of_roofline']:.1%}" if "roofline" in row else ""
+            rows.append((name, f"{form} {row['version']} on {row['device']}", step, images, speed, reached))
+    return table(("work", "form", "step (ms)", "images/s", "speed", "of roofline"), rows)
 
 
 if __name__ == "__main__":

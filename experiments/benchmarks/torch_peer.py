@@ -2,18 +2,23 @@
 
 It needs PyTorch alone and runs in any environment that has it:
 
-    python experiments/benchmarks/torch_peer.py train|infer MODEL BATCH_SIZE IMAGE_SIZE STEPS DTYPE eager|compile
+    python experiments/benchmarks/torch_peer.py train|infer MODEL BATCH_SIZE IMAGE_SIZE STEPS DTYPE FORM
 
-The dtype is float32 or bfloat16. It says "ready" when the first round is done. Each further line of its input starts a
-round, to which it answers with the seconds of a step.
+The dtype is float32 or bfloat16, the form eager or one of `MODES`. It says first, as JSON, what version it is and what
+it runs on. Each line of its input starts a round, to which it answers with the seconds of a step; the first round
+compiles and tries cuDNN's algorithms.
 """
 
 import contextlib
+import json
 import sys
 import time
 
 import torch
 from torch import nn
+
+# Of torch.compile: its default, CUDA graphs around that, and the search among kernels that takes minutes.
+MODES = {"compile": "default", "graphs": "reduce-overhead", "autotune": "max-autotune"}
 
 
 class Block(nn.Module):
@@ -62,12 +67,15 @@ def rounds(work: str, model: str, batch_size: int, image_size: int, steps: int, 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
+    if device == "cuda":
+        # By default JAX computes products and convolutions of float32 as TF32, and PyTorch convolutions alone.
+        torch.set_float32_matmul_precision("high")
     net = network(model).to(device, memory_format=torch.channels_last)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
     images, labels = images.to(memory_format=torch.channels_last), torch.arange(batch_size, device=device) % 10
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=device == "cuda")
     half = dtype == "bfloat16"
-    forward = torch.compile(net) if form == "compile" else net
+    forward = torch.compile(net, mode=MODES[form]) if form in MODES else net
 
     def autocast():
         return torch.autocast(device, torch.bfloat16) if half else contextlib.nullcontext()
@@ -95,12 +103,14 @@ def rounds(work: str, model: str, batch_size: int, image_size: int, steps: int, 
 
 
 def main(work: str, model: str, batch_size: str, image_size: str, steps: str, dtype: str, form: str) -> None:
-    """Answers each line of the input with a round."""
+    """Says what it is, and answers each line of the input with a round."""
+    gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if gpu else "cpu"
+    about = {"version": torch.__version__, "platform": "gpu" if gpu else "cpu", "device": device}
+    print(json.dumps(about), flush=True)
     measured = rounds(work, model, int(batch_size), int(image_size), int(steps), dtype, form)
-    next(measured)
-    print("ready", torch.__version__, "on a GPU" if torch.cuda.is_available() else "on CPU", flush=True)
     for _, seconds in zip(sys.stdin, measured, strict=False):
-        print(seconds, flush=True)
+        print(json.dumps(seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything in this project that wants an accelerator, in parts of at most ten minutes each.
+# Everything in this project that wants an accelerator, in parts of at most ten minutes each on an H100, by estimate: the
+# parts have not been run on one. What is worth most comes first.
 #
 #   experiments/gpu/run_all.sh [PART …]     without a name: all parts, one after another
 #
@@ -8,6 +9,7 @@
 #   DATA      where TFDS keeps CIFAR-10 and ImageNet            (default ~/tensorflow_datasets)
 #   RESULTS   where the JSON files go                           (default experiments/results beside this script)
 #   RUNS      where training runs keep their workdirs           (default runs/gpu)
+#   TORCH     the Python of an environment with PyTorch's CUDA build, for the parts peers_…   (default: that of JAX)
 #   TINY=1    the same commands with tiny settings and networks, to try them on a CPU
 set -uo pipefail
 
@@ -18,8 +20,10 @@ RUNS=${RUNS:-runs/gpu}
 TINY=${TINY:-}
 venv=$here/../../.venv/bin/python
 PYTHON=${PYTHON:-$([[ -x $venv ]] && echo "$venv" || echo python3)}
-PARTS=(imagenet_bfloat16 imagenet_float32 cifar_bfloat16 cifar_float32 eval compile memory variants input stream
-  recipe_resnet20 recipe_plain20)
+TORCH=${TORCH:-$PYTHON}
+PARTS=(variants variants_groups peers_resnet50 peers_resnet20 recipe_resnet20 recipe_resnet20_bfloat16 peers_resnet110
+  recipe_resnet110 recipe_resnet110_bfloat16
+  imagenet_bfloat16 cifar_bfloat16 eval compile memory stream input imagenet_float32 cifar_float32 recipe_plain20)
 
 mkdir -p "$RESULTS"
 failed=()
@@ -95,14 +99,41 @@ memory() {
   done
 }
 
-# Whether scanned blocks and scanned steps pay on this device, against the same network in plain Linen.
+# variants whole|groups: whether scanned blocks, and many steps to a dispatch, pay on this device: with batch norm of
+# the whole batch beside plain Linen, or with groups as the recipes have them, which Linen does not know. What a dispatch
+# costs is the difference of "rolled" (one step) and "scanned" (20 steps).
 variants() {
-  local networks=(cifar_resnet20:128 resnet50:256) network batch size=(--steps=20 --rounds=5)
-  [[ -n $TINY ]] && { networks=(cifar_resnet8:8); size=(--steps=1 --rounds=1); }
+  local networks=(cifar_resnet20:128:64 resnet50:256:32) network batch group size=(--steps=20 --rounds=5)
+  [[ -n $TINY ]] && { networks=(cifar_resnet8:8:4); size=(--steps=1 --rounds=1); }
   for network in "${networks[@]}"; do
-    batch=${network#*:} network=${network%:*}
-    result "variants_${network}" "$PYTHON" "$here/../benchmarks/linen.py" --model="$network" --dtype=bfloat16 \
-      --batch_size="$batch" --variants=scanned,unrolled_scanned,rolled,unrolled,linen "${size[@]}" --format=json
+    IFS=: read -r network batch group <<<"$network"
+    if [[ $1 == groups ]]; then
+      result "variants_groups_${network}" resnet_jax benchmark train --model="$network" --dtype=bfloat16 \
+        --batch_size="$batch" --bn_group_size="$group" --variants=scanned,unrolled_scanned,rolled,unrolled "${size[@]}" \
+        --format=json
+    else
+      result "variants_${network}" "$PYTHON" "$here/../benchmarks/linen.py" --model="$network" --dtype=bfloat16 \
+        --batch_size="$batch" --variants=scanned,unrolled_scanned,rolled,unrolled,linen "${size[@]}" --format=json
+    fi
+  done
+}
+
+# peers NETWORK: training and inference in turn with PyTorch on this device. CIFAR's networks are so small that PyTorch
+# waits for the host, which CUDA graphs spare it.
+peers() {
+  local task dtype dtypes=(bfloat16) forms=torch,torch_compile,torch_graphs,ours,linen rounds=(--rounds=5) work
+  case $1 in
+    resnet50) forms=torch,torch_compile,ours,linen ;;
+    resnet20) dtypes=(bfloat16 float32) ;; # the recipe's is float32
+  esac
+  [[ -n $TINY ]] && { dtypes=(bfloat16); forms=torch,ours; rounds=(--rounds=1); }
+  for task in train infer; do
+    work=gpu_${task}_$1
+    [[ -n $TINY ]] && work=${task}_resnet8
+    for dtype in "${dtypes[@]}"; do
+      result "peers_${task}_$1_$dtype" "$PYTHON" "$here/../benchmarks/peers.py" --works="$work" --forms=$forms \
+        --dtype="$dtype" --torch_python="$TORCH" "${rounds[@]}" --format=json
+    done
   done
 }
 
@@ -131,20 +162,22 @@ stream() {
   done
 }
 
-# recipe FAMILY: the paper's 64,000 iterations on CIFAR-10; what was interrupted goes on.
+# recipe FAMILY DEPTH DTYPE: the paper's 64,000 iterations on CIFAR-10; what was interrupted goes on. The result's
+# "training_seconds" are those of the iterations alone, without compiling, scoring and saving.
 recipe() {
-  local workdir=$RUNS/cifar10-$1-20 size=(--config.train.eval_every=4000)
-  if [[ -s $RESULTS/recipe_$1_20.json ]]; then
-    echo "recipe_$1_20: already in $RESULTS/recipe_$1_20.json"
+  local name=recipe_$1_$2_$3 workdir=$RUNS/cifar10-$1-$2-$3
+  local size=(--config.model.depth="$2" --config.train.eval_every=4000)
+  if [[ -s $RESULTS/$name.json ]]; then
+    echo "$name: already in $RESULTS/$name.json"
     return
   fi
   [[ -n $TINY ]] && size=(--config.train.iterations=4 --config.train.batch_size=16 --config.model.depth=8
     --config.model.bn_group_size=none)
-  if resnet_jax train --config=cifar10 --config.model.family="$1" --config.dataset.data_dir="$DATA" \
-    --workdir="$workdir" "${size[@]}"; then
-    result "recipe_$1_20" cat "$workdir/result.json"
+  if resnet_jax train --config=cifar10 --config.model.family="$1" --config.model.dtype="$3" \
+    --config.dataset.data_dir="$DATA" --workdir="$workdir" "${size[@]}"; then
+    result "$name" cat "$workdir/result.json"
   else
-    failed+=("recipe_$1_20")
+    failed+=("$name")
   fi
 }
 
@@ -156,11 +189,16 @@ for part in "${@:-${PARTS[@]}}"; do
     eval) eval_ ;;
     compile) compile ;;
     memory) memory ;;
-    variants) variants ;;
+    variants) variants whole ;;
+    variants_groups) variants groups ;;
+    peers_resnet50 | peers_resnet20 | peers_resnet110) peers "${part#peers_}" ;;
     input) input ;;
     stream) stream ;;
-    recipe_resnet20) recipe cifar_resnet ;;
-    recipe_plain20) recipe cifar_plain ;;
+    recipe_resnet20) recipe cifar_resnet 20 float32 ;;
+    recipe_resnet20_bfloat16) recipe cifar_resnet 20 bfloat16 ;;
+    recipe_resnet110) recipe cifar_resnet 110 float32 ;;
+    recipe_resnet110_bfloat16) recipe cifar_resnet 110 bfloat16 ;;
+    recipe_plain20) recipe cifar_plain 20 float32 ;;
     *)
       echo "unknown part $part: parts are ${PARTS[*]}" >&2
       exit 2

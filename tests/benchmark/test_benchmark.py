@@ -79,15 +79,30 @@ def test_the_input_on_the_device_runs_through_the_real_step():
         **TINY,
         "shortcut": "B",
         "dtype": "bfloat16",
+        "bn_group_size": None,
         "input": "device",
         "variants": ["scanned"],
         "rounds": 1,
     }
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("known_peaks")
+def test_groups_of_batch_norm_reach_the_network_and_linen_has_none():
+    """With statistics of 8 images or of 1 the losses differ."""
+    fields = {**TINY, "input": "synthetic", "rounds": 1}
+    losses = [train_benchmark(**fields, bn_group_size=size)["variants"][0]["loss"] for size in (None, 8, 1)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-2)
+    with pytest.raises(InputError, match="leave linen out"):
+        train_benchmark(**fields, bn_group_size=8, variants=LINEN)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"bn_group_size": 3}, "bn_group_size=3 does not fit"),
+        ({"bn_group_size": 0}, "bn_group_size is 0"),
         ({"input": "disk"}, "input is 'disk', but it must be one of device, synthetic"),
         ({"dtype": "float8"}, "dtype is 'float8'"),
         ({"rounds": 0}, "rounds is 0"),

@@ -25,8 +25,9 @@ from resnet_jax.benchmark.steps import INPUTS, program_bytes, training_steps
 from resnet_jax.data.batch import Batch
 from resnet_jax.distributed.machine import describe_environment
 from resnet_jax.distributed.mesh import batch_sharded, check_divides, make_mesh, replicated
-from resnet_jax.errors import check_whole
+from resnet_jax.errors import InputError, check_whole
 from resnet_jax.models import ResNet
+from resnet_jax.models.layers import bn_groups
 from resnet_jax.runs.terminal import table
 from resnet_jax.training.state import create_state
 
@@ -55,6 +56,7 @@ def train_benchmark(
     batch_size: int = 128,
     image_size: int | None = None,
     dtype: str = "float32",
+    bn_group_size: int | None = None,
     input: str = "device",
     variants: Mapping[str, Variant] | None = None,
     steps: int = 10,
@@ -67,6 +69,7 @@ def train_benchmark(
       batch_size: images in a step, over all devices.
       image_size: height and width in pixels, by default 224, or 32 for CIFAR.
       dtype: of the computation, "float32" or "bfloat16".
+      bn_group_size: images that share their batch-norm statistics, see `models.ResNet`; None is the whole batch.
       input: "device" makes every batch as training does, from uint8 images on the device, inside the step: shuffle,
         mean, crop, mirror. "synthetic" repeats one float batch; the difference is what the input costs.
       variants: by name, such as some of `VARIANTS`; the others are compared with the first one. By default "scanned".
@@ -99,6 +102,13 @@ def train_benchmark(
     cost, size = costs["multiply_adds"], costs["image_size"]
     mesh = make_mesh()
     check_divides(mesh, batch_size, "batch_size")
+    if bn_group_size is not None:
+        check_whole(bn_group_size=bn_group_size)
+        try:
+            bn_groups(batch_size // mesh.size, mesh.size, bn_group_size)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        network = network.clone(bn_group_size=bn_group_size)
 
     prepared = [_prepare(variant, network, mesh, input, batch_size, size, steps) for variant in chosen.values()]
     measured = np.array(in_turn([run for run, _ in prepared], rounds))  # (variants, rounds, 2)

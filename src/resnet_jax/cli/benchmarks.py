@@ -15,6 +15,7 @@ def benchmark_train(
     batch_size: int = 128,
     image_size: int | None = None,
     dtype: str = "float32",
+    bn_group_size: int | None = None,
     input: str = "device",
     variants: str = "scanned",
     steps: int = 10,
@@ -24,8 +25,8 @@ def benchmark_train(
     """Measures how fast a network trains on the devices at hand.
 
     resnet-jax benchmark train [--model=NAME] [--shortcut=A|B|C] [--batch_size=N] [--image_size=N]
-                               [--dtype=float32|bfloat16] [--input=device|synthetic] [--variants=NAME,NAME,…]
-                               [--steps=N] [--rounds=N] [--format=table|json]
+                               [--dtype=float32|bfloat16] [--bn_group_size=N] [--input=device|synthetic]
+                               [--variants=NAME,NAME,…] [--steps=N] [--rounds=N] [--format=table|json]
 
     The variants are scanned (several steps to a dispatch, the default), rolled, unrolled and unrolled_scanned. Their
     rounds alternate. "of peak" is what a step computes beside a large matrix product on the same devices, "of roofline"
