@@ -206,6 +206,9 @@ def _train(
                 best = better(best, {"step": step, **means})
                 checkpoints.best = best["step"] if best else None
         while step < total:
+            # The last dispatch, and the first one after a resumption, may have fewer steps and be a program of its own,
+            # whose compilation is no part of the training's seconds.
+            program.steps(_steps(config, step))
             started, before = time.perf_counter(), step
             state, metrics = program.run_steps(state, _steps(config, step), interruption.reached)
             metrics = jax.device_get(metrics)

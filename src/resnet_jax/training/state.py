@@ -116,7 +116,8 @@ def abstract_state(
     ema: bool = False,
 ) -> TrainState:
     """Shapes, dtypes and shardings of a state, for restoring one and for compiling; arguments as of `create_state`."""
-    shapes = jax.eval_shape(partial(_init, model, optimizer, image_shape, ema), jax.random.key(0))
+    # The key too is one of shape alone: a real one would be sent to a device in the middle of a run.
+    shapes = jax.eval_shape(lambda: _init(model, optimizer, image_shape, ema, jax.random.key(0)))
     return _abstract(shapes, state_shardings(mesh, shapes))
 
 
