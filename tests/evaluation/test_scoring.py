@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from networks import random_preprocessing, random_variables
 
+from compilations import compilations
 from resnet_jax import models
 from resnet_jax.data.encoded import EncodedImage
 from resnet_jax.data.small import Split
@@ -111,6 +112,24 @@ def test_large_views_make_small_batches(monkeypatch):
     list(score_images([trained], images, protocols.choose("dense", (32, 64)), 16, devices=2))
     # 16 windows; ten of them in one view, on two devices; an image and its mirror image; four times as many pixels.
     assert sizes == {(32, 32, 3): {16, 8}, (5, 32, 32, 3): {2}, (64, 64, 3): {2}}
+
+
+def test_few_numbers_of_images_are_programs_of_their_own(images):
+    whole = [image for image in images if len(image.data) and not isinstance(image.data, bytes)]
+    trained, original = network(), protocols.choose("center")
+    sizes = [scoring._few(rows) for rows in range(1, 65)]
+    assert len(set(sizes)) == 11
+    assert all(rows <= size <= rows + 7 for rows, size in enumerate(sizes, 1))
+    with compilations() as names:
+        found = {
+            count: {each.index: each.scores for each in score_images([trained], whole[:count], original, 64, devices=1)}
+            for count in (5, 6, 7, 8)
+        }
+    assert names.count("jit(scores)") == 1
+    for count, scored in found.items():
+        assert list(scored) == list(range(count))
+        for index, scores in scored.items():
+            np.testing.assert_allclose(scores, found[8][index], rtol=1e-6)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(images):

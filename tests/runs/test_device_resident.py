@@ -6,10 +6,12 @@ asserted here of that direction holds on other devices alone. What goes to a dev
 
 import jax
 import jax.numpy as jnp
+import members
 import numpy as np
 import pytest
 
 from compilations import compilations
+from resnet_jax.configs import folder as folder_config
 from resnet_jax.runs import build, loop
 from resnet_jax.training.state import create_state
 from small_run import parts, saved_steps, small_config, train_until, with_program
@@ -103,6 +105,20 @@ def test_a_run_that_goes_on_in_the_same_process_compiles_each_program_once(watch
     # Hashes of checkpoints are programs of the process.
     starts = [i for i, (name, _) in enumerate(calls) if name == "train"]
     assert set(compiled_in(calls[starts[0] + 1 :])) == {STEPS, EVALUATION}
+
+
+def test_a_streamed_run_compiles_each_program_once(watched, folder, tmp_path):
+    """It sends each batch, as it says it does."""
+    config = folder_config.get_config()
+    fields = {"dataset.data_dir": str(folder), "mesh.data": 1, "train.batch_size": 8, "train.iterations": 7}
+    every = {f"train.{what}_every": 3 for what in ("log", "eval", "checkpoint")}
+    config.update_from_flattened_dict(members.NETWORK | fields | every)
+    calls = watched(config, tmp_path / "run")
+    assert [name for name, _ in calls].count("train") == [name for name, _ in calls].count("evaluate") == 3
+    found = compiled_in(calls)
+    assert (found.count(STEPS), found.count(EVALUATION)) == (1, 1)
+    starts = [i for i, (name, _) in enumerate(calls) if name == "train"]
+    assert compiled_in(calls[starts[1] + 1 :]) == []
 
 
 def test_what_is_sent_to_a_device_unasked_ends_the_run(watched, tmp_path):

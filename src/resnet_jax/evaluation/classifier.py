@@ -53,7 +53,7 @@ class Classifier(flax.struct.PyTreeNode):
 
     def __call__(self, images: jax.Array | np.ndarray) -> jax.Array:
         """Logits: RGB or grey images (batch, height, width, channels), 0 to 255, uint8 or float -> (batch, classes)
-        float32.
+        float32. Each new shape or dtype is compiled, which `predict` does for few numbers of images.
 
         An InputError where the weights do not fit the model, or the images are no such batch.
         """

@@ -244,7 +244,7 @@ class StreamedInput:
             return train_steps.lower(state, (windows, labels, self.preprocessing), self._seed, 1).compile()
 
         def run_steps(state: TrainState, count: int, stop: Callable[[], bool]) -> tuple[TrainState, Metrics]:
-            self._windows.go_to(int(state.step))
+            self._windows.go_to(int(jax.device_get(state.step)))
             step, found, damaged = one_step(), [], []
             for _ in range(count):
                 batch = next(self._windows)
