@@ -101,12 +101,13 @@ memory() {
 
 # variants whole|groups: whether scanned blocks, and many steps to a dispatch, pay on this device: with batch norm of
 # the whole batch beside plain Linen, or with groups as the recipes have them, which Linen does not know. What a dispatch
-# costs is the difference of "rolled" (one step) and "scanned" (20 steps).
+# costs is the difference of "rolled" (one step) and "scanned" (200 or 20 steps).
 variants() {
-  local networks=(cifar_resnet20:128:64 resnet50:256:32) network batch group size=(--steps=20 --rounds=5)
-  [[ -n $TINY ]] && { networks=(cifar_resnet8:8:4); size=(--steps=1 --rounds=1); }
+  local networks=(cifar_resnet20:128:64:200 resnet50:256:32:20) network batch group steps rounds=5 size
+  [[ -n $TINY ]] && { networks=(cifar_resnet8:8:4:1); rounds=1; }
   for network in "${networks[@]}"; do
-    IFS=: read -r network batch group <<<"$network"
+    IFS=: read -r network batch group steps <<<"$network"
+    size=(--steps="$steps" --rounds=$rounds)
     if [[ $1 == groups ]]; then
       result "variants_groups_${network}" resnet_jax benchmark train --model="$network" --dtype=bfloat16 \
         --batch_size="$batch" --bn_group_size="$group" --variants=scanned,unrolled_scanned,rolled,unrolled "${size[@]}" \
@@ -119,7 +120,7 @@ variants() {
 }
 
 # peers NETWORK: training and inference in turn with PyTorch on this device. CIFAR's networks are so small that PyTorch
-# waits for the host, which CUDA graphs spare it.
+# waits for the host, which CUDA graphs spare it. Most of the time is compiling, reckoned with a minute for each form.
 peers() {
   local task dtype dtypes=(bfloat16) forms=torch,torch_compile,torch_graphs,ours,linen rounds=(--rounds=5) work
   case $1 in
@@ -163,10 +164,11 @@ stream() {
 }
 
 # recipe FAMILY DEPTH DTYPE: the paper's 64,000 iterations on CIFAR-10; what was interrupted goes on. The result's
-# "training_seconds" are those of the iterations alone, without compiling, scoring and saving.
+# "training_seconds" are those of the iterations alone, without compiling, scoring and saving. Between two dispatches the
+# host writes a line of metrics, 2 ms and more on two busy CPU cores, in which the device waits: 400 steps to a dispatch.
 recipe() {
   local name=recipe_$1_$2_$3 workdir=$RUNS/cifar10-$1-$2-$3
-  local size=(--config.model.depth="$2" --config.train.eval_every=4000)
+  local size=(--config.model.depth="$2" --config.train.log_every=400 --config.train.eval_every=4000)
   if [[ -s $RESULTS/$name.json ]]; then
     echo "$name: already in $RESULTS/$name.json"
     return
