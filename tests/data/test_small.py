@@ -1,3 +1,5 @@
+import gzip
+import importlib.util
 import io
 import json
 import pickle
@@ -5,12 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from resnet_jax.data import Batch, ImageFolder, ImageSplit, Preprocessing, small, tfds
 from resnet_jax.data.encoded import EncodedImage
@@ -68,9 +72,40 @@ def test_digits_are_sklearns_divided_once(digits):
     assert np.array_equal(np.unique(digits.train.images), np.rint(np.arange(17) * 255 / 16))
 
 
-def test_digits_are_stratified(digits):
+def test_digits_are_divided_as_sklearn_divides(digits):
+    """Also in their order: the batches of a run are made by it."""
+    scans = load_digits()
+    images = np.rint(scans.images * (255 / 16)).astype(np.uint8)[..., None]
+    divided = train_test_split(np.arange(len(images)), test_size=0.2, stratify=scans.target, random_state=0)
+    for split, rows in zip((digits.train, digits.test), divided, strict=True):
+        assert np.array_equal(split.images, images[rows])
+        assert np.array_equal(split.labels, scans.target[rows])
     parts = np.bincount(load_digits().target) / 5
     assert np.abs(np.bincount(digits.test.labels) - parts).max() < 1
+
+
+def test_digits_need_no_import_of_sklearn():
+    program = "import sys; from resnet_jax.data import small; small.load('digits'); print('sklearn' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("held", [None, "1,2\n3,4\n", "no numbers\n"])
+def test_digits_that_sklearn_keeps_elsewhere(digits, tmp_path, monkeypatch, held):
+    """Another version may have the file in another place or form."""
+    folder = tmp_path / "datasets" / "data"
+    folder.mkdir(parents=True)
+    if held is not None:
+        with gzip.open(folder / "digits.csv.gz", "wt") as file:
+            file.write(held)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    small._load.cache_clear()
+    again = small.load("digits")
+    small._load.cache_clear()
+    for split in ("train", "test"):
+        assert np.array_equal(getattr(again, split).images, getattr(digits, split).images)
+        assert np.array_equal(getattr(again, split).labels, getattr(digits, split).labels)
 
 
 def test_validation_images_are_kept_back_from_training(digits):
@@ -282,8 +317,6 @@ def test_data_are_read_once_while_they_stay_as_they_are(fake_cifar, tmp_path, mo
 
 
 def test_prepare_without_tensorflow(tmp_path, monkeypatch):
-    import importlib.util
-
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else find_spec(name))
     with pytest.raises(InputError, match=r"needs TensorFlow.*pip install tensorflow$"):
