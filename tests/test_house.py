@@ -199,20 +199,28 @@ def test_versions_of_several_pythons_become_markers():
         assert [str(line.specifier) for line in chosen] == [f"=={version}"], python
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "import resnet_jax",
-        "from resnet_jax.cli.main import main; assert main(['--help']) == 0; assert main(['train', '--help']) == 0",
-        "import resnet_jax as rj; assert rj.configs.load('digits').seed == 0",
-    ],
-)
-def test_help_and_configs_need_no_jax(program):
-    heavy = "[m for m in ('jax', 'flax', 'orbax', 'tensorflow', 'sklearn', 'matplotlib') if m in sys.modules]"
+# What takes long to import, and who has no use for it.
+HEAVY = {"jax", "flax", "orbax", "tensorstore", "tensorflow", "sklearn", "scipy.stats", "matplotlib", "grain"}
+HEAVY |= {"cv2", "PIL"}
+NOT_NEEDED = {
+    "import resnet_jax": HEAVY,
+    "from resnet_jax.cli.main import main; assert main(['--help']) == 0; assert main(['train', '--help']) == 0": HEAVY,
+    "import resnet_jax as rj; assert rj.configs.load('digits').seed == 0": HEAVY,
+    "import resnet_jax as rj; rj.create('resnet50')": HEAVY - {"jax", "flax"},
+    "import resnet_jax as rj; assert len(rj.data.load('digits').train)": HEAVY - {"jax", "flax", "cv2", "PIL"},
+    "import resnet_jax as rj; rj.train, rj.load, rj.predict, rj.evaluate": {"tensorflow", "sklearn", "matplotlib"},
+    "from resnet_jax.cli.main import main; assert main(['runs', '.']) == 2  # there are none": HEAVY - {"jax"},
+}
+
+
+@pytest.mark.parametrize("program", NOT_NEEDED)
+def test_nothing_heavy_is_imported_without_need(program, tmp_path):
+    found = f"[name for name in {sorted(NOT_NEEDED[program])} if name in sys.modules]"
     run = subprocess.run(
-        [sys.executable, "-c", f"import sys; {program}; loaded = {heavy}; assert not loaded, loaded"],
+        [sys.executable, "-c", f"import sys; {program}\nloaded = {found}; assert not loaded, loaded"],
         capture_output=True,
         text=True,
         check=False,
+        cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr

@@ -84,12 +84,6 @@ def test_digits_are_divided_as_sklearn_divides(digits):
     assert np.abs(np.bincount(digits.test.labels) - parts).max() < 1
 
 
-def test_digits_need_no_import_of_sklearn():
-    program = "import sys; from resnet_jax.data import small; small.load('digits'); print('sklearn' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
-
-
 @pytest.mark.parametrize("held", [None, "1,2\n3,4\n", "no numbers\n"])
 def test_digits_that_sklearn_keeps_elsewhere(digits, tmp_path, monkeypatch, held):
     """Another version may have the file in another place or form."""

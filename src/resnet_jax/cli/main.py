@@ -158,7 +158,7 @@ def _set_up() -> Iterator[None]:
         variables = ", ".join(sorted(name for name in os.environ if name.startswith(("JAX_", "XLA_"))))
         advice = f"; see whether {variables} in the environment is right" if variables else ""
         raise InputError(f"JAX does not start: {why}{advice}") from error
-    from resnet_jax.data.image_files import quiet_pillow
+    from resnet_jax.data.quiet import quiet_pillow
 
     with contextlib.ExitStack() as stack:
         for name, value in _cache_settings().items():

@@ -5,10 +5,8 @@ was held. This file alone knows Pillow's readers.
 import contextlib
 import functools
 import io
-import logging
 import re
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 
 import cv2
@@ -228,10 +226,3 @@ def stored_window(
     if columns:
         left, right = width - right, width - left
     return (top, left, bottom, right) if swapped else (left, top, right, bottom)
-
-
-def quiet_pillow() -> None:
-    """Keeps Pillow from printing, in a process that is this package's own, what it thinks of damaged files."""
-    warnings.filterwarnings("ignore", module="PIL")
-    # A logger without a handler prints.
-    logging.getLogger("PIL").addHandler(logging.NullHandler())

@@ -22,7 +22,7 @@ from absl import flags
 
 from resnet_jax.data.decode import UnreadableImageError, read_window
 from resnet_jax.data.encoded import ImageSource
-from resnet_jax.data.image_files import quiet_pillow
+from resnet_jax.data.quiet import quiet_pillow
 from resnet_jax.data.shared_memory import check_room, ran_out
 from resnet_jax.data.tiles import ImageData
 from resnet_jax.data.windows import area_window, scale_window
