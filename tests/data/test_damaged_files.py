@@ -72,8 +72,11 @@ def check_damage(data, count):
             if height * width < 1_000_000:
                 image = decode.decode(changed)
                 assert (image.shape, image.dtype) == ((height, width, 3), np.uint8)
-                window = decode.read_window(changed, lambda height, width: Box(0, 0, width, height), 8)
-                assert window.shape == (8, 8, 3)
+                for part in (1, 0.4):
+                    window = decode.read_window(
+                        changed, lambda height, width, part=part: Box(0, 0, width, part * height), 8
+                    )
+                    assert window.shape == (8, 8, 3)
         except UnreadableImageError as error:
             messages.append(str(error))
     assert all(message and "\n" not in message for message in messages)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import struct
 from collections.abc import Callable
 
 import cv2
@@ -12,6 +13,7 @@ from PIL import Image
 from resnet_jax.data.image_files import (
     UnreadableImageError,
     UprightFile,
+    jpeg_segments,
     one_error,
     open_image,
     orientation,
@@ -64,6 +66,43 @@ def _decode_stored(data: bytes, factor: int) -> np.ndarray:
             least = (-(-height // factor), -(-width // factor)) if factor > 1 else (0, 0)
             return simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1])
     return _decode_slowly(data)
+
+
+def _decode_upper(data: bytes, bottom: int, factor: int) -> np.ndarray | None:
+    """The rows of a JPEG above `bottom`, and a few more, (rows, width, 3); None where it must be decoded whole.
+
+    They are those of the whole image bit for bit: a header that says fewer rows ends the decoder's work. Windows of
+    ImageNet's photographs are read 1.09 to 1.20 times as fast (measured).
+
+    `bottom` is in pixels of the whole image; `factor` is as of `decode`.
+    """
+    size_at, components, scan = 0, b"", 2
+    for marker, begin, scan in jpeg_segments(data):  # noqa: B007 (where the last one ends, the scan begins)
+        if marker in (0xC0, 0xC1):
+            size_at, components = begin + 5, data[begin + 9 : begin + 10]
+        elif marker == 0xDD:  # restart markers: the decoder would look for them below, and take their rest for damage
+            return None
+    # CMYK is Pillow's. Of a progressive file, and of one with a scan for each channel, a row's blocks lie apart.
+    if (
+        components not in (b"\1", b"\3")
+        or data[scan : scan + 2] + data[scan + 4 : scan + 5] != b"\xff\xda" + components
+    ):
+        return None
+    height, width = struct.unpack_from(">HH", data, size_at)
+    rows = bottom + 2 * factor  # where chroma is coarser, the decoder interpolates it between neighbours
+    if rows >= height or height * width > _MOST_JPEG_PIXELS:
+        return None
+    image = np.empty((-(-rows // factor), -(-width // factor), 3), np.uint8)
+    least = image.shape[:2] if factor > 1 else (0, 0)
+    shorter = b"".join((data[:size_at], struct.pack(">H", rows), memoryview(data)[size_at + 2 :]))
+    try:
+        simplejpeg.decode_jpeg(shorter, "RGB", min_height=least[0], min_width=least[1], buffer=image)
+    except ValueError as error:
+        # It tells of the first thing that it finds wrong. This is the blocks below, and all rows are there by then; a
+        # file whose end is missing is found to be damaged here too.
+        if not str(error).endswith("extraneous bytes before marker 0xd9"):
+            return None
+    return image
 
 
 def _reduction(height: int, width: int, factor: int) -> int:
@@ -146,8 +185,11 @@ def read_window(data: ImageData, choose: Callable[[int, int], Box], image_size: 
         data, across, down = cut_tiles(data, left, top, right, bottom, factor)
         left, top, right, bottom = left - across, top - down, right - across, bottom - down
         height, width = size_of(data)
-    image = decode(data, factor)
-    if image.shape[:2] != (height, width):
+        image = decode(data, factor)
+    else:
+        upper = _decode_upper(data, bottom, factor) if isinstance(data, bytes) else None
+        image = decode(data, factor) if upper is None else upper
+    if image.shape[1] != width:
         left, top, right, bottom = left // factor, top // factor, -(-right // factor), -(-bottom // factor)
         shrinks /= factor
     averages = cv2.INTER_AREA if shrinks >= 2 else cv2.INTER_LINEAR
