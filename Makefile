@@ -55,7 +55,7 @@ $(RESULTS)/%.json: experiments/paper/%.py | $(VENV)/.installed
 	$(BIN)/python $< --workdir=runs/paper/$* --output=$@
 
 benchmarks: install
-	$(INSTALL) --editable '.[torch]'
+	$(INSTALL) --editable '.[torch,onednn]'
 	$(BIN)/python experiments/benchmarks/peers.py --output=runs/benchmarks/peers.json
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -1,6 +1,6 @@
 """The work of `peers.py` with this library, or the same networks in plain Linen; talks as `torch_peer.py` does.
 
-python experiments/benchmarks/jax_peer.py train|infer MODEL BATCH_SIZE IMAGE_SIZE STEPS DTYPE ours|linen
+python experiments/benchmarks/jax_peer.py train|infer MODEL BATCH_SIZE IMAGE_SIZE STEPS DTYPE ours|ours_onednn|linen
 """
 
 import json
@@ -17,6 +17,7 @@ import numpy as np
 import resnet_jax as rj
 from resnet_jax.benchmark.roofline import roofline
 from resnet_jax.distributed import make_mesh, put_everywhere
+from resnet_jax.models import onednn
 from resnet_jax.training.compiled import compile_steps
 
 
@@ -25,14 +26,14 @@ def rounds(work: str, model: str, batch_size: int, image_size: int, steps: int, 
     does; Linen's takes one at a time.
     """
     ours, shape = rj.create(model, dtype=jnp.dtype(dtype)), (image_size, image_size, 3)
-    network = ours if form == "ours" else linen.linen_twin(ours)
+    network = linen.linen_twin(ours) if form == "linen" else ours
     images = np.random.default_rng(0).normal(size=(batch_size, *shape)).astype(np.float32)
     if work == "infer":
         variables = jax.device_put(rj.models.init(ours, shape, jax.random.key(0)))
         step = _inference(network, variables, shape, images)
     else:
-        step = _training(network, images, steps if form == "ours" else 1)
-    each = steps if work == "train" and form == "ours" else 1
+        step = _training(network, images, steps if form != "linen" else 1)
+    each = steps if work == "train" and form != "linen" else 1
     while True:
         started = time.perf_counter()
         for _ in range(steps // each):
@@ -72,6 +73,8 @@ def _training(network, images, steps):
 def main(work: str, model: str, batch_size: str, image_size: str, steps: str, dtype: str, form: str) -> None:
     """Says what it is, and answers each line of the input with a round, or "roofline" with that of the work."""
     device, images, size = jax.devices()[0], int(batch_size), int(image_size)
+    if form == "ours_onednn" and not (device.platform == "cpu" and onednn.available()):
+        raise SystemExit("error: oneDNN is for CPUs, and the extra that brings it is not installed or does not load")
     about = {"version": jax.__version__, "platform": device.platform, "device": device.device_kind}
     print(json.dumps(about), flush=True)
     measured = rounds(work, model, images, size, int(steps), dtype, form)

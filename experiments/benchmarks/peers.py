@@ -1,6 +1,6 @@
 """Training and inference beside what a user would pick instead, on the same work: PyTorch and plain Linen.
 
-    python experiments/benchmarks/peers.py [--works=train_resnet20,…] [--forms=ours,linen,torch,torch_compile]
+    python experiments/benchmarks/peers.py [--works=train_resnet20,…] [--forms=ours,linen,torch,…]
         [--torch_python=PATH] [--dtype=float32|bfloat16] [--rounds=7] [--format=table|json] [--output=FILE.json]
 
 Each form is a process of its own; `--torch_python` is the Python of an environment that has PyTorch, by default this
@@ -8,8 +8,9 @@ one. The forms take turns, round by round, so that a drift of the machine's spee
 the time of the first form / its own, pair by pair. A form that cannot start, or ends, is named with its reason, and so
 is one that sees no GPU where another one does: it is not measured, since its ratio would say nothing.
 `make benchmarks` runs the works for two CPU cores in float32; those whose names begin with "gpu" are for a GPU, and
-use the first one that `CUDA_VISIBLE_DEVICES` names. More forms are `torch_graphs`, `torch.compile` with CUDA
-graphs, and `torch_autotune`, which searches for minutes. Float32 on a GPU is TF32 in all of them.
+use the first one that `CUDA_VISIBLE_DEVICES` names. More forms are `torch_graphs`, `torch.compile` with CUDA graphs,
+and `torch_autotune`, which searches for minutes. `ours_onednn` is ours with the extra `onednn`, on a CPU. Float32 on a
+GPU is TF32 in all of them.
 """
 
 import contextlib
@@ -71,9 +72,10 @@ FORMS = {
     "torch_graphs": ("torch_peer.py", "graphs"),
     "torch_autotune": ("torch_peer.py", "autotune"),
     "ours": ("jax_peer.py", "ours"),
+    "ours_onednn": ("jax_peer.py", "ours_onednn"),
     "linen": ("jax_peer.py", "linen"),
 }
-DEFAULT_FORMS = "torch,torch_compile,ours,linen"
+DEFAULT_FORMS = "torch,torch_compile,ours,ours_onednn,linen"
 
 
 class Peer:
@@ -88,6 +90,7 @@ class Peer:
         environment = {
             **os.environ,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "RESNET_JAX_ONEDNN": str(int(form == "ours_onednn")),
             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         }
         self._process = subprocess.Popen(
@@ -126,7 +129,7 @@ class Peer:
 def measure(job: Job, forms: list[str], dtype: str, rounds: int, torch_python: str) -> dict[str, Any]:
     """A dict of forms: "version", "platform" and "device" that it ran on, "step_time" in seconds and "relative_speed",
     each a spread over the rounds, "images_per_second" of the median, and "first_round_time", seconds of a first round,
-    which compiles; or "reason", why it was not measured. "ours" has "roofline" and shares of it, too, see
+    which compiles; or "reason", why it was not measured. Ours has "roofline" and shares of it, too, see
     `roofline.roofline`.
     """
     peers: dict[str, Peer] = {}
@@ -162,7 +165,7 @@ def measure(job: Job, forms: list[str], dtype: str, rounds: int, torch_python: s
             result[form]["step_time"] = spread(own)
             result[form]["images_per_second"] = job.batch_size / step
             result[form]["relative_speed"] = spread(next(iter(whole.values())) / own)
-            if form == "ours":
+            if form.startswith("ours"):
                 # When all rounds are done: it measures the device's peaks, for which the others leave little memory.
                 with contextlib.suppress(InputError):
                     bound = peers[form].ask("roofline")
