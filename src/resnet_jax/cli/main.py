@@ -97,7 +97,7 @@ def run() -> NoReturn:
         os._exit(status)
     # TensorStore's threads may still have something to say while Python ends.
     sys.unraisablehook = _unraisable_hook
-    # Python would look for garbage among all of JAX's objects as it ends, for 0.6 s after a training.
+    # Python would look for garbage among all of JAX's objects as it ends, for 0.9 s after a training.
     gc.freeze()
     sys.exit(status)
 
