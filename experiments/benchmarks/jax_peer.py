@@ -73,9 +73,10 @@ def _training(network, images, steps):
 def main(work: str, model: str, batch_size: str, image_size: str, steps: str, dtype: str, form: str) -> None:
     """Says what it is, and answers each line of the input with a round, or "roofline" with that of the work."""
     device, images, size = jax.devices()[0], int(batch_size), int(image_size)
-    if form == "ours_onednn" and not (device.platform == "cpu" and onednn.available()):
+    if form == "ours_onednn" and not (device.platform == "cpu" and onednn.version()):
         raise SystemExit("error: oneDNN is for CPUs, and the extra that brings it is not installed or does not load")
-    about = {"version": jax.__version__, "platform": device.platform, "device": device.device_kind}
+    version = f"{jax.__version__}, oneDNN {onednn.version()}" if form == "ours_onednn" else jax.__version__
+    about = {"version": version, "platform": device.platform, "device": device.device_kind}
     print(json.dumps(about), flush=True)
     measured = rounds(work, model, images, size, int(steps), dtype, form)
     for line in sys.stdin:

@@ -35,7 +35,7 @@ def switched_on(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def installed(switched_on):
-    if not onednn.available():
+    if not onednn.version():
         unavailable("the extra onednn is not installed")
 
 
@@ -131,14 +131,14 @@ def test_without_it_xla_computes(lacking, monkeypatch):
     if lacking == "a version that was tried":
         monkeypatch.setattr(onednn.jaxlib.version, "__version__", "0.99.0")
     onednn._library.cache_clear()
-    assert not onednn.available()
+    assert not onednn.version()
     x, kernel, _ = operands((2, 5, 5), 3, 1, SAME, jnp.float32)
     function = jax.jit(lambda x, kernel: conv(x, kernel, 1, SAME))
     assert CALL not in function.lower(x, kernel).as_text()
 
 
 def _missing():
-    return onednn.importlib.metadata.PackageNotFoundError("onednn-cpu-gomp")
+    return onednn.importlib.metadata.PackageNotFoundError(onednn._PACKAGE)
 
 
 def test_an_error_of_it_is_one_of_the_program(monkeypatch):

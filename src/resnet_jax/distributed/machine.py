@@ -1,6 +1,7 @@
 """Where a figure was measured: without this, no figure can be compared with another one."""
 
 import datetime
+import importlib.metadata
 import os
 import platform
 import re
@@ -13,6 +14,8 @@ import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax.errors import InputError
+
+_VERSIONS = ("python", "jax", "jaxlib", "flax", "onednn")
 
 # Its options are declared at run time, where no type checker sees them.
 _CONFIG: Any = jax.config
@@ -46,6 +49,7 @@ def describe_host() -> dict[str, Any]:
         "jax": jax.__version__,
         "jaxlib": jaxlib.version.__version__,
         "flax": flax.__version__,
+        "onednn": _onednn(),
         "compilation_cache": _CONFIG.jax_compilation_cache_dir if _CONFIG.jax_enable_compilation_cache else None,
     }
 
@@ -58,7 +62,7 @@ def environment_lines(environment: dict[str, Any]) -> list[str]:
     lines = [
         f"date      {environment['date']}",
         f"hardware  {devices}, {environment['cpu']}, {environment['cores']} cores",
-        "versions  " + ", ".join(f"{name} {environment[name]}" for name in ("python", "jax", "jaxlib", "flax")),
+        "versions  " + ", ".join(f"{name} {environment[name]}" for name in _VERSIONS if environment.get(name)),
         f"cache     compilation cache {environment['compilation_cache'] or 'off'}",
     ]
     if environment.get("fake_devices"):
@@ -94,6 +98,14 @@ def check_devices() -> None:
     if variables:
         advice = f"see whether {', '.join(variables)} in the environment is right"
     raise InputError(f"JAX found no device: {reason}: {advice}") from cause
+
+
+def _onednn() -> str | None:
+    """The version that is installed and not switched off; `models.onednn` says what it computes."""
+    try:
+        return importlib.metadata.version("onednn-cpu-gomp") if os.environ.get("RESNET_JAX_ONEDNN") != "0" else None
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
+_PACKAGE = "onednn-cpu-gomp"
 _TARGET = "resnet_jax_onednn_conv"
 
 # Of oneDNN's C interface, version 3 (dnnl_types.h).
@@ -41,9 +42,9 @@ class OneDNNError(RuntimeError):
     """oneDNN refused a call."""
 
 
-def available() -> bool:
-    """Whether oneDNN computes what `lower` is asked for: it is installed, fits, and was not switched off."""
-    return _library() is not None
+def version() -> str | None:
+    """That of the package whose oneDNN is used, or None: it is not installed, does not fit, or was switched off."""
+    return importlib.metadata.version(_PACKAGE) if _library() else None
 
 
 @cache
@@ -55,7 +56,7 @@ def _library() -> Any:
     # Its threads sleep between two calls: where they wait busily they take the cores from XLA's.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
-        files = importlib.metadata.files("onednn-cpu-gomp") or []
+        files = importlib.metadata.files(_PACKAGE) or []
         path = next(file.locate() for file in files if file.name == "libdnnl.so.3")
         library = ctypes.CDLL(str(path))
     except (importlib.metadata.PackageNotFoundError, StopIteration, OSError):
@@ -169,7 +170,7 @@ def lower(context: Any, *known: Any, wanted: str, shape: Any, stride: int, paddi
     axes = module.axis_context
     one_device = (axes.mesh.size if hasattr(axes, "mesh") else getattr(axes, "num_devices", 0)) == 1
     exported = module.lowering_parameters.for_export
-    if copies or exported or not one_device or out.dtype != jnp.float32 or not available():
+    if copies or exported or not one_device or out.dtype != jnp.float32 or not _library():
         return None
     shapes = {"y": (0, 1), "x": (1, 2), "kernel": (0, 2)}[wanted]
     of_all = dict(zip(shapes, (each.shape for each in context.avals_in), strict=True))
