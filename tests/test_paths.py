@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,21 @@ def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
     assert capsys.readouterr().err.endswith("the file of that name is ./-x.png\n")
 
 
+@pytest.mark.parametrize(("address", "extra"), [("gs://bucket/run", "gcs"), ("s3://bucket/run", "s3")])
+def test_a_bucket_without_its_client_is_one_line(monkeypatch, capsys, address, extra):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["train", "--config=digits", f"--workdir={address}"]) == 2
+    wanted = (
+        f"error: --workdir is {address}, which needs .*fs: pip install 'deep-residual-jax\\[{extra}\\]', or pip .*\n"
+    )
+    assert re.fullmatch(wanted, capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("train --config=digits --workdir=", "--workdir is ''"),
-        ("train --config=digits --workdir=gs://bucket/run", "an address"),
+        ("train --config=digits --workdir=az://bucket/run", "an address"),
         ("train --config=digits --workdir=~nobody-of-this-name", "no home"),
         ("train --config=digits --workdir=file", "file is a file"),
         ("train --config=digits --workdir=file/", "file is a file"),
@@ -127,7 +138,9 @@ def test_a_file_whose_name_begins_with_a_dash_is_told_of(home, capsys):
         ("train --config=folder --config.dataset.data_dir=~/photos --workdir=new", "home/photos does not exist"),
         ("train --config=~/absent.py --workdir=new", "neither a file"),
         ("evaluate --workdir=", "--workdir is empty"),
-        ("evaluate --workdir=s3://bucket", "an address"),
+        ("evaluate --workdir=file:///bucket", "an address"),
+        ("evaluate --workdir=s3:", "s3: is not the workdir of a run"),
+        ("train --config=digits --workdir=gs:///x/../y", "must be a bucket and a folder in it"),
         ("evaluate --workdir=~/run --data_dir=", "--data_dir is ''"),
         ("evaluate --workdir=~/run --output=", "--output is ''"),
         ("evaluate --workdir=~/run --output=~/out", "home/run is not the workdir of a run"),

@@ -21,8 +21,10 @@ __all__ = [
     "Preempted",
     "Progress",
     "UserError",
+    "causes",
     "check_whole",
     "did_you_mean",
+    "first_cause",
     "is_passing",
     "no_progress",
     "optional",
@@ -83,6 +85,19 @@ _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECON
 def is_passing(error: BaseException | None) -> bool:
     """Whether a file system failed in a way that another start may find mended."""
     return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came of: what went wrong first is the last one."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_cause(error: BaseException) -> str:
+    """What went wrong first, in a line: libraries wrap it in what they tried instead."""
+    *_, cause = causes(error)
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
 
 
 # Exit statuses. Those of a run that should be started again are not those of one that would only fail again.

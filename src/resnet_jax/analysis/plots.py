@@ -254,4 +254,4 @@ def short(name: str, most: int) -> str:
 def save_picture(figure: Picture, path: str | os.PathLike[str] | None) -> None:
     """Writes a PNG, if anywhere."""
     if path is not None:
-        write_whole(expanded(path), figure._repr_png_())
+        write_whole(expanded(path, remote=True), figure._repr_png_())

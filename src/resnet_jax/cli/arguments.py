@@ -129,7 +129,7 @@ def _read(texts: Sequence[str], kind: Any, flag: str) -> Any:
     """What the texts of a flag stand for: the last one, where the flag holds one value."""
     text = texts[-1]
     if kind is Path:
-        return expanded(text, f"--{flag}")
+        return expanded(text, f"--{flag}", remote=True)  # what it is for may refuse that
     if kind == list[Path]:
         return folders(texts, flag)
     if kind in (str, GivenConfig):
@@ -163,7 +163,7 @@ def folders(values: Sequence[str], flag: str) -> list[Path]:
             names = [",".join(parts[:end]) for end in range(len(parts), 1, -1)]
             end = next((name.count(",") + 1 for name in names if os.path.isdir(os.path.expanduser(name))), 1)
             if name := ",".join(parts[:end]).strip():
-                found.append(expanded(name, f"--{flag}"))
+                found.append(expanded(name, f"--{flag}", remote=True))
             parts = parts[end:]
     if not found:
         raise InputError(f"--{flag} is empty: is a variable unset?")

@@ -167,9 +167,11 @@ def _set_up() -> Iterator[None]:
         # What Orbax logs as an error, with a traceback, it also raises; what Matplotlib warns of is no picture's end.
         stack.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity(logging.FATAL)
-        matplotlib = standard_logging.getLogger("matplotlib")
-        stack.callback(matplotlib.setLevel, matplotlib.level)
-        matplotlib.setLevel(standard_logging.ERROR)
+        # And gcsfs logs what it raises.
+        for name, level in (("matplotlib", standard_logging.ERROR), ("gcsfs", standard_logging.CRITICAL)):
+            logger = standard_logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(level)
         stack.enter_context(warnings.catch_warnings())
         pillow = standard_logging.getLogger("PIL")
         stack.callback(setattr, pillow, "handlers", list(pillow.handlers))

@@ -144,7 +144,8 @@ def convert(
     stated.pop("checkpoint", None)
     if len(paths) != 2:
         raise InputError(f"a source and a destination are wanted, but {len(paths)} arguments were given: see --help")
-    source, destination = expanded(paths[0], "the source"), expanded(paths[1], "the destination")
+    names = ("the source", "the destination")
+    source, destination = (expanded(path, name, remote=True) for path, name in zip(paths, names, strict=True))
     from resnet_jax.runs import convert as conversion
 
     if not source.is_dir():

@@ -7,6 +7,7 @@ from typing import Literal
 from resnet_jax.cli.arguments import Format, GivenConfig, command, show
 from resnet_jax.configs import as_source, load
 from resnet_jax.errors import InputError
+from resnet_jax.files import is_remote
 
 
 @command
@@ -55,7 +56,7 @@ def train(
     with launch.processes(distributed, num_processes, process_id):
         machine.check_devices()
         agreement.check_shared(directory)  # all processes, whatever their environments say
-        if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        if jax.process_count() > 1 and not (is_remote(directory) or os.environ.get("JAX_COMPILATION_CACHE_DIR")):
             # Where every host finds it, also one that takes another's place.
             machine.keep_programs(directory / "compilation_cache")
         loop.train(parsed, directory)

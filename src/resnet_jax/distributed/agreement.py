@@ -117,12 +117,12 @@ def check_folder(folder: Path) -> None:
     try:
         try:
             own.write_text("whether the processes of a run share this folder\n")
-        except OSError as failed:
-            error = failed.strerror or str(failed)
+        except (OSError, InputError) as failed:
+            error = getattr(failed, "strerror", None) or str(failed)
         errors = exchange(error)
         unseen = exchange(_unseen({process: path for process, path in enumerate(paths) if errors[process] is None}))
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InputError):
             own.unlink()
     for process, error in enumerate(errors):
         if error is not None:
@@ -140,7 +140,7 @@ def _unseen(paths: dict[int, Path]) -> list[int]:
     missing, deadline = dict(paths), time.monotonic() + SEEN_WITHIN
     while True:
         for process, path in list(missing.items()):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, InputError):
                 path.open("rb").close()  # a folder's listing may come from a cache
                 del missing[process]
         if not missing or time.monotonic() > deadline:

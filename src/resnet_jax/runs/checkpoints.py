@@ -18,8 +18,8 @@ from orbax.checkpoint import v1 as ocp
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.distributed.agreement import SEEN_WITHIN, exchange, is_lead
 from resnet_jax.distributed.mesh import replicated
-from resnet_jax.errors import DiskFullError, DivergedError, InputError, Preempted, is_passing
-from resnet_jax.files import locked
+from resnet_jax.errors import DiskFullError, DivergedError, InputError, Preempted, causes, first_cause, is_passing
+from resnet_jax.files import bucket_errors, is_remote, locked
 from resnet_jax.runs.fingerprints import all_finite, check_fingerprints, crc_of_files, fingerprint
 from resnet_jax.runs.metadata import CheckpointMetadata, abstract_preprocessing, seal, unseal
 from resnet_jax.training.state import TrainState, must_be_finite
@@ -84,6 +84,9 @@ class Checkpoints:
         self._identity = identity
         self.directory = workdir.absolute() / "checkpoints"
         self.best: int | None = None
+        self._check_lock: Callable[[], None] = lambda: None
+        if str(workdir).startswith("s3:"):
+            _open_s3()
         with contextlib.ExitStack() as held:
             folder = _without_patterns(workdir.absolute(), held)
             if write and is_lead():
@@ -91,7 +94,7 @@ class Checkpoints:
                     f"another process is training in {workdir}: wait for it, or use another workdir; processes of "
                     "one run on several hosts are started with --distributed"
                 )
-                held.enter_context(locked(workdir / "lock", refusal))
+                self._check_lock = held.enter_context(locked(workdir / "lock", refusal))
             policies = ocp.training.preservation_policies
             kept: list[Any] = [policies.LatestN(keep_last), _Best(self)]
             if keep_every is not None:
@@ -139,6 +142,7 @@ class Checkpoints:
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
                 "train in another workdir with a lower config.optimizer.learning_rate or a warm-up"
             )
+        self._check_lock()
         with _clear_errors(self.directory):
             # A run only gets to a step again when `restore` could not read its checkpoint.
             for passed_over in (each for each in self.steps() if each >= step):
@@ -224,7 +228,8 @@ class Checkpoints:
         return TrainState(**loaded["variables"], **training, ema=loaded.get("ema")), preprocessing
 
     def _read(self, step: int, parts: dict[str, Any]) -> dict[str, Any]:
-        return self._checkpointer.load_checkpointables(step, parts)
+        with bucket_errors(self.directory):  # a server that does not answer damages nothing
+            return self._checkpointer.load_checkpointables(step, parts)
 
     def steps(self) -> list[int]:
         """Of the checkpoints, the oldest first."""
@@ -274,7 +279,7 @@ def _attempt(read: Callable[..., T], *arguments: Any) -> tuple[T | None, str | N
     except Exception as exception:  # Orbax and TensorStore raise many types for damaged files.
         if is_passing(exception) or "RESOURCE_EXHAUSTED" in str(exception):
             raise
-        error = _first_line(exception)
+        error = first_cause(exception)
     if error is not None:
         # Orbax leaves the other reads without anybody to wait for them: Python would say so at some later time, in
         # lines that nobody can place.
@@ -292,12 +297,10 @@ def _parts(state: TrainState) -> dict[str, Any]:
 
 
 def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
-    """The folder by a name without wildcards: Orbax uses its paths as patterns, and of a folder called [x] it would
-    write checkpoints that nobody can read.
-    """
+    """The folder by a name without wildcards: Orbax takes paths for patterns, and could not read those of [x]."""
     if not re.search(r"[*?\[\]\\]", str(workdir)):
         return workdir
-    if jax.process_count() > 1 or not os.path.isdir("/proc/self/fd"):
+    if jax.process_count() > 1 or is_remote(workdir) or not os.path.isdir("/proc/self/fd"):
         raise InputError(f"{workdir} cannot hold checkpoints here: use a workdir without * ? [ ] \\ in its path")
     descriptor = os.open(workdir, os.O_RDONLY | os.O_DIRECTORY)
     stack.callback(os.close, descriptor)
@@ -306,18 +309,17 @@ def _without_patterns(workdir: Path, stack: contextlib.ExitStack) -> Path:
 
 @contextlib.contextmanager
 def _clear_errors(directory: Path) -> Iterator[None]:
-    """Turns whatever Orbax raises when the disk is full into one clear line."""
+    """Turns what Orbax raises when the disk is full, or a bucket cannot be used, into one clear line."""
     try:
-        yield
+        with bucket_errors(directory):
+            yield
     except Exception as error:
-        causes: BaseException | None = error
-        while causes is not None:
-            if "No space left" in str(causes) or getattr(causes, "errno", None) == errno.ENOSPC:
+        for each in causes(error):
+            if "No space left" in str(each) or getattr(each, "errno", None) == errno.ENOSPC:
                 wrong, advice = "the disk is full", "free some space"
-            elif "Too many open files" in str(causes):
+            elif "Too many open files" in str(each):
                 wrong, advice = "too many files are open", "allow more of them (ulimit -n 4096)"
             else:
-                causes = causes.__cause__ or causes.__context__
                 continue
             raise DiskFullError(
                 f"{wrong}: no checkpoint could be written to {directory}; the older ones are whole: {advice} and run "
@@ -326,8 +328,16 @@ def _clear_errors(directory: Path) -> Iterator[None]:
         raise
 
 
-def _first_line(error: BaseException) -> str:
-    """What went wrong first: Orbax wraps it in what it tried instead."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _open_s3() -> None:
+    """Teaches Orbax addresses of S3: version 0.12 takes all but gs:// for folders of a disk."""
+    from orbax.checkpoint._src.path import gcs_utils
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    from resnet_jax.storage.objects import tensorstore_spec
+
+    buckets, of_gs = ("gs://", "s3://"), gcs_utils.get_kvstore_for_gcs
+    if buckets != gcs_utils._GCS_PATH_PREFIX:
+        gcs_utils._GCS_PATH_PREFIX = buckets
+        gcs_utils.get_kvstore_for_gcs = lambda path: (tensorstore_spec if path[:2] == "s3" else of_gs)(path)
+        tensorstore_utils._use_gcs_driver = lambda path: path.startswith(buckets)
+        tensorstore_utils._normalize_path = lambda path: re.sub("^(gs|s3):/+", r"\1://", os.path.normpath(path))

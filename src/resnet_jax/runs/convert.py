@@ -81,7 +81,7 @@ def to_torch(
     Raises:
       InputError: no checkpoint, or a file that cannot be written.
     """
-    directory = expanded(directory, "the source")
+    directory = expanded(directory, "the source", remote=True)
     starting.check_is_run(directory)
     run = load_run(directory, checkpoint=checkpoint)
     save_torch(run.classifier, destination, dataset=run.config.dataset.name, log=log)

@@ -21,7 +21,7 @@ from resnet_jax.distributed import agreement
 from resnet_jax.distributed.machine import check_devices, describe_environment, describe_host, environment_lines
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
-from resnet_jax.files import expanded
+from resnet_jax.files import check_bucket, expanded, is_remote
 from resnet_jax.runs import build, checks, config_file, starting
 from resnet_jax.runs.workdir import claim
 
@@ -51,7 +51,7 @@ def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None
       InputError: the workdir is a URL, or the processes are not connected.
       PeerLostError: one of them does not answer.
     """
-    folder = None if workdir is None else expanded(workdir, "--workdir")
+    folder = None if workdir is None else expanded(workdir, "--workdir", remote=True)
     devices = _look("devices", _devices)
     if devices.grade == "impossible":
         return {"environment": describe_host(), "grade": devices.grade, "findings": [devices._asdict()]}
@@ -135,7 +135,10 @@ def _weights(config: Config, folder: Path | None) -> tuple[str, str]:
 def _seen(folder: Path | None) -> tuple[bool, bool]:
     """Whether a folder is the workdir of a run, and whether that has a checkpoint."""
     # Path.exists would raise where a folder must not be read.
-    if folder is None or not os.path.exists(folder / "config.json"):
+    there = folder is not None and (
+        (folder / "config.json").exists() if is_remote(folder) else os.path.exists(folder / "config.json")
+    )
+    if folder is None or not there:
         return False, False
     return True, any(path.name.isdecimal() for path in (folder / "checkpoints").glob("*"))
 
@@ -169,6 +172,10 @@ def _workdir(workdir: Path, config: Config | None) -> tuple[str, str]:
     claimed, _ = agreement.exchange(_seen(workdir))[0]
     if config is not None and claimed:
         agreement.together(lambda: claim(workdir, config))  # refuses another run's, and writes nothing
+    if is_remote(workdir):
+        check_bucket(workdir)
+        agreement.check_folder(workdir)
+        return f"every process can write in {workdir}", ""
     # Of one that is not there yet the nearest folder above.
     folder = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if os.path.exists(path))
     agreement.check_folder(folder)

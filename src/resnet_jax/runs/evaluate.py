@@ -65,8 +65,8 @@ def evaluate_runs(
     chosen = protocols.choose(protocol, scales, averaging)
     if not workdirs:
         raise InputError("no run was given: name the workdir of at least one")
-    folder = None if output is None else _made(expanded(output, "output"))
-    names = [str(expanded(workdir, "workdir")) for workdir in workdirs]
+    folder = None if output is None else _made(expanded(output, "output", remote=True))
+    names = [str(expanded(workdir, "workdir", remote=True)) for workdir in workdirs]
     runs = [load_run(name, log, checkpoint=checkpoint) for name in names]
     classifiers = [run.classifier for run in runs]
     config = runs[0].config

@@ -8,15 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.files import is_remote, sizes
 from resnet_jax.rng import hash_words
 
 
 def crc_of_files(folder: Path) -> int:
     """A checksum of the names, sizes and first bytes of the files under a folder."""
     crc = 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            what = f"{path.relative_to(folder)} {path.stat().st_size} ".encode() + file.read(1)
+    for name, size in sorted(sizes(folder).items()):
+        first = b""
+        if not is_remote(folder):  # what a bucket lists is there as a whole
+            with (folder / name).open("rb") as file:
+                first = file.read(1)
+        what = f"{name} {size} ".encode() + first
         crc = zlib.crc32(what, crc)
     return crc
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 from resnet_jax.configs.fields import as_text, flat
 from resnet_jax.errors import InputError, printable
-from resnet_jax.files import expanded
+from resnet_jax.files import expanded, is_remote, sizes
 from resnet_jax.runs import terminal, workdir
 from resnet_jax.runs.metrics_log import read_metrics
 
@@ -74,7 +75,7 @@ def list_runs(*directories: str | os.PathLike[str]) -> list[ListedRun]:
       >>> for run in rj.runs.list_runs("runs"):  # doctest: +SKIP
       ...     print(run.workdir, run.state, run.errors.get("test"))
     """
-    places = [expanded(each, "the folder of runs") for each in directories or ("runs",)]
+    places = [expanded(each, "the folder of runs", remote=True) for each in directories or ("runs",)]
     for place in places:
         if not place.is_dir():
             raise InputError(f"there is no folder {place}: give one below which there are runs")
@@ -86,6 +87,10 @@ def list_runs(*directories: str | os.PathLike[str]) -> list[ListedRun]:
 
 
 def _workdirs(place: Path) -> Iterator[Path]:
+    if is_remote(place):
+        found = {(place / name).parent for name in sizes(place) if name.rpartition("/")[2] in _FILES}
+        yield from (folder for folder in found if not {*_INSIDE} & {*folder.relative_to(place).parts})
+        return
     seen: set[str] = set()
     for folder, inside, files in os.walk(place, followlinks=True):
         real = os.path.realpath(folder)
@@ -195,5 +200,7 @@ def draw(runs: Sequence[ListedRun], names: Mapping[Path, str], path: Path, title
 def short_names(runs: Sequence[ListedRun]) -> dict[Path, str]:
     """What tells each run from the others: the part of its path that is not theirs too."""
     paths = [run.workdir.absolute() for run in runs]
-    common = Path(os.path.commonpath([path.parent for path in paths]))
-    return {run.workdir: str(path.relative_to(common)) for run, path in zip(runs, paths, strict=True)}
+    # Those of a bucket are no paths to `os.path.commonpath`.
+    levels = zip(*(path.parent.parts for path in paths), strict=False)
+    common = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+    return {run.workdir: "/".join(path.parts[common:]) for run, path in zip(runs, paths, strict=True)}

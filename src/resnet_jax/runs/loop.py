@@ -235,6 +235,8 @@ def _train(
                 best, checkpoints.best = found, step
             if interruption.requested or step == total or improved or _passes(fields.checkpoint_every, before, step):
                 with reporter.doing("saving", step):
+                    if isinstance(metrics_log, MetricsLog):
+                        metrics_log.put()  # a run that goes on from this checkpoint has the lines until then
                     checkpoints.save(state, images.preprocessing, images.metadata, step)
             if interruption.requested:
                 checkpoints.wait()

@@ -7,12 +7,13 @@ import json
 import os
 import sys
 import time
+import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resnet_jax.errors import optional, warn
-from resnet_jax.files import expanded, write_whole
+from resnet_jax.files import appended, expanded, is_remote, put, write_whole
 from resnet_jax.runs.workdir import complete_result
 
 # All that two equal runs differ in.
@@ -24,7 +25,7 @@ def read_metrics(workdir: str | os.PathLike[str], log: Callable[[str], None] = w
 
     A last line without an end is no damage: a kill cut it short.
     """
-    path = expanded(workdir, "workdir") / "metrics.jsonl"
+    path = expanded(workdir, "workdir", remote=True) / "metrics.jsonl"
     *whole, _ = (path.read_bytes() if path.exists() else b"").split(b"\n")
     lines, damaged = [], []
     for number, text in enumerate(whole, start=1):
@@ -63,7 +64,7 @@ def follow_metrics(workdir: str | os.PathLike[str], seconds: float = 1.0) -> Ite
       workdir: of the run.
       seconds: between two looks at the file.
     """
-    workdir = expanded(workdir, "workdir")
+    workdir = expanded(workdir, "workdir", remote=True)
     path, seen, before = workdir / "metrics.jsonl", {}, None
     while True:
         complete = complete_result(workdir) is not None  # asked before reading
@@ -134,9 +135,14 @@ class MetricsLog:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends the scalars of one step."""
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.write((json.dumps({"step": step, **scalars}) + "\n").encode())
         self._file.flush()
         self._events.write(step, scalars)
+
+    def put(self) -> None:
+        """Sees to it that all of it is in the workdir, where that is in a bucket; a disk has each line at once."""
+        put(self._file)
+        self._events.put()
 
     def amend(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds scalars to the last line, which is that of this step."""
@@ -147,7 +153,7 @@ class MetricsLog:
 
     def _begin(self, lines: list[dict[str, Any]]) -> None:
         write_metrics(self._path.parent, lines)
-        self._file = self._path.open("a")
+        self._file = appended(self._path)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -166,14 +172,20 @@ class Events:
     def __init__(self, folder: Path, step: int, log: Callable[[str], None] = warn):
         self._folder, self._log = folder, log
         self._writer: Any = None
+        self._file: IO[bytes] | None = None  # of a bucket
         with self._optional():
             # Its SummaryWriter writes from a thread, which would tell of a full disk with a traceback.
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto import event_pb2
+            from tensorboardX.record_writer import register_writer_factory
 
             self._messages: Any = event_pb2  # made at run time, where no type checker sees them
 
             folder.mkdir(exist_ok=True)
+            if is_remote(folder):
+                # Its own writers for these would send the whole file again for each line.
+                factory = types.SimpleNamespace(open=self._open, directory_check=lambda path: None)
+                register_writer_factory(str(folder).partition(":")[0], factory)
             writer = EventsWriter(str(folder.absolute() / "events"))
             start = self._messages.SessionLog(status=self._messages.SessionLog.START)
             writer.write_event(self._messages.Event(wall_time=time.time(), step=step + 1, session_log=start))
@@ -191,6 +203,15 @@ class Events:
                 writer.write_event(event)
             writer.flush()
             self._writer = writer
+
+    def _open(self, name: str) -> IO[bytes]:
+        self._file = appended(expanded(name, remote=True))
+        return self._file
+
+    def put(self) -> None:
+        if self._writer is not None and self._file is not None:
+            with self._optional():
+                put(self._file)
 
     def close(self) -> None:
         if self._writer is not None:

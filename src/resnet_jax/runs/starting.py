@@ -45,7 +45,7 @@ def read(
     Raises:
       InputError: nothing there can be used, or the processes read different weights.
     """
-    path = expanded(path, name)
+    path = expanded(path, name, remote=True)
 
     def of_this_host() -> Classifier | None:
         """That of a file, or None for a run, whose checkpoint the processes read together."""

@@ -10,7 +10,7 @@ from resnet_jax.configs.base import Config
 from resnet_jax.configs.fields import as_text, flat
 from resnet_jax.distributed.agreement import is_lead
 from resnet_jax.errors import InputError
-from resnet_jax.files import expanded, write_whole
+from resnet_jax.files import check_bucket, expanded, write_whole
 from resnet_jax.runs import config_file, length
 
 # May change between two starts of one run, which comes out the same; everything else is part of what the run is.
@@ -34,12 +34,13 @@ FREE_FIELDS = (
 
 
 def locate(given: str | os.PathLike[str], name: str = "the workdir") -> Path:
-    """The folder of a run, which need not be there yet; see `files.expanded`.
+    """The folder of a run, which need not be there yet, on a disk or in a bucket; see `files.expanded`.
 
     Raises:
-      InputError: it is a file, or no folder for checkpoints by its name.
+      InputError: it is a file, or no folder for checkpoints by its name, or its bucket cannot be used.
     """
-    workdir = expanded(given, name)
+    workdir = expanded(given, name, remote=True)
+    check_bucket(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{name} {workdir} is a file: give the name of a folder")
     try:
@@ -113,7 +114,7 @@ def read_config(workdir: str | os.PathLike[str]) -> Config:
     Raises:
       InputError: it is no workdir of a run, or its config.json cannot be used; see `config_file.parse_text`.
     """
-    workdir = expanded(workdir, "workdir")
+    workdir = expanded(workdir, "workdir", remote=True)
     try:
         text = (workdir / "config.json").read_bytes()
     except OSError as error:
@@ -125,7 +126,7 @@ def read_config(workdir: str | os.PathLike[str]) -> Config:
 
 def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The result of a complete run, or None; raises InputError where it is damaged."""
-    path = expanded(workdir, "workdir") / "result.json"
+    path = expanded(workdir, "workdir", remote=True) / "result.json"
     if not path.exists():
         return None
     damaged = InputError(f"{path} is damaged: remove it, and the same command writes it again")
@@ -146,7 +147,7 @@ def read_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
 def complete_result(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     """As `read_result`, but None for the result of a run that has since become longer, and is not complete."""
     result = read_result(workdir)
-    if result is None or not (expanded(workdir, "workdir") / "config.json").exists():
+    if result is None or not (expanded(workdir, "workdir", remote=True) / "config.json").exists():
         return result
     return result if result["step"] >= read_config(workdir).train.iterations else None
 
