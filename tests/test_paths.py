@@ -151,8 +151,9 @@ def test_a_bucket_without_its_client_is_one_line(monkeypatch, capsys, address, e
         ("convert ~/absent.safetensors new", "home/absent.safetensors does not exist"),
         ("doctor --workdir=", "--workdir is ''"),
         ("sweep --config=digits --axis=seed=0 --workdir=", "--workdir is ''"),
-        ("sweep --config=digits --axis=seed=0 --workdir=gs://x", "an address"),
+        ("sweep --config=digits --axis=seed=0 --workdir=az://x", "an address"),
         ("prepare cache --dataset=folder --data_dir=~/x --output=~/y", "home/x does not exist"),
+        ("prepare cache --dataset=folder --data_dir=gs://x --output=~/y", "only the workdir of a run may be gs://"),
         ("prepare cache --dataset=folder --data_dir= --output=~/y", "--data_dir is ''"),
     ],
 )

@@ -53,8 +53,8 @@ def expanded(given: str | os.PathLike[str], name: str = "a path", *, remote: boo
 
             return cast(Path, stored(text, name))
         raise InputError(
-            f"{name} is {text}, which is no folder or file but an address, and only workdirs may be gs:// or s3://: "
-            f"give a path on a file system that is mounted, such as NFS (a folder of that name is ./{text})"
+            f"{name} is {text}, which is no folder or file but an address, and only the workdir of a run may be gs:// "
+            f"or s3://: give a path on a file system that is mounted, such as NFS (a folder of that name is ./{text})"
         )
     path = Path(text)
     if text.startswith("~"):

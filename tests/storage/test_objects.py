@@ -85,6 +85,17 @@ def test_a_bucket_that_is_gone_is_one_line(server, command, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["sweep --config=digits --axis=seed=0 --workdir={}", "train --config=folder --config.dataset.data_dir={}"],
+)
+def test_what_has_to_lie_on_a_file_system_says_so(place, command, capsys):
+    assert main(command.format(place).split()) == 2
+    error = capsys.readouterr().err
+    assert "only the workdir of a run may be gs:// or s3://" in error
+    assert error.count("\n") == 1
+
+
 def test_a_server_that_is_away_is_worth_another_start(place, monkeypatch):
     path = expanded(place, remote=True) / "x"
 

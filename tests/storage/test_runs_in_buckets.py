@@ -81,7 +81,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_on_a_disk(server, place, o
     assert "is complete after 60 iterations" in finish(start(place))
     assert main(["evaluate", f"--workdir={place}", "--format=json", f"--output={place}/scores"]) == 0
     error = json.loads(capsys.readouterr().out)["error"]
-    assert error == json.loads((on_a_disk / "result.json").read_text())["test_error"]
+    assert error == pytest.approx(json.loads((on_a_disk / "result.json").read_text())["test_error"], rel=1e-6)
     assert expanded(place, remote=True).joinpath("scores", "confusion.png").exists()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "zero.png")
     assert main(["predict", f"--workdir={place}", str(tmp_path / "zero.png")]) == 0

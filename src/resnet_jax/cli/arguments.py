@@ -122,6 +122,8 @@ def _unknown(word: str, name: str, known: Mapping[str, Any]) -> str:
     return f"unknown flag {word.partition('=')[0]}: {hint or f'the flags of this command are {own}: '}see --help"
 
 
+# Flags whose path may lie in a bucket, where what it is given to can read and write there.
+_REMOTE = ("workdir", "weights", "output")
 _WANTED = {int: "a whole number, such as 224", float: "a number, such as 0.5", bool: "true or false"}
 
 
@@ -129,7 +131,7 @@ def _read(texts: Sequence[str], kind: Any, flag: str) -> Any:
     """What the texts of a flag stand for: the last one, where the flag holds one value."""
     text = texts[-1]
     if kind is Path:
-        return expanded(text, f"--{flag}", remote=True)  # what it is for may refuse that
+        return expanded(text, f"--{flag}", remote=flag in _REMOTE)
     if kind == list[Path]:
         return folders(texts, flag)
     if kind in (str, GivenConfig):
@@ -163,7 +165,7 @@ def folders(values: Sequence[str], flag: str) -> list[Path]:
             names = [",".join(parts[:end]) for end in range(len(parts), 1, -1)]
             end = next((name.count(",") + 1 for name in names if os.path.isdir(os.path.expanduser(name))), 1)
             if name := ",".join(parts[:end]).strip():
-                found.append(expanded(name, f"--{flag}", remote=True))
+                found.append(expanded(name, f"--{flag}", remote=flag in _REMOTE))
             parts = parts[end:]
     if not found:
         raise InputError(f"--{flag} is empty: is a variable unset?")
