@@ -47,8 +47,6 @@ def stored(text: str, name: str) -> "StoredPath":
     if "EPATH_USE_TF" not in os.environ:
         os.environ["EPATH_USE_TF"] = "false"
         gpath._is_tf_installed.cache_clear()
-    # TensorStore's client of S3 would log each place that holds no credentials.
-    os.environ.setdefault("TENSORSTORE_AWS_LOG_LEVEL", "fatal")
     # Listings that a client keeps do not show what other processes write.
     for protocol in (scheme, extra):
         config.conf.setdefault(protocol, {"use_listings_cache": False})
@@ -171,12 +169,12 @@ def _no_bucket(path: Any) -> InputError:
 
 # What clients and servers say, in the errors of gcsfs, s3fs, google.cloud.storage and TensorStore.
 _SAYS = {
-    "credentials": r"credential|RefreshError|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|anonymous caller"
-    r"|UNAUTHENTICATED|\b401\b",
-    "denied": r"Forbidden|Access ?Denied|PERMISSION_DENIED|does not have storage\.|\b403\b",
+    "credentials": r"(?<!aws_)credential|RefreshError|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken"
+    r"|anonymous caller|UNAUTHENTICATED|Unauthorized|, 401\b|\(401\)",
+    "denied": r"Forbidden|Access ?Denied|PERMISSION_DENIED|does not have storage\.|\(403\)",
     "bucket": r"NoSuchBucket|bucket does not exist|\(404\).*HeadBucket|404.*/b/[^/ ]*\?",
-    "passing": r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|time(d )?out|connect|\b(429|50\d)\b|SlowDown"
-    r"|Internal ?Error|reduce your request rate|ServiceUnavailable|HttpError|ClientError",
+    "passing": r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|time(d )?out|connect|SlowDown|TooManyRequests"
+    r"|Internal ?(Server ?)?Error|reduce your request rate|Service ?Unavailable|BadGateway|HttpError|ClientError",
 }
 
 
@@ -187,7 +185,8 @@ def failure(path: Any, error: Exception) -> UserError | None:
     first = first_cause(error)
     kind = next((kind for kind, said in _SAYS.items() if re.search(said, text, re.IGNORECASE)), None)
     absent = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-    if isinstance(error, absent) and kind != "bucket":
+    # What TensorStore says of damage names numbers and all settings.
+    if (isinstance(error, absent) and kind != "bucket") or "DATA_LOSS" in text:
         return None
     if kind == "credentials":
         login = "gcloud auth application-default login" if str(path).startswith("gs") else "aws configure"
@@ -229,4 +228,6 @@ def tensorstore_spec(path: str) -> dict[str, Any]:
     if endpoint:
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         spec |= {"endpoint": endpoint, "aws_region": region}
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        spec["aws_credentials"] = {"type": "environment"}  # else its client logs each place that holds none
     return spec
