@@ -1,11 +1,13 @@
 """The convolutions of a network and their gradients, each alone: what of a training step they take, and how fast.
 
-    python experiments/benchmarks/convolutions.py [--model=cifar_resnet20] [--batch_size=128] [--image_size=N]
-        [--forms=ours,torch] [--rounds=7] [--format=table|json]
+    python experiments/benchmarks/convolutions.py [--form=ours|torch] [--model=cifar_resnet20] [--batch_size=128]
+        [--image_size=N] [--rounds=7] [--format=table|json]
 
 Each distinct convolution is timed in float32, as a program of its own whose arrays are at hand: the convolution, the
 gradient of its input and that of its kernel. Times how often the network has it, their sum is what a step cannot go
-below with these convolutions, whatever else is fused or left out. `torch` is PyTorch, channels last, in this process.
+below with these convolutions, whatever else is fused or left out. `torch` is PyTorch, channels last. Each form has a
+process of its own, since threads of one library that wait busily would slow the other. RESNET_JAX_ONEDNN=0 in the
+environment leaves out the extra `onednn`.
 """
 
 import math
@@ -121,59 +123,52 @@ def _rounds(call: Callable[[], Any]) -> Callable[[], float]:
 
 
 @command
-def compare(
+def measure(
     *,
+    form: str = "ours",
     model: str = "cifar_resnet20",
     batch_size: int = 128,
     image_size: int | None = None,
-    forms: str = "ours",
     rounds: int = 7,
     format: Format = "table",
 ) -> None:
-    """The command; as JSON: "environment", "arguments", "convolutions", a list with seconds of each form and part, and
-    "step", the sum of medians over the network for each form.
+    """The command; as JSON: "environment", "arguments", "convolutions", a list with the seconds of each part, and
+    "step", the sum of their medians over the network.
     """
-    chosen = forms.split(",")
-    for form in chosen:
-        check_choice("--forms", form, FORMS)
+    check_choice("--form", form, FORMS)
     count, operations = convolutions(model, image_size)
-    rows, sums = [], dict.fromkeys(chosen, 0.0)
+    rows, step = [], 0.0
     for one, times in count.items():
-        calls = {
-            (form, part): call
-            for form in chosen
-            for part, call in zip(PARTS, FORMS[form](one, batch_size), strict=True)
-            if not (one.first and part == "input gradient")
-        }
-        for (form, part), seconds in zip(
-            calls, in_turn([_rounds(call) for call in calls.values()], rounds), strict=True
-        ):
+        calls = dict(zip(PARTS, FORMS[form](one, batch_size), strict=True))
+        if one.first:
+            del calls["input gradient"]
+        for part, seconds in zip(calls, in_turn([_rounds(call) for call in calls.values()], rounds), strict=True):
             rows.append(
-                {"image": one.image, "kernel": one.kernel, "stride": one.stride, "times": times, "form": form}
-                | {"part": part, "seconds": spread(seconds), "operations": batch_size * operations[one]}
+                {"image": one.image, "kernel": one.kernel, "stride": one.stride, "times": times, "part": part}
+                | {"seconds": spread(seconds), "operations": batch_size * operations[one]}
             )
-            sums[form] += times * float(np.median(seconds))
-    arguments = {"model": model, "batch_size": batch_size, "image_size": image_size, "forms": chosen, "rounds": rounds}
-    result = {"environment": describe_host(), "arguments": arguments, "convolutions": rows, "step": sums}
+            step += times * float(np.median(seconds))
+    arguments = {"form": form, "model": model, "batch_size": batch_size, "image_size": image_size, "rounds": rounds}
+    result = {"environment": describe_host(), "arguments": arguments, "convolutions": rows, "step": step}
     show(format, result, lambda: "\n".join([*heading(result), "", as_table(result)]))
 
 
 def as_table(result: dict[str, Any]) -> str:
-    """For people: milliseconds and G operations/s of each, and the sums."""
+    """For people: milliseconds and G operations/s of each, and the sum."""
     rows = [
         (
             "x".join(map(str, row["image"])),
             "x".join(map(str, row["kernel"])) + f" / {row['stride']}",
-            f"{row['part']}, {row['form']}",
+            row["part"],
             str(row["times"]),
             f"{1e3 * row['seconds']['median']:.2f}",
             f"{row['operations'] / row['seconds']['median'] / 1e9:.0f}",
         )
         for row in result["convolutions"]
     ]
-    sums = "\n".join(f"all of a step, {form}: {1e3 * seconds:.0f} ms" for form, seconds in result["step"].items())
-    return table(("images", "kernel / stride", "part", "times", "ms", "G operations/s"), rows) + "\n\n" + sums
+    columns = ("images", "kernel / stride", "part", "times", "ms", "G operations/s")
+    return f"{table(columns, rows)}\n\nall of a step: {1e3 * result['step']:.0f} ms"
 
 
 if __name__ == "__main__":
-    raise SystemExit(exit_status(lambda: compare(sys.argv[1:])))
+    raise SystemExit(exit_status(lambda: measure(sys.argv[1:])))

@@ -99,6 +99,20 @@ def test_value_and_gradient_keep_working_under_vmap():
         assert_close(actual, reference, 1e-5)
 
 
+def test_without_jit_and_in_search_of_nans():
+    x, kernel, _ = operands((2, 5, 5), 3, 1, ((1, 1), (1, 1)), jnp.float32)
+    with jax.disable_jit():
+        assert_close(conv(x, kernel, 1, ((1, 1), (1, 1))), native(x, kernel, 1, ((1, 1), (1, 1))), 1e-6)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        conv(x * jnp.nan, kernel, 1, ((1, 1), (1, 1)))
+
+
+def test_of_no_copies_at_all():
+    x, kernel, _ = operands((2, 5, 5), 3, 1, ((1, 1), (1, 1)), jnp.float32, steps=(3,))
+    mapped = jax.vmap(lambda x: conv(x, kernel[0], 1, ((1, 1), (1, 1))))
+    assert mapped(x[:0]).shape == (0, 2, 5, 5, 5)
+
+
 @pytest.mark.parametrize("batch", [64, 128])
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 def test_over_eight_devices_only_the_kernel_gradient_is_summed(batch, size, stride):

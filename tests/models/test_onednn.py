@@ -1,8 +1,10 @@
 """With oneDNN, convolutions and their gradients are what XLA computes, wherever they are asked for."""
 
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -83,17 +85,19 @@ def test_one_may_differentiate_as_often_as_one_likes():
     assert_close(third(conv)(x), third(native)(x), 1e-4)
 
 
-@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
-def test_under_vmap(axes):
+# With one kernel for all images, the convolution and the gradient of the images are two of it, of more images.
+@pytest.mark.parametrize(("axes", "calls"), [((0, None), 2), ((None, 0), 0), ((0, 0), 0)])
+def test_under_vmap(axes, calls):
     x, kernel, _ = operands((2, 6, 6), 3, 1, SAME, jnp.float32)
     x, kernel = (
         jnp.stack([each, 2 * each]) if axis == 0 else each for each, axis in zip((x, kernel), axes, strict=True)
     )
     own, expected = (
-        jax.jit(jax.vmap(jax.grad(lambda x, kernel, f=f: jnp.sum(f(x, kernel, 1, SAME) ** 2), (0, 1)), axes))(x, kernel)
+        jax.jit(jax.vmap(jax.grad(lambda x, kernel, f=f: jnp.sum(f(x, kernel, 1, SAME) ** 2), (0, 1)), axes))
         for f in (conv, native)
     )
-    for actual, reference in zip(own, expected, strict=True):
+    assert own.lower(x, kernel).as_text().count(CALL) == calls
+    for actual, reference in zip(own(x, kernel), expected(x, kernel), strict=True):
         assert_close(actual, reference, 1e-5)
 
 
@@ -141,17 +145,36 @@ def _missing():
     return onednn.importlib.metadata.PackageNotFoundError(onednn._PACKAGE)
 
 
-def test_an_error_of_it_is_one_of_the_program(monkeypatch):
+def test_the_gradient_of_a_kernel_that_saw_no_images_is_zero():
+    x, kernel, _ = operands((2, 5, 5), 3, 1, SAME, jnp.float32)
+    found = jax.jit(jax.grad(lambda kernel: jnp.sum(conv(x[:0], kernel, 1, SAME))))(kernel)
+    np.testing.assert_array_equal(found, np.zeros_like(kernel))
+
+
+def test_one_thread_compiles_and_others_run_it():
+    args = operands((8, 9, 9), 3, 1, SAME, jnp.float32)
+    own = jax.jit(all_of_it(conv, 1, SAME))
+    with ThreadPoolExecutor(1) as compiling:
+        compiled = compiling.submit(lambda: own.lower(*args).compile()).result()
+    expected = all_of_it(native, 1, SAME)(*args)
+    with ThreadPoolExecutor(4) as running:
+        for found in running.map(lambda _: compiled(*args), range(16)):
+            for actual, reference in zip(found, expected, strict=True):
+                assert_close(actual, reference, 1e-5)
+
+
+@pytest.mark.parametrize("raised", [onednn.OneDNNError, KeyboardInterrupt])
+def test_an_error_of_it_is_one_of_the_program(raised, monkeypatch):
     x, kernel, _ = operands((3, 5, 5), 3, 1, SAME, jnp.float32)
     function = jax.jit(lambda x, kernel: conv(x, kernel, 1, SAME))
     right = function(x, kernel)
 
     def broken(self, *pointers):
-        raise onednn.OneDNNError("out of memory")
+        raise raised("out of memory")
 
     with monkeypatch.context() as patched:
         patched.setattr(onednn._Convolution, "__call__", broken)
-        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=r"OneDNNError.*out of memory"):
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match=rf"{raised.__name__}.*out of memory"):
             function(x, kernel).block_until_ready()
     np.testing.assert_array_equal(function(x, kernel), right)
 
@@ -195,8 +218,10 @@ def test_a_run_is_repeated_to_the_bit(tmp_path):
     def train(workdir):
         fields = ["--config.model.depth=8", "--config.train.iterations=30", "--config.train.log_every=10"]
         command = [sys.executable, "-m", "resnet_jax.cli.main", "train", "--config=digits", *fields]
-        done = subprocess.run([*command, f"--workdir={workdir}"], capture_output=True, text=True)
+        environment = {**os.environ, "ONEDNN_VERBOSE": "1", "JAX_NUM_CPU_DEVICES": "1"}
+        done = subprocess.run([*command, f"--workdir={workdir}"], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
+        assert "convolution,jit" in done.stdout or "convolution,brg" in done.stdout
         lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
         return [line["train_loss"] for line in lines if "train_loss" in line]
 

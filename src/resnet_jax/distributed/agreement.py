@@ -116,7 +116,7 @@ def check_folder(folder: Path) -> None:
     own, error = paths[jax.process_index()], None
     try:
         try:
-            own.write_text("whether the processes of a run share this folder\n")
+            own.write_bytes(b"whether the processes of a run share this folder\n")
         except (OSError, InputError) as failed:
             error = getattr(failed, "strerror", None) or str(failed)
         errors = exchange(error)
@@ -141,7 +141,7 @@ def _unseen(paths: dict[int, Path]) -> list[int]:
     while True:
         for process, path in list(missing.items()):
             with contextlib.suppress(OSError, InputError):
-                path.open("rb").close()  # a folder's listing may come from a cache
+                path.read_bytes()  # a folder's listing may come from a cache
                 del missing[process]
         if not missing or time.monotonic() > deadline:
             return list(missing)

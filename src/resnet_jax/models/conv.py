@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array, Float
 
 from resnet_jax.models import onednn
@@ -56,7 +56,7 @@ def _kernel_gradient(x: jax.Array, cotangent: jax.Array, kernel_shape: tuple[int
     # The chunk index varies fastest, and chunks keep a multiple of 8 images where the batch has one, so that a batch
     # sharded over up to 8 devices is summed without communication.
     batch = x.shape[0]
-    most = batch // math.gcd(batch, 8)
+    most = max(batch // math.gcd(batch, 8), 1)
     chunks = next(n for n in range(min(_CHUNKS, most), 0, -1) if most % n == 0)
     images = x.reshape(batch // chunks, chunks, *x.shape[1:])
     cotangents = cotangent.reshape(batch // chunks, chunks, *cotangent.shape[1:])
@@ -169,11 +169,12 @@ def _map(operands: Any, axes: Any, **fields: Any) -> tuple[jax.Array, int]:
     names, wanted, shape = _OPERANDS[fields["wanted"]], fields["wanted"], fields["shape"]
     arrays = [each if axis is None else jnp.moveaxis(each, axis, 0) for each, axis in zip(operands, axes, strict=True)]
     if "kernel" in names and axes[names.index("kernel")] is None and not fields["copies"]:  # one kernel: more images
-        images = 1 - names.index("kernel")
-        arrays[images] = arrays[images].reshape(-1, *arrays[images].shape[2:])
+        at = 1 - names.index("kernel")
+        images = arrays[at].shape[1]
+        arrays[at] = arrays[at].reshape(-1, *arrays[at].shape[2:])
         whole = {**fields, "shape": None if wanted == "y" else (size * shape[0], *shape[1:])}
         result = _conv_p.bind(*arrays, **whole)
-        return result.reshape(size, -1, *result.shape[1:]), 0
+        return result.reshape(size, images, *result.shape[1:]), 0
     arrays = [
         jnp.broadcast_to(each, (size, *each.shape)) if axis is None else each
         for each, axis in zip(arrays, axes, strict=True)
@@ -186,8 +187,7 @@ def _lower_for_cpu(context: Any, *operands: Any, **fields: Any) -> Any:
     return lowered or mlir.lower_fun(partial(_computed, _own), multiple_results=False)(context, *operands, **fields)
 
 
-_FIELDS = ("wanted", "shape", "stride", "padding", "copies")
-_conv_p.def_impl(jax.jit(_conv_p.bind, static_argnames=_FIELDS))
+_conv_p.def_impl(partial(xla.apply_primitive, _conv_p))
 _conv_p.def_abstract_eval(_type)
 mlir.register_lowering(_conv_p, mlir.lower_fun(partial(_computed, _native), multiple_results=False))
 mlir.register_lowering(_conv_p, _lower_for_cpu, platform="cpu")

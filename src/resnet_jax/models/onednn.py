@@ -5,8 +5,8 @@ called from here, by XLA's foreign-function interface: XLA calls `_handle` with 
 oneDNN, which takes them as they lie in memory. Measured on 2 cores (Intel Xeon, jax 0.10.2), the convolutions of
 ResNet-20's training step take 112 ms instead of 239, and PyTorch's 109.
 
-Nothing else changes: gradients, `vmap`, several devices, other types and exported programs are computed as without it,
-and so is all with RESNET_JAX_ONEDNN=0 in the environment.
+Several devices, other types than float32, a `vmap` over kernels or over gradients of kernels, and exported programs are
+computed as without it, and so is all with RESNET_JAX_ONEDNN=0 in the environment.
 """
 
 import ctypes
@@ -26,9 +26,9 @@ _PACKAGE = "onednn-cpu-gomp"
 _TARGET = "resnet_jax_onednn_conv"
 
 # Of oneDNN's C interface, version 3 (dnnl_types.h).
-_F32, _ANY, _CPU, _IN_ORDER, _TRAINING, _DIRECT, _ALLOCATE = 3, 1, 1, 1, 64, 1, c_void_p(-1)
-_WEIGHTS, _DIFF_WEIGHTS = 131, 132
-_FROM, _TO = 1, 17
+_F32, _ANY, _CPU, _IN_ORDER, _TRAINING, _DIRECT, _USER, _ALLOCATE = 3, 1, 1, 1, 64, 1, 1, c_void_p(-1)
+_WEIGHTS, _DIFF_WEIGHTS, _SCRATCHPAD_OF = 131, 132, 136
+_FROM, _TO, _SCRATCHPAD = 1, 17, 80
 # What is wanted: the names by which a primitive knows images, kernel and output.
 _ARGUMENTS = {"y": (1, 33, 17), "x": (129, 33, 145), "kernel": (1, 161, 145)}
 _WANTED = ("y", "x", "kernel")
@@ -53,17 +53,24 @@ def _library() -> Any:
     version = tuple(map(int, jaxlib.version.__version__.split(".")[:2]))
     if os.environ.get("RESNET_JAX_ONEDNN") == "0" or not (0, 10) <= version < (0, 13):
         return None
-    # Its threads sleep between two calls: where they wait busily they take the cores from XLA's.
+    # Its threads sleep between two calls: where they wait busily they take the cores from XLA's. libgomp reads it once.
+    given = os.environ.get("GOMP_SPINCOUNT")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         files = importlib.metadata.files(_PACKAGE) or []
         path = next(file.locate() for file in files if file.name == "libdnnl.so.3")
-        library = ctypes.CDLL(str(path))
-    except (importlib.metadata.PackageNotFoundError, StopIteration, OSError):
+        library, quick = ctypes.CDLL(str(path)), ctypes.PyDLL(str(path))
+        library.dnnl_primitive_desc_query_md.argtypes = (c_void_p, c_int, c_int)
+        library.dnnl_primitive_desc_query_md.restype = c_void_p
+        library.dnnl_memory_desc_equal.argtypes = (c_void_p, c_void_p)
+        # Without letting go of Python's lock, for which it would have to wait.
+        quick.dnnl_memory_set_data_handle.argtypes = (c_void_p, c_void_p)
+        vars(library)["dnnl_memory_set_data_handle"] = quick.dnnl_memory_set_data_handle
+    except (importlib.metadata.PackageNotFoundError, StopIteration, OSError, AttributeError):
         return None
-    for name in ("dnnl_primitive_desc_query_md", "dnnl_memory_desc_equal", "dnnl_memory_set_data_handle"):
-        getattr(library, name).argtypes = (c_void_p, c_int, c_int) if "query" in name else (c_void_p, c_void_p)
-    library.dnnl_primitive_desc_query_md.restype = c_void_p
+    finally:
+        if given is None:
+            del os.environ["GOMP_SPINCOUNT"]
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_HANDLER), platform="cpu")
     return library
 
@@ -77,9 +84,14 @@ def _created(function: str, *arguments: Any) -> c_void_p:
 
 
 @cache
-def _engine() -> tuple[c_void_p, c_void_p]:
-    engine = _created("dnnl_engine_create", _CPU, c_size_t(0))
-    return engine, _created("dnnl_stream_create", engine, _IN_ORDER)
+def _engine() -> tuple[c_void_p, c_void_p, c_void_p]:
+    """An engine, a stream, and attributes: oneDNN is given memory to work in. Its own is of the thread that makes a
+    primitive, and XLA runs it in others.
+    """
+    engine, attributes = _created("dnnl_engine_create", _CPU, c_size_t(0)), _created("dnnl_primitive_attr_create")
+    if status := _library().dnnl_primitive_attr_set_scratchpad_mode(attributes, _USER):
+        raise OneDNNError(f"dnnl_primitive_attr_set_scratchpad_mode: status {status}")
+    return engine, _created("dnnl_stream_create", engine, _IN_ORDER), attributes
 
 
 def _described(shape: tuple[int, ...], order: tuple[int, ...] | None) -> c_void_p:
@@ -109,39 +121,42 @@ class _Convolution:
         bottom = (y[1] - 1) * stride + height - x[1] - top
         right = (y[2] - 1) * stride + width - x[2] - left
         geometry = _integers(stride, stride), _integers(0, 0), _integers(top, left), _integers(bottom, right)
-        engine, arrays = _engine()[0], (images, theirs, None, output)
+        (engine, _, attributes), arrays = _engine(), (images, theirs, None, output)
         described = _created(
-            "dnnl_convolution_forward_primitive_desc_create", engine, _TRAINING, _DIRECT, *arrays, *geometry, None
+            "dnnl_convolution_forward_primitive_desc_create",
+            *(engine, _TRAINING, _DIRECT, *arrays, *geometry, attributes),
         )
         if wanted != "y":
             name, arrays = ("weights", arrays) if wanted == "kernel" else ("data", (images, theirs, output))
             create = f"dnnl_convolution_backward_{name}_primitive_desc_create"
-            described = _created(create, engine, _DIRECT, *arrays, *geometry, described, None)
-        self._run = _created("dnnl_primitive_create", described)
+            described = _created(create, engine, _DIRECT, *arrays, *geometry, described, attributes)
         query = _DIFF_WEIGHTS if wanted == "kernel" else _WEIGHTS
         chosen = c_void_p(self._library.dnnl_primitive_desc_query_md(described, query, 0))
         self._arrays = [_created("dnnl_memory_create", each, engine, None) for each in (images, ours, output)]
-        weights, self._reorder = self._arrays[1], None
+        x_memory, weights, y_memory = self._arrays
+        self._calls = []
         if not self._library.dnnl_memory_desc_equal(chosen, ours):
             weights = _created("dnnl_memory_create", chosen, engine, _ALLOCATE)
             ways = [(ours, self._arrays[1]), (chosen, weights)]
             (source, given), (goal, made) = ways[::-1] if wanted == "kernel" else ways
-            reorder = _created("dnnl_reorder_primitive_desc_create", source, engine, goal, engine, None)
-            self._reorder = _created("dnnl_primitive_create", reorder)
-            self._reordered = (_Argument * 2)(_Argument(_FROM, given), _Argument(_TO, made))
-        memories = (self._arrays[0], weights, self._arrays[2])
-        self._arguments = (_Argument * 3)(*map(_Argument, _ARGUMENTS[wanted], memories))
-        self._reads_kernel = wanted != "kernel"
+            reorder = _created("dnnl_reorder_primitive_desc_create", source, engine, goal, engine, attributes)
+            self._calls.append(self._call(reorder, {_FROM: given, _TO: made}))
+        memories = dict(zip(_ARGUMENTS[wanted], (x_memory, weights, y_memory), strict=True))
+        self._calls.insert(0 if wanted == "kernel" else len(self._calls), self._call(described, memories))
+
+    def _call(self, described: c_void_p, memories: dict[int, c_void_p]) -> tuple[c_void_p, int, Any]:
+        """A primitive, and what it is executed with."""
+        needed = c_void_p(self._library.dnnl_primitive_desc_query_md(described, _SCRATCHPAD_OF, 0))
+        memories[_SCRATCHPAD] = _created("dnnl_memory_create", needed, _engine()[0], _ALLOCATE)
+        arguments = (_Argument * len(memories))(*(_Argument(*each) for each in memories.items()))
+        return _created("dnnl_primitive_create", described), len(memories), arguments
 
     def __call__(self, *pointers: int) -> None:
         """Computes it, with x, kernel and y at these addresses."""
         library, stream = self._library, _engine()[1]
         for memory, pointer in zip(self._arrays, pointers, strict=True):
             library.dnnl_memory_set_data_handle(memory, pointer)
-        calls = [(self._run, 3, self._arguments)]
-        if self._reorder:
-            calls.insert(0 if self._reads_kernel else 1, (self._reorder, 2, self._reordered))
-        for primitive, count, arguments in calls:
+        for primitive, count, arguments in self._calls:
             if status := library.dnnl_primitive_execute(primitive, stream, count, arguments):
                 raise OneDNNError(f"dnnl_primitive_execute: status {status}")
 
@@ -176,7 +191,7 @@ def lower(context: Any, *known: Any, wanted: str, shape: Any, stride: int, paddi
     of_all = dict(zip(shapes, (each.shape for each in context.avals_in), strict=True))
     of_all[3 - sum(shapes)] = out.shape
     window = (stride, padding[0][0], padding[1][0])
-    if 0 in out.shape or not all(isinstance(size, int) for each in of_all.values() for size in each):
+    if not all(isinstance(size, int) and size for each in of_all.values() for size in each):
         return None
     try:
         with _lock:
@@ -254,11 +269,12 @@ class _Frame(Structure):
 def _handle(address: int) -> int | None:
     """Answers a call of XLA: None, or the address of an error."""
     frame = ctypes.cast(address, POINTER(_Frame)).contents
-    if frame.extension:  # XLA asks which version of the interface this is written for
-        version = frame.extension.contents.metadata.contents.version
-        version.major, version.minor = 0, 3
-        return None
     try:
+        if frame.extension and frame.extension.contents.type == 1:
+            # XLA asks which version of the interface this is written for.
+            version = frame.extension.contents.metadata.contents.version
+            version.major, version.minor = 0, 3
+            return None
         window = frame.attributes.values[0].contents
         number, stride, top, left = window.values[: window.size]
         wanted = _WANTED[number]
@@ -269,7 +285,7 @@ def _handle(address: int) -> int | None:
         shapes = tuple(tuple(each.shape[:4]) for each in (x, kernel, y))
         with _lock:
             _made(wanted, shapes, (stride, top, left))(x.data, kernel.data, y.data)
-    except Exception as error:  # nothing may leave a function that C calls
+    except BaseException as error:  # nothing may leave a function that C calls, an interrupt neither
         interface = frame.interface.contents
         given = _NewError(ctypes.sizeof(_NewError), None, repr(error).encode(), 13)
         return ctypes.CFUNCTYPE(c_void_p, c_void_p)(interface.new_error)(ctypes.addressof(given))

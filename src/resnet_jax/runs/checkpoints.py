@@ -84,8 +84,8 @@ class Checkpoints:
         self._identity = identity
         self.directory = workdir.absolute() / "checkpoints"
         self.best: int | None = None
-        self._check_lock: Callable[[], None] = lambda: None
-        if str(workdir).startswith("s3:"):
+        self.check_lock: Callable[[], None] = lambda: None
+        if str(workdir).startswith("s3://"):
             _open_s3()
         with contextlib.ExitStack() as held:
             folder = _without_patterns(workdir.absolute(), held)
@@ -94,7 +94,7 @@ class Checkpoints:
                     f"another process is training in {workdir}: wait for it, or use another workdir; processes of "
                     "one run on several hosts are started with --distributed"
                 )
-                self._check_lock = held.enter_context(locked(workdir / "lock", refusal))
+                self.check_lock = held.enter_context(locked(workdir / "lock", refusal))
             policies = ocp.training.preservation_policies
             kept: list[Any] = [policies.LatestN(keep_last), _Best(self)]
             if keep_every is not None:
@@ -142,7 +142,7 @@ class Checkpoints:
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
                 "train in another workdir with a lower config.optimizer.learning_rate or a warm-up"
             )
-        self._check_lock()
+        self.check_lock()
         with _clear_errors(self.directory):
             # A run only gets to a step again when `restore` could not read its checkpoint.
             for passed_over in (each for each in self.steps() if each >= step):

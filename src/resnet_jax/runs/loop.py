@@ -236,6 +236,7 @@ def _train(
             if interruption.requested or step == total or improved or _passes(fields.checkpoint_every, before, step):
                 with reporter.doing("saving", step):
                     if isinstance(metrics_log, MetricsLog):
+                        checkpoints.check_lock()  # before lines take the place of another process's
                         metrics_log.put()  # a run that goes on from this checkpoint has the lines until then
                     checkpoints.save(state, images.preprocessing, images.metadata, step)
             if interruption.requested:

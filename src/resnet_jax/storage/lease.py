@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def held(folder: StoredPath, refusal: str) -> Iterator[Callable[[], None]]:
 
 
 def _take(folder: StoredPath, refusal: str) -> StoredPath:
+    token = uuid.uuid4().hex
     while True:
         numbers = _numbers(folder)
         last = max(numbers, default=0)
@@ -58,9 +60,12 @@ def _take(folder: StoredPath, refusal: str) -> StoredPath:
             _wait_for_end(folder / str(last), refusal)
         own = folder / str(last + 1)
         try:
-            own.write_bytes(_state(), new=True)
+            own.write_bytes(_state(token=token), new=True)
         except FileExistsError:
-            continue
+            # A client that got no answer has asked again, and it is its own that was there.
+            if (_read(own) or {}).get("token") != token:
+                time.sleep(0.2)
+                continue
         # Others may have come and gone since the folder was read, and have cleared this number away.
         if max(_numbers(folder)) > last + 1:
             own.unlink(missing_ok=True)

@@ -49,7 +49,11 @@ def stored(text: str, name: str) -> "StoredPath":
         gpath._is_tf_installed.cache_clear()
     # Listings that a client keeps do not show what other processes write.
     for protocol in (scheme, extra):
-        config.conf.setdefault(protocol, {"use_listings_cache": False})
+        settings = config.conf.setdefault(protocol, {})
+        settings["use_listings_cache"] = False
+        if scheme == "s3":
+            # By itself it gives up a server that fails after 7 seconds, give or take 4.
+            settings.setdefault("config_kwargs", {}).setdefault("retries", {"max_attempts": 10})
     return StoredPath(f"{scheme}://{'/'.join([bucket, *parts])}")
 
 
@@ -122,7 +126,14 @@ class StoredPath(gpath.PosixGPath):
     def write_bytes(self, data: bytes | bytearray, *, new: bool = False) -> int:
         """Writes the whole object; with `new` a FileExistsError where there is one, which the server decides."""
         with told(self):
-            self._client.pipe_file(str(self), bytes(data), **({"mode": "create"} if new else {}))
+            try:
+                self._client.pipe_file(str(self), bytes(data), **({"mode": "create"} if new else {}))
+            except OSError as error:
+                # Two answers of S3 that its client does not know: another one was first, or is at the same time.
+                said = " ".join(map(str, causes(error)))
+                if new and re.search("PreconditionFailed|ConditionalRequestConflict", said):
+                    raise FileExistsError(str(self)) from error
+                raise
         return len(data)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -181,7 +192,9 @@ _SAYS = {
 def failure(path: Any, error: Exception) -> UserError | None:
     """What to tell of an error that the storage is the cause of, and not what lies there; else None."""
     chain = list(causes(error))
-    text = " ".join(f"{type(each).__name__} {each}" for each in chain)
+    # Without the path, whose words are not theirs.
+    name = str(path).partition("://")[2]
+    text = " ".join(f"{type(each).__name__} {each}".replace(name, "…") for each in chain)
     first = first_cause(error)
     kind = next((kind for kind, said in _SAYS.items() if re.search(said, text, re.IGNORECASE)), None)
     absent = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
