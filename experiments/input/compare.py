@@ -73,17 +73,25 @@ def main():
             tables[crop] = measure(loaders, arguments.rounds, arguments.seconds)
             process.stdin.close()
         print(f"{crop}\n{loader_table(tables[crop])}\n", flush=True)
+    command = (
+        "compare.py FOLDER CACHES --tensorflow=PYTHON --output=… "
+        f"--batch_size={arguments.batch_size} --rounds={arguments.rounds} --seconds={arguments.seconds:g}"
+    )
+    keep(arguments.output, command, versions, len(sources["files"]), tables)
+
+
+def keep(output, command, versions, images, tables):
+    """Writes what was measured, with what it takes to measure it again."""
     environment = describe_environment()
     result = {
-        "command": "python experiments/input/compare.py FOLDER CACHES --tensorflow=PYTHON --output=… "
-        f"--batch_size={arguments.batch_size} --rounds={arguments.rounds} --seconds={arguments.seconds:g}",
+        "command": f"python experiments/input/{command}",
         "hardware": f"{environment['cpu']}, {environment['cores']} CPU cores",
         "date": environment["date"][:10],
         "versions": {"python": environment["python"], **versions},
-        "images": len(sources["files"]),
+        "images": images,
         "windows": tables,
     }
-    arguments.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from compare import WINDOWS, tf_data
+from compare import WINDOWS, keep, tf_data
 from input_speed import SCALES, SIZE
 
 from resnet_jax.benchmark.input import Loader, Round, loader_table, measure, one_thread
 from resnet_jax.data import decode
 from resnet_jax.data.images import open_images
 from resnet_jax.data.stream import Cropping
-from resnet_jax.distributed.machine import describe_environment
 
 WAYS = ("whole", "files", "jpeg cache")
 
@@ -81,16 +80,11 @@ def main():
             process.stdin.close()
             process.wait()
         print(f"{crop}\n{loader_table(tables[crop])}\n", flush=True)
-    environment = describe_environment()
-    result = {
-        "command": "python experiments/input/in_turn.py FOLDER CACHE --tensorflow=PYTHON --output=… "
-        f"--rounds={arguments.rounds} --seconds={arguments.seconds:g}",
-        "hardware": f"{environment['cpu']}, {environment['cores']} CPU cores",
-        "date": environment["date"][:10],
-        "versions": {"python": environment["python"], **versions},
-        "windows": tables,
-    }
-    arguments.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    command = (
+        "in_turn.py FOLDER CACHE --tensorflow=PYTHON --output=… "
+        f"--rounds={arguments.rounds} --seconds={arguments.seconds:g}"
+    )
+    keep(arguments.output, command, versions, len(open_images("folder", arguments.folder).train), tables)
     return None
 
 

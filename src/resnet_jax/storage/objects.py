@@ -192,9 +192,10 @@ _SAYS = {
 def failure(path: Any, error: Exception) -> UserError | None:
     """What to tell of an error that the storage is the cause of, and not what lies there; else None."""
     chain = list(causes(error))
-    # Without the path, whose words are not theirs.
-    name = str(path).partition("://")[2]
-    text = " ".join(f"{type(each).__name__} {each}".replace(name, "…") for each in chain)
+    text = " ".join(f"{type(each).__name__} {each}" for each in chain)
+    # Without the folders of the path, whose words are not theirs.
+    bucket, _, folders = str(path).partition("://")[2].partition("/")
+    text = text.replace(f"{bucket}/{folders}", bucket) if folders else text
     first = first_cause(error)
     kind = next((kind for kind, said in _SAYS.items() if re.search(said, text, re.IGNORECASE)), None)
     absent = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
