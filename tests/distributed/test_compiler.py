@@ -93,7 +93,8 @@ def test_without_options_it_is_what_jax_makes(monkeypatch):
     [
         ("cpu", "x86_64", "0.10.2", True),
         ("cpu", "x86_64", "0.11.0.1", True),
-        ("cpu", "x86_64", "0.12.0.1", False),
+        ("cpu", "x86_64", "0.12.0.1", True),
+        ("cpu", "x86_64", "0.13.0", False),
         ("cpu", "x86_64", "0.9.2", False),
         ("cpu", "aarch64", "0.10.2", False),
         ("gpu", "x86_64", "0.10.2", False),
