@@ -33,9 +33,12 @@ class Handler(BaseHTTPRequestHandler):
         alone = server.alone if "If-None-Match" in self.headers else contextlib.nullcontext()
         connecting = http.client.HTTPConnection("127.0.0.1", server.target, timeout=60)
         with alone, contextlib.closing(connecting) as connection:
-            hop = ("host", "connection", "transfer-encoding", "content-length")
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in hop}
-            connection.request(self.command, self.path, body, headers)
+            path, left_out = self.path, ["host", "connection", "transfer-encoding", "content-length"]
+            if server.without_preconditions:
+                path = path.replace("ifGenerationMatch=0", "")
+                left_out.append("if-none-match")
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
+            connection.request(self.command, path, body, headers)
             response = connection.getresponse()
             self.answer(response.status, dict(response.getheaders()), response.read())
 
@@ -77,16 +80,21 @@ class Proxy(ThreadingHTTPServer):
     Attributes:
       delay: seconds before each.
       fault: is given the method and the path of a request, and returns the status to refuse it with, or None.
+      without_preconditions: takes no notice of what says that an object must be new.
     """
 
     daemon_threads = True
 
     def __init__(self, scheme, target):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.scheme, self.target, self.delay, self.fault = scheme, target, 0.0, None
+        self.scheme, self.target = scheme, target
+        self.mend()
         self.alone = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def mend(self):
+        self.delay, self.fault, self.without_preconditions = 0.0, None, False
 
     def fail_for(self, seconds, status=503):
         end = time.monotonic() + seconds
@@ -145,7 +153,7 @@ def server(request, servers):
     """One of them, which works again after each test."""
     found = servers[request.param]
     yield found
-    found.delay, found.fault = 0.0, None
+    found.mend()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Whether a run can begin here: the command `resnet-jax doctor`, which makes the checks of `train` and no step."""
 
+import contextlib
 import glob
 import importlib.metadata
 import os
@@ -22,7 +23,7 @@ from resnet_jax.distributed.machine import check_devices, describe_environment, 
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import InputError
 from resnet_jax.files import check_bucket, expanded, is_remote
-from resnet_jax.runs import build, checks, config_file, starting
+from resnet_jax.runs import build, checks, config_file, starting, storage_checks
 from resnet_jax.runs.workdir import claim
 
 GRADES = ("ok", "attention", "impossible")
@@ -40,8 +41,18 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
+class _Data(NamedTuple):
+    """What a network's size depends on: how many classes the data have, and (height, width, channels) of an image."""
+
+    num_classes: int
+    image_shape: tuple[int, ...]
+
+
 def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None = None) -> dict[str, Any]:
     """Checks what `train` checks before it trains, on all processes together; leaves nothing behind.
+
+    Process 0 also measures the workdir, or the nearest folder above it, and how photographs are read, which takes some
+    seconds; see `storage_checks`.
 
     Returns:
       a JSON-able dict, the same on every process: "environment" (of process 0), "grade" (the worst one) and "findings",
@@ -56,13 +67,14 @@ def examine(workdir: str | os.PathLike[str] | None = None, config: Config | None
     if devices.grade == "impossible":
         return {"environment": describe_host(), "grade": devices.grade, "findings": [devices._asdict()]}
     looks: dict[str, Callable[[], tuple[str, str]]] = {"processes": _processes, "versions": _versions}
+    data: list[_Data] = []
     if config is not None:
         config = config.copy_and_resolve_references()
         looks |= {"weights": lambda: _weights(config, folder)} if config.init.weights is not None else {}
-        looks |= {"config": lambda: _config(config), "data": lambda: _data(config)}
+        looks |= {"config": lambda: _config(config), "data": lambda: _data(config, data)}
     looks["mesh"] = lambda: _mesh(config)
     if folder is not None:
-        looks["workdir"] = lambda: _workdir(folder, config)
+        looks["workdir"] = lambda: _workdir(folder, config, _checkpoint_bytes(config, data))
     # Every process makes every check, since some of them wait for each other.
     own = [devices, *(_look(name, check) for name, check in looks.items())]
     said = agreement.exchange([describe_environment(), own])
@@ -123,7 +135,7 @@ def _weights(config: Config, folder: Path | None) -> tuple[str, str]:
     """Also gives the config's fields that are None the values that a run would have of the weights."""
     says, resolved = ["the run has begun, and needs them no more"], config
     # As process 0 sees them, for what follows is made together.
-    claimed, saved = agreement.exchange(_seen(folder))[0]
+    claimed, saved = agreement.exchange(agreement.together(lambda: _seen(folder)))[0]
     if folder is not None and claimed:
         resolved = agreement.together(lambda: starting.as_begun(config, folder))
     if not saved:  # as a run that was killed before its first checkpoint
@@ -149,18 +161,30 @@ def _config(config: Config) -> tuple[str, str]:
     return "every field has a value that it can have", ""
 
 
-def _data(config: Config) -> tuple[str, str]:
+def _data(config: Config, known: list[_Data]) -> tuple[str, str]:
+    """Also adds what it finds to `known`."""
     name, folder = config.dataset.name, config.dataset.data_dir
     if name not in NAMES:
-        return f"{len(small.load(name, folder, config.dataset.validation_images).train)} images to train on", ""
-    train, size, workers = open_images(name, folder).train, config.train.batch_size, build.workers(config)
-    if config.stream.image_size is None:  # nor is there any of the weights
-        return f"{len(train)} photographs to train on", ""
-    batches = stream.TrainBatches(train, build.cropping(config), seed=0, batch_size=size, start=0, num_workers=workers)
-    batches.close()  # before its workers start
-    free = shared_memory.free_bytes()
-    room = "" if free is None else f", {free / 2**30:,.1f} GiB free in {shared_memory.FOLDER}"
-    return f"{len(train)} photographs to train on{room}", ""
+        dataset = small.load(name, folder, config.dataset.validation_images)
+        known.append(_Data(len(dataset.class_names), dataset.train.images.shape[1:]))
+        return f"{len(dataset.train)} images to train on", ""
+    images, size, workers = open_images(name, folder), config.train.batch_size, build.workers(config)
+    train, side, room = images.train, config.stream.image_size, ""
+    if side is not None:  # else nor is there any of the weights
+        known.append(_Data(len(images.class_names), (side, side, 3)))
+        how = {"seed": 0, "batch_size": size, "start": 0, "num_workers": workers}
+        stream.TrainBatches(train, build.cropping(config), **how).close()  # before its workers start
+        free = shared_memory.free_bytes()
+        room = "" if free is None else f", {free / 2**30:,.1f} GiB free in {shared_memory.FOLDER}"
+    speed, advice = storage_checks.examine_images(train) if agreement.is_lead() else ("", "")
+    return f"{len(train)} photographs to train on{room}" + (speed and f"; {speed}"), advice
+
+
+def _checkpoint_bytes(config: Config | None, known: Sequence[_Data]) -> int | None:
+    """Of a checkpoint, where the config and the data are such that it has a size."""
+    with contextlib.suppress(ValueError, KeyError):  # which other findings tell of
+        return storage_checks.checkpoint_bytes(config, *known[0]) if config is not None and known else None
+    return None
 
 
 def _mesh(config: Config | None) -> tuple[str, str]:
@@ -168,20 +192,24 @@ def _mesh(config: Config | None) -> tuple[str, str]:
     return " × ".join(f"{name} {size}" for name, size in mesh.shape.items()), ""
 
 
-def _workdir(workdir: Path, config: Config | None) -> tuple[str, str]:
-    claimed, _ = agreement.exchange(_seen(workdir))[0]
+def _workdir(workdir: Path, config: Config | None, checkpoint: int | None) -> tuple[str, str]:
+    claimed, _ = agreement.exchange(agreement.together(lambda: _seen(workdir)))[0]
     if config is not None and claimed:
         agreement.together(lambda: claim(workdir, config))  # refuses another run's, and writes nothing
-    if is_remote(workdir):
-        check_bucket(workdir)
-        agreement.check_folder(workdir)
-        return f"every process can write in {workdir}", ""
     # Of one that is not there yet the nearest folder above.
-    folder = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if os.path.exists(path))
+    above = [] if is_remote(workdir) else [workdir.absolute(), *workdir.absolute().parents]
+    folder = next((path for path in above if os.path.exists(path)), workdir)
+    agreement.together(lambda: check_bucket(folder))
     agreement.check_folder(folder)
-    free = shutil.disk_usage(folder).free
-    says = f"every process can write in {folder}, {free / 2**30:,.0f} GiB free"
-    return says, "free some space: checkpoints need a few GiB" if free < 5 * 2**30 else ""
+    free = None if is_remote(folder) else shutil.disk_usage(folder).free
+    own = agreement.together(
+        lambda: storage_checks.examine(folder, checkpoint, free) if agreement.is_lead() else ("", "")
+    )
+    found, advice = agreement.exchange(own)[0]
+    room = "" if free is None else f", {free / 2**30:,.0f} GiB free"
+    if free is not None and free < 5 * 2**30:
+        advice = "; ".join(filter(None, ("free some space: checkpoints need a few GiB", advice)))
+    return f"every process can write in {folder}{room}; {found}", advice
 
 
 def render(result: dict[str, Any]) -> str:
