@@ -118,6 +118,9 @@ RUN = {
 PARSED = {
     "resnet-jax prepare --dataset=cifar10": "downloads",
     "resnet-jax prepare --dataset=imagenet2012": "wants the archives of ImageNet, and TensorFlow",
+    "resnet-jax prepare stage gs://bucket/photos --to=/scratch/photos": (
+        "reads a bucket; storage/test_staging_from_buckets.py has one"
+    ),
     "resnet-jax evaluate --workdir=runs/torch20": "reads CIFAR-10; interop/test_foreign_weights.py does so",
     "resnet-jax evaluate --workdir=runs/torch50": "reads ImageNet",
     "srun resnet-jax train --config=imagenet_90ep --workdir=runs/resnet50-90ep --distributed=slurm": "wants SLURM",

@@ -153,8 +153,15 @@ def test_a_bucket_without_its_client_is_one_line(monkeypatch, capsys, address, e
         ("sweep --config=digits --axis=seed=0 --workdir=", "--workdir is ''"),
         ("sweep --config=digits --axis=seed=0 --workdir=az://x", "an address"),
         ("prepare cache --dataset=folder --data_dir=~/x --output=~/y", "home/x does not exist"),
-        ("prepare cache --dataset=folder --data_dir=gs://x --output=~/y", "only the workdir of a run may be gs://"),
+        ("prepare cache --dataset=folder --data_dir=gs://x --output=~/y", "must lie on a file system"),
         ("prepare cache --dataset=folder --data_dir= --output=~/y", "--data_dir is ''"),
+        ("evaluate --workdir=~/run --data_dir=gs://b/x", "resnet-jax prepare stage gs://b/x --to=DIR, or give a path"),
+        ("prepare stage ~/x --to=~/y", "home/x does not exist: give a folder of data"),
+        ("prepare stage file --to=~/y", "file is a file: give a folder of data"),
+        ("prepare stage az://bucket --to=~/y", "an address"),
+        ("prepare stage --to=~/y", "one folder is wanted"),
+        ("prepare stage . --to=s3://bucket/x", "must lie on a file system"),
+        ("prepare stage .", "--to is missing"),
     ],
 )
 def test_a_path_that_cannot_be_used_is_one_line(home, capsys, line, message):

@@ -5,6 +5,7 @@ import fcntl
 import io
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = [
     "check_writable",
     "expanded",
     "is_remote",
+    "local_copy",
     "locked",
     "put",
     "sizes",
@@ -52,9 +54,12 @@ def expanded(given: str | os.PathLike[str], name: str = "a path", *, remote: boo
             from resnet_jax.storage.objects import stored  # its imports would cost every start some time
 
             return cast(Path, stored(text, name))
+        # A Path has left one slash of two.
+        bucket = re.sub(":/+", "://", text, count=1) if text.startswith(("gs:", "s3:")) else "gs://…"
         raise InputError(
-            f"{name} is {text}, which is no folder or file but an address, and only the workdir of a run may be gs:// "
-            f"or s3://: give a path on a file system that is mounted, such as NFS (a folder of that name is ./{text})"
+            f"{name} is {text}, which is no folder or file but an address, and it must lie on a file system: copy data "
+            f"to a disk with resnet-jax prepare stage {bucket} --to=DIR, or give a path that is mounted, such as NFS "
+            f"(a folder of that name is ./{text})"
         )
     path = Path(text)
     if text.startswith("~"):
@@ -117,6 +122,20 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def local_copy(path: Path) -> Iterator[Path]:
+    """A file that is there while the block lasts, for what reads none in a bucket: the path itself where it is on a
+    disk.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
 
 
 def check_writable(path: Path) -> None:

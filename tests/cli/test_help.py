@@ -91,7 +91,8 @@ def test_bash_completes_commands_flags_and_configs():
     assert complete("resnet-jax ") == list(dict.fromkeys(name.split()[0] for name in COMMANDS))
     assert complete("resnet-jax ev") == ["evaluate"]
     assert complete("resnet-jax benchmark ") == ["train", "eval", "input", "compile", "memory"]
-    assert complete("resnet-jax prepare c") == ["cache"]
+    assert complete("resnet-jax prepare s") == ["stage"]
+    assert complete("resnet-jax prepare stage gs://bucket/photos --t") == ["--to="]
     assert complete(".venv/bin/resnet-jax evaluate --workdir=a --prot") == [
         "--protocol=center",
         "--protocol=ten_crop",

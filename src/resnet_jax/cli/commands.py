@@ -60,6 +60,24 @@ def prepare_cache(
 
 
 @command
+def prepare_stage(*source: str, to: Path) -> None:
+    """Copies a folder of data to a disk, from a bucket or from a slow file system.
+
+    resnet-jax prepare stage SOURCE --to=DIR
+
+    SOURCE is a folder, gs://… or s3://… too: of images, of data sets that TFDS prepared (the folder above them), or a
+    cache. Train on DIR with --config.dataset.data_dir=DIR. DIR is there when all of it is; until then the copy is in
+    .DIR.partial beside it, and the same command goes on where it was killed. Where DIR is complete, nothing is copied.
+    """
+    if len(source) != 1:
+        raise InputError("one folder is wanted, as in resnet-jax prepare stage gs://bucket/photos --to=DIR")
+    from resnet_jax.data.staging import stage
+    from resnet_jax.runs import terminal
+
+    stage(source[0], to, log=warn, progress=terminal.progress)
+
+
+@command
 def completion(*shell: str) -> None:
     """Prints a script with which a shell completes commands, flags and configs.
 
@@ -79,6 +97,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     for function in (
         *(train, evaluate, predict, summary, runs, sweep, report),
         *(benchmark_train, benchmark_eval, benchmark_input, benchmark_compile, benchmark_memory),
-        *(features, convert, export, prepare, prepare_cache, doctor, completion),
+        *(features, convert, export, prepare, prepare_cache, prepare_stage, doctor, completion),
     )
 }

@@ -113,7 +113,8 @@ def get_config() -> Config:
             "dataset": {
                 # "digits", "cifar10", "cifar100"; of photographs "imagenet2012", "folder" or "cache".
                 "name": "cifar10",
-                # Where TFDS keeps its prepared data (None is ~/tensorflow_datasets), or the folder, or the cache.
+                # Where TFDS keeps its prepared data (None is ~/tensorflow_datasets), or the folder, or the cache; on a
+                # disk, to which `resnet-jax prepare stage` copies what lies in a bucket.
                 "data_dir": placeholder(str),
                 # Training images kept back to validate on; 5000 is the paper's 45k/5k split.
                 "validation_images": 0,

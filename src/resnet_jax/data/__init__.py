@@ -11,6 +11,7 @@ Large ones are read image by image, as they are asked for:
   tfds           ImageNet, and CIFAR, as TFDS prepared them.
   folders        which files of a folder are images, and what a folder of classes holds.
   cache          images kept as pixels or as JPEG in tiles, for machines whose cores are too slow.
+  staging        copies any of these from a bucket, or a slow file system, to a disk (`stage`).
   encoded        what these three give: an image that is not decoded yet, by its index.
   windows        which part of an image is shown: geometry alone.
   decode         that part's pixels from a file's bytes, as `image_files` (formats, orientation) and `tiles` read them.

@@ -13,3 +13,4 @@ from .images import (
 )
 from .preprocessing import Preprocessing as Preprocessing, per_pixel_mean as per_pixel_mean
 from .small import Dataset as Dataset, Split as Split, load as load
+from .staging import stage as stage

@@ -81,7 +81,7 @@ def read_torch(
     path: str | os.PathLike[str], stated: Mapping[str, Any], prefix: str | None, log: Callable[[str], None]
 ) -> tuple[Classifier, str]:
     """What `load_torch` returns, and the name of the data set that the weights were trained on."""
-    path, given = expanded(path, "the source"), _checked(stated)
+    path, given = expanded(path, "the source", remote=True), _checked(stated)
     tensors, metadata = read_weights(path, prefix, log)
     with naming(path):
         tensors = torch_weights.with_fc(tensors, log)
@@ -119,7 +119,7 @@ def save_torch(
       InputError: a network that is no `ResNet`, or a file that cannot be written.
     """
     check_classifier(classifier, "a file")
-    path, model = expanded(path, "the destination"), classifier.model
+    path, model = expanded(path, "the destination", remote=True), classifier.model
     if not isinstance(model, ResNet):
         raise InputError(f"a {type(model).__name__} has no names in torch's layouts: only the ResNets have")
     unlike = [name for name, usual in _TORCH_HAS.items() if getattr(model, name) != usual]

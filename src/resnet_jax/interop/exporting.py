@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import InputError
 from resnet_jax.evaluation.classifier import Classifier
-from resnet_jax.files import expanded, write_whole
+from resnet_jax.files import check_bucket, expanded, is_remote, write_whole
 from resnet_jax.models import ResNet
 from resnet_jax.models.zoo import family_and_depth
 
@@ -35,10 +35,11 @@ def export(classifier: Classifier, path: str | os.PathLike[str], iteration: int 
     Raises:
       InputError: a file that cannot be written; an old one is replaced.
     """
-    path = expanded(path, "output")
+    path = expanded(path, "output", remote=True)
+    check_bucket(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file to write")
-    if not path.parent.is_dir():
+    if not (is_remote(path) or path.parent.is_dir()):
         raise InputError(f"{path.parent} is no folder: create it first, or write {path.name} elsewhere")
     data = bytes(exported_program(classifier).serialize())
     beside = path.with_name(f"{path.name}.json")

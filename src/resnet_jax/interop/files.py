@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from resnet_jax.errors import InputError
-from resnet_jax.files import expanded, write_whole
+from resnet_jax.files import expanded, local_copy, write_whole
 from resnet_jax.interop.torch_weights import below_prefix
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt", ".pth.tar")
@@ -53,20 +53,21 @@ def read_weights(
       InputError: the file is missing, of another kind, empty, cut short, holds code or no table of tensors; PyTorch,
         which all but .safetensors need, is not installed; or the file holds several networks, and `prefix` names none.
     """
-    path = expanded(path)
+    path = expanded(path, remote=True)
     read = _read_safetensors if _suffix(path) == ".safetensors" else _read_torch
     if not path.is_file():
         raise InputError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give a file of weights")
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if empty:
-        raise InputError(f"{path} is empty: download or write it again")
-    with naming(path):
-        tensors, metadata = read(path)
-        return below_prefix(tensors, prefix, log), metadata
+    with local_copy(path) as copy:
+        try:
+            with copy.open("rb") as file:
+                empty = not file.read(1)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        if empty:
+            raise InputError(f"{path} is empty: download or write it again")
+        with naming(path):
+            tensors, metadata = read(copy)
+            return below_prefix(tensors, prefix, log), metadata
 
 
 def write_tensors(
@@ -80,7 +81,7 @@ def write_tensors(
       InputError: the name ends otherwise, the folder cannot be written to, or PyTorch, which all but .safetensors need,
         is not installed.
     """
-    path = expanded(path)
+    path = expanded(path, remote=True)
     kept = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
     if _suffix(path) == ".safetensors":
         # Programs that read such files into torch want to be told so.

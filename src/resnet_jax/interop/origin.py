@@ -145,7 +145,7 @@ def _config_json(path: Path, log: Callable[[str], None]) -> Statement | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         log(f"{path} cannot be read and was left aside: {error}")
         return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from resnet_jax.errors import InputError
-from resnet_jax.files import expanded, write_whole
+from resnet_jax.files import expanded, sizes, write_whole
 
 # "not run" is a claim whose form was not started, for want of time, data or hardware.
 State = Literal["shown", "not shown", "not run"]
@@ -173,7 +173,7 @@ def write_results(path: str | os.PathLike[str], results: Results) -> None:
       >>> claim.state
       'shown'
     """
-    path = expanded(path)
+    path = expanded(path, remote=True)
     make_folder(path.parent)
     try:
         text = json.dumps(dataclasses.asdict(results), indent=1, ensure_ascii=False, allow_nan=False, default=_plain)
@@ -215,10 +215,10 @@ def read_results(*directories: str | os.PathLike[str]) -> list[Results]:
     """
     found: dict[tuple[str, str], Results] = {}
     for directory in directories:
-        place = expanded(directory, "the folder of results")
+        place = expanded(directory, "the folder of results", remote=True)
         if not place.is_dir():
             raise InputError(f"there is no folder {place}: give one that holds results of experiments/paper")
-        for path in sorted(place.rglob("*.json")):
+        for path in [place / name for name in sorted(sizes(place)) if name.endswith(".json")]:
             results = _read(path)
             if results is None:
                 continue

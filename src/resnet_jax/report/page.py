@@ -154,7 +154,7 @@ def write_report(
       >>> import resnet_jax as rj
       >>> rj.report.write_report(["experiments/results/paper"], "build/report.html")  # doctest: +SKIP
     """
-    path = expanded(output, "--output")
+    path = expanded(output, "--output", remote=True)
     if path.suffix != ".html":
         raise InputError(f"--output is {output}, but it is a page, and its name must end in .html")
     results = read_results(*directories)

@@ -45,7 +45,7 @@ def extract_features(
         features are kept where no head can be fitted to them.
     """
     check_dataset(dataset, data_dir)
-    output = expanded(output, "--output")
+    output = expanded(output, "--output", remote=True)
     if output.exists():
         raise InputError(f"{output} exists, and nothing is replaced: give another --output, or remove it")
     workdir = None if directory is None else convert.new_workdir(directory)

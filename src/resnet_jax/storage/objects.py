@@ -1,5 +1,6 @@
 """Objects of a bucket as paths; this file alone knows etils and fsspec, the way that Orbax takes to them too."""
 
+import base64
 import contextlib
 import errno
 import importlib.util
@@ -7,7 +8,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,8 @@ from resnet_jax.errors import InputError, UserError, causes, first_cause
 _CLIENTS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 # Seconds between two times that a growing object is written anew.
 _PAUSE = 30.0
+# Bytes of an object that are asked for at once: some of them, one for each thread, fit into any memory.
+_PART = 8 * 2**20
 
 
 def stored(text: str, name: str) -> "StoredPath":
@@ -73,8 +76,7 @@ class StoredPath(gpath.PosixGPath):
         """The fields of `os.stat` that this package reads; `st_ino` changes with the content."""
         with told(self):
             info = self._client.info(str(self))
-        changed = info.get("mtime") or info.get("LastModified")
-        seconds = changed.timestamp() if changed else 0.0
+        seconds = _changed(info)
         version, folder = info.get("generation") or info.get("ETag"), info["type"] == "directory"
         times = {"st_mtime": seconds, "st_mtime_ns": int(seconds * 1e9)}
         return SimpleNamespace(st_ino=version, st_size=info["size"], is_folder=folder, **times)
@@ -113,11 +115,37 @@ class StoredPath(gpath.PosixGPath):
         with told(self):
             return iter(list(super().glob(pattern)))
 
-    def sizes(self) -> dict[str, int]:
-        """Of all objects below, by their path from here, in order."""
+    def contents(self) -> Iterator[tuple[str, int, float, bytes | None]]:
+        """Of all objects below, in order: the path from here, bytes, the last change in seconds since 1970, and the MD5
+        where the server keeps one, as gs:// does of all that were not composed of others.
+        """
         with told(self):
             found = self._client.find(str(self), detail=True)
-        return {name.removeprefix(f"{str(self)[5:]}/"): found[name]["size"] for name in sorted(found)}
+        for name, info in sorted(found.items()):
+            md5 = base64.b64decode(info["md5Hash"]) if info.get("md5Hash") else None
+            yield name.removeprefix(f"{str(self)[5:]}/"), info["size"], _changed(info), md5
+
+    def sizes(self) -> dict[str, int]:
+        """Of all objects below, by their path from here, in order."""
+        return {name: size for name, size, _, _ in self.contents()}
+
+    def reader(self) -> Callable[[str, int], Iterator[bytes]]:
+        """A function that reads an object below, whose path from here and size it is given: in parts of 8 MiB at most,
+        of which each is asked for again where it fails. Threads share it, for each would make a client of its own.
+        """
+        client = self._client
+        # Of an object that is asked for as a whole botocore compares the checksum; s3fs would look up its size first.
+        whole = {"max_concurrency": 1} if self.parts[1] == "s3" else {}
+
+        def read(name: str, size: int) -> Iterator[bytes]:
+            path = f"{self}/{name}"
+            for start in range(0, size, _PART):
+                with told(path):
+                    limits = whole if size <= _PART else {"start": start, "end": min(start + _PART, size)}
+                    part = client.cat_file(path, **limits)
+                yield part
+
+        return read
 
     def read_bytes(self) -> bytes:
         with told(self):
@@ -139,6 +167,11 @@ class StoredPath(gpath.PosixGPath):
     def unlink(self, missing_ok: bool = False) -> None:
         with told(self), contextlib.suppress(*[FileNotFoundError] if missing_ok else []):
             self._client.rm_file(str(self))
+
+
+def _changed(info: Any) -> float:
+    changed = info.get("mtime") or info.get("LastModified")
+    return changed.timestamp() if changed else 0.0
 
 
 class Growing:
@@ -185,7 +218,8 @@ _SAYS = {
     "denied": r"Forbidden|Access ?Denied|PERMISSION_DENIED|does not have storage\.|\(403\)",
     "bucket": r"NoSuchBucket|bucket does not exist|\(404\).*HeadBucket|404.*/b/[^/ ]*\?",
     "passing": r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|time(d )?out|connect|SlowDown|TooManyRequests"
-    r"|Internal ?(Server ?)?Error|reduce your request rate|Service ?Unavailable|BadGateway|HttpError|ClientError",
+    r"|Internal ?(Server ?)?Error|reduce your request rate|Service ?Unavailable|BadGateway|HttpError|ClientError"
+    r"|ChecksumError|PayloadError|IncompleteRead",
 }
 
 
@@ -208,7 +242,7 @@ def failure(path: Any, error: Exception) -> UserError | None:
     if kind == "denied" or any(isinstance(each, PermissionError) for each in chain):
         return InputError(
             f"{path} must not be used with these credentials ({first}): a run reads, lists, writes and removes objects "
-            "there, and looks up the bucket"
+            "there, and looks up the bucket; of data they are listed and read"
         )
     if kind == "bucket":
         return _no_bucket(path)
