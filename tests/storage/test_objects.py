@@ -1,6 +1,8 @@
 """Paths that lie in a bucket."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,14 +87,24 @@ def test_a_bucket_that_is_gone_is_one_line(server, command, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["sweep --config=digits --axis=seed=0 --workdir={}", "train --config=folder --config.dataset.data_dir={}"],
-)
-def test_what_has_to_lie_on_a_file_system_says_so(place, command, capsys):
-    assert main(command.format(place).split()) == 2
+def test_without_credentials_it_says_how_to_get_some(server, place):
+    """In a process of its own, since clients keep what they have found."""
+    if server.scheme == "gs":
+        server.fault = lambda method, path: 401  # what Google's servers say to who has none
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    command = [sys.executable, "-m", "resnet_jax.cli.main", "train", "--config=digits", f"--workdir={place}"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
+    login = {"gs": "gcloud auth application-default login", "s3": "aws configure"}[server.scheme]
+    assert found.returncode == 2
+    assert f"cannot be used without credentials that its bucket accepts: {login}" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_images_have_to_lie_on_a_file_system(place, capsys):
+    assert main(["train", "--config=folder", f"--config.dataset.data_dir={place}"]) == 2
     error = capsys.readouterr().err
-    assert "only the workdir of a run may be gs:// or s3://" in error
+    assert f"copy data to a disk with resnet-jax prepare stage {place} --to=DIR" in error
     assert error.count("\n") == 1
 
 

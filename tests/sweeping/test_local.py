@@ -154,8 +154,8 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path):
     log, config = tmp_path / "log.txt", tmp_path / "config.py"
     config.write_text("import time\nprint('reading', flush=True)\ntime.sleep(600)\n")
     program = (
-        "import pathlib, sys, time; from resnet_jax.sweeping.local import start_process\n"
-        "process = start_process(['train', '--config=' + sys.argv[1]], pathlib.Path(sys.argv[2]), {})\n"
+        "import sys, time; from resnet_jax.sweeping.local import start_process\n"
+        "process = start_process(['train', '--config=' + sys.argv[1]], open(sys.argv[2], 'ab'), {})\n"
         "print(process.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program, str(config), str(log)], stdout=subprocess.PIPE, text=True)

@@ -7,7 +7,6 @@ from typing import Literal
 from resnet_jax.cli.arguments import Format, GivenConfig, command, show
 from resnet_jax.configs import as_source, load
 from resnet_jax.errors import InputError
-from resnet_jax.files import is_remote
 
 
 @command
@@ -56,7 +55,7 @@ def train(
     with launch.processes(distributed, num_processes, process_id):
         machine.check_devices()
         agreement.check_shared(directory)  # all processes, whatever their environments say
-        if jax.process_count() > 1 and not (is_remote(directory) or os.environ.get("JAX_COMPILATION_CACHE_DIR")):
+        if jax.process_count() > 1 and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
             # Where every host finds it, also one that takes another's place.
             machine.keep_programs(directory / "compilation_cache")
         loop.train(parsed, directory)
@@ -160,6 +159,7 @@ def doctor(
 
     resnet-jax doctor [--config=NAME …] [--workdir=DIR] [--distributed=… as for train] [--format=table|json]
 
+    It also says how fast the storage of the workdir and of photographs is, and whether the lock of a run holds there.
     Start it as training is to be started, on every host. The exit status is 2 where they cannot train together.
     """
     parsed, directory = config and load(*config), workdir or (config and config.workdir())

@@ -11,31 +11,33 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import IO
 
-from resnet_jax.errors import STOPPED
+from resnet_jax.errors import STOPPED, optional, warn
+from resnet_jax.files import appended, is_remote, put
 from resnet_jax.sweeping.runs import Run
 
 
-def start_process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start_process(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Starts resnet-jax with a command's arguments, in a session of its own; it ends when this process ends.
 
-    Its output goes behind what is in `log`, and `environment` has variables beside those of this process.
+    Its output goes to the end of `log`, a file, and `environment` has variables beside those of this process.
     """
-    with log.open("ab") as file:
-        file.write(f"$ resnet-jax {shlex.join(command)}\n".encode())
-        file.flush()
-        return subprocess.Popen(
-            [sys.executable, "-m", "resnet_jax.sweeping.child", *command],
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C in a terminal reaches all of a session: without its own, a point would be told twice, and the
-            # second signal ends it without a checkpoint.
-            start_new_session=True,
-        )
+    log.write(f"$ resnet-jax {shlex.join(command)}\n".encode())
+    log.flush()
+    return subprocess.Popen(
+        [sys.executable, "-m", "resnet_jax.sweeping.child", *command],
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C in a terminal reaches all of a session: without its own, a point would be told twice, and the
+        # second signal ends it without a checkpoint.
+        start_new_session=True,
+    )
 
 
 def visible_devices() -> list[dict[str, str]]:
@@ -87,6 +89,17 @@ def environments(devices: Sequence[Mapping[str, str]], jobs: int | None) -> list
     return [{**devices[i % len(devices)], **share} for i in range(jobs)]
 
 
+@dataclass
+class _Job:
+    """A run at work. Its process prints to its log, or, where that is in a bucket, to a file that is copied there."""
+
+    run: Run
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    printed: IO[bytes]
+    copied: int = 0
+
+
 class LocalProcesses:
     """Runs points as processes of this machine, `jobs` at a time.
 
@@ -97,33 +110,51 @@ class LocalProcesses:
     def __init__(self, jobs: int | None):
         self._environments = environments(visible_devices(), jobs)
         self.jobs = len(self._environments)
-        self._slots: dict[int, tuple[Run, subprocess.Popen[bytes]]] = {}
+        self._slots: dict[int, _Job] = {}
 
     @property
     def running(self) -> list[Run]:
         """The runs at work."""
-        return [run for run, _ in self._slots.values()]
+        return [job.run for job in self._slots.values()]
 
     def start(self, commands: Sequence[tuple[Run, Sequence[str]]]) -> None:
         """Starts the commands of runs, at most as many as there are free jobs."""
         for run, command in commands:
             slot = min(set(range(self.jobs)) - set(self._slots))
-            self._slots[slot] = run, start_process(command, run.log, self._environments[slot])
+            log = appended(run.log)
+            printed = tempfile.TemporaryFile() if is_remote(run.log) else log  # noqa: SIM115
+            process = start_process(command, printed, self._environments[slot])
+            self._slots[slot] = _Job(run, process, log, printed)
 
     def ended(self) -> list[tuple[Run, str]]:
         """Those that have ended since the last call, each with how."""
         gone = []
-        for slot, (run, process) in list(self._slots.items()):
-            if (status := process.poll()) is not None:
+        for slot, job in list(self._slots.items()):
+            status = job.process.poll()
+            _copy(job, at_the_end=status is not None)
+            if status is not None:
                 del self._slots[slot]
-                process.communicate()  # closes its pipe
-                gone.append((run, describe_status(status)))
+                job.process.communicate()  # closes its pipe
+                job.printed.close()
+                gone.append((job.run, describe_status(status)))
         return gone
 
     def stop(self) -> None:
         """Asks all to save and to end."""
-        for _, process in self._slots.values():
-            process.send_signal(signal.SIGTERM)
+        for job in self._slots.values():
+            job.process.send_signal(signal.SIGTERM)
+
+
+def _copy(job: _Job, at_the_end: bool) -> None:
+    """Brings what a process has printed to its log in a bucket, every half minute and at the end."""
+    if job.printed is job.log:
+        return
+    with optional(f"a part of {job.run.log}", warn):
+        # Not by `read`: the process writes where this file stands.
+        new = os.pread(job.printed.fileno(), os.fstat(job.printed.fileno()).st_size - job.copied, job.copied)
+        job.copied += len(new)
+        job.log.write(new)
+        put(job.log) if at_the_end else job.log.flush()
 
 
 def describe_status(status: int) -> str:

@@ -14,7 +14,7 @@ from resnet_jax.configs.base import Config
 from resnet_jax.configs.parsing import load
 from resnet_jax.data.images import NAMES
 from resnet_jax.errors import InputError, optional
-from resnet_jax.files import expanded, locked, write_whole
+from resnet_jax.files import locked, write_whole
 from resnet_jax.runs import checks, starting, terminal, workdir
 from resnet_jax.runs.interrupt import Interruptible
 from resnet_jax.runs.metrics_log import read_metrics
@@ -103,7 +103,7 @@ def sweep(
         the directory, or, when all points have ended, failed points.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when the points at work have saved and ended. Jobs of SLURM go on.
     """
-    directory = workdir.locate(expanded(directory, "--workdir"))
+    directory = workdir.locate(directory, "--workdir")
     parsed = parse_axes(axes)
     plan = Plan(source, overrides, directory, validation=searcher == "optuna")
     _check_options(plan, combine, jobs, launcher, slurm, trials)

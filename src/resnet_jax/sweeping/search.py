@@ -1,17 +1,20 @@
 """Points that Optuna proposes. This file alone knows it."""
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from resnet_jax.errors import InputError
+from resnet_jax.files import is_remote
 from resnet_jax.sweeping.points import Axes, Point, Range, point_name
 
 
 class Search:
-    """Optuna's study of a sweep, kept in DIR/study.db: the same command goes on with it.
+    """Optuna's study of a sweep, kept in DIR/study.db: the same command goes on with it. In a bucket that is a copy,
+    which is written whole after each proposal and each error.
 
     `trials` have an error, in all starts together; those that fail in this start count too. A trial whose point has
     been trained before, in whatever start, gets that point's error. A point that was interrupted or failed in an
@@ -29,10 +32,16 @@ class Search:
                 "--searcher=optuna needs Optuna: pip install 'deep-residual-jax[search]', or pip install optuna"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._kept = self._file = directory.absolute() / "study.db"
+        if is_remote(directory):
+            self._folder = tempfile.TemporaryDirectory()
+            self._file = Path(self._folder.name) / "study.db"
+            if self._kept.exists():
+                self._file.write_bytes(self._kept.read_bytes())
         self._states = optuna.trial.TrialState
         self._study = optuna.create_study(
             # An address: of a folder called a?b it would write into a.
-            storage=f"sqlite:///{quote(os.fsencode(directory.absolute() / 'study.db'))}",
+            storage=f"sqlite:///{quote(os.fsencode(self._file))}",
             study_name="sweep",
             load_if_exists=True,
         )
@@ -56,6 +65,7 @@ class Search:
             if trial.state in (self._states.RUNNING, self._states.FAIL) and whole and trial.params not in known:
                 known.append(trial.params)
                 self._study.enqueue_trial(trial.params)
+        self._keep()
 
     @property
     def complete(self) -> list[Point]:
@@ -75,12 +85,18 @@ class Search:
         trial = self._study.ask(self._distributions)
         point = self._point(trial.params)
         self._open.setdefault(point_name(point), []).append(trial.number)
+        self._keep()
         return point
 
     def tell(self, point: Point, error: float | None) -> None:
         """Gives the validation error of a point, a share, or None where it failed, to all trials that wait for it."""
         for number in self._open.pop(point_name(point), []):
             self._study.tell(number, error, state=self._states.FAIL if error is None else None)
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._file != self._kept:
+            self._kept.write_bytes(self._file.read_bytes())
 
     def _point(self, params: dict[str, Any]) -> Point:
         return {field: str(params[field]) for field in self._distributions}

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from resnet_jax.errors import InputError
-from resnet_jax.files import write_whole
+from resnet_jax.files import is_remote, write_whole
 from resnet_jax.sweeping.local import describe_status, start_process
 from resnet_jax.sweeping.runs import Run
 
@@ -25,10 +25,15 @@ class SlurmArray:
     The folder DIR/slurm holds submitit's files, and DIR/slurm.json the jobs' names, so that the same command watches
     the jobs that it finds at work and submits the other points only. A job that comes to its time limit, or that gives
     way to another one, saves and is queued again. At most `jobs` points are submitted and not ended, where it is given.
-    Where submitit or SLURM is not installed, or a parameter is wrong, it raises InputError.
+    Without submitit or SLURM, with a wrong parameter, and for a folder in a bucket it raises InputError.
     """
 
     def __init__(self, directory: Path, jobs: int | None, parameters: Sequence[str]):
+        if is_remote(directory):
+            raise InputError(
+                f"--launcher=slurm keeps the files of its jobs in the folder of the sweep, which is {directory}: give "
+                "one on a file system that all machines see"
+            )
         submitit = _submitit()
         for program in ("sbatch", "srun"):
             if not shutil.which(program):
@@ -96,7 +101,8 @@ class PointTask:
 
     def __call__(self) -> None:
         """Runs the command; raises RuntimeError where it fails, so that SLURM's accounts say so."""
-        self._process = start_process(self._command, Path(self._log), {})
+        with Path(self._log).open("ab") as log:
+            self._process = start_process(self._command, log, {})
         if status := self._process.wait():
             raise RuntimeError(f"{describe_status(status)}: see {self._log}")
 
