@@ -7,6 +7,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.configs import digits
+from resnet_jax.files import is_remote
 from resnet_jax.runs import build, loop
 from resnet_jax.runs.inputs import open_input
 from resnet_jax.runs.tasks import classification
@@ -34,7 +35,8 @@ def small_config(fields=None):
 
 def saved_steps(directory):
     """The steps whose checkpoints are complete."""
-    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+    found = [path for path in (directory / "checkpoints").iterdir() if path.name.isdigit()]
+    return sorted(int(path.name) for path in found if not is_remote(path) or (path / "commit_success.txt").exists())
 
 
 def untimed(line):
@@ -44,12 +46,12 @@ def untimed(line):
 
 def lines_of(directory):
     """metrics.jsonl without times."""
-    return [untimed(json.loads(line)) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [untimed(json.loads(line)) for line in (directory / "metrics.jsonl").read_bytes().splitlines()]
 
 
 def result_of(directory):
     """result.json without times."""
-    return untimed(json.loads((directory / "result.json").read_text()))
+    return untimed(json.loads((directory / "result.json").read_bytes()))
 
 
 def everything_saved(directory):

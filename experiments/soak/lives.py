@@ -14,6 +14,8 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from resnet_jax.files import is_remote
+
 # A process may need half a minute to notice that another one is gone; this is only to end a soak that hangs.
 PATIENCE = 300
 
@@ -41,14 +43,21 @@ class Life:
     saved: int = 0
 
 
-class Soak:
-    """A run that is started, ended and started again."""
+def is_whole(path):
+    """Whether nothing is missing from a checkpoint: on a disk it has its name then, in a bucket a file says so."""
+    return (path / "commit_success.txt").exists() if is_remote(path) else path.name.isdigit()
 
-    def __init__(self, name, config, fields, workdir):
-        self.name, self.config, self.fields, self.workdir = name, config, fields, workdir
+
+class Soak:
+    """A run that is started, ended and started again; its logs and what it compiles are in the folder `root`."""
+
+    def __init__(self, name, config, fields, workdir, root):
+        self.name, self.config, self.fields, self.workdir, self.root = name, config, fields, workdir, root
         self.lives, self.wrong = [], []
-        self.logs = workdir.with_name(f"{workdir.name}-logs")
+        self.logs = root / f"{workdir.name}-logs"
         self.logs.mkdir(parents=True)
+        # Seconds between two looks. In a bucket each is a request, which the server also has the run's to answer.
+        self.pause = 0.1 if is_remote(workdir) else 0.001
 
     def start(self, shape):
         """The processes of a life."""
@@ -61,11 +70,13 @@ class Soak:
         environment = {
             **os.environ,
             "JAX_NUM_CPU_DEVICES": str(shape.devices),
-            "JAX_COMPILATION_CACHE_DIR": str(self.workdir.parent / "compilation_cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(self.root / "compilation_cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
             "PYTHONUNBUFFERED": "1",
         }
+        if is_remote(self.workdir) and shape.processes > 1:
+            del environment["JAX_COMPILATION_CACHE_DIR"]  # they have one in the bucket
         started = []
         for process in range(shape.processes):
             where = [f"--distributed=localhost:{port}", f"--num_processes={shape.processes}", f"--process_id={process}"]
@@ -84,7 +95,7 @@ class Soak:
     def steps(self):
         """The steps in metrics.jsonl, without a line that is not whole."""
         path = self.workdir / "metrics.jsonl"
-        lines = path.read_text().splitlines(True) if path.exists() else []
+        lines = path.read_bytes().decode().splitlines(True) if path.exists() else []
         return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
     def reached(self):
@@ -93,12 +104,14 @@ class Soak:
 
     def saved(self):
         """The newest whole checkpoint."""
-        found = [int(path.name) for path in (self.workdir / "checkpoints").glob("*") if path.name.isdigit()]
-        return max(found, default=0)
+        return max((int(path.name) for path in self._checkpoints() if is_whole(path)), default=0)
 
     def is_saving(self):
-        """Whether a checkpoint is on its way to the disk."""
-        return any("tmp" in path.name for path in (self.workdir / "checkpoints").glob("*"))
+        """Whether a checkpoint is being written."""
+        return any(not is_whole(path) for path in self._checkpoints())
+
+    def _checkpoints(self):
+        return [path for path in self.workdir.glob("checkpoints/*") if path.name[0].isdigit()]
 
     def live(self, shape, end, target, delay):
         """One life, which ends in one of these ways.
@@ -134,13 +147,13 @@ class Soak:
         while end != "killed early" and self.reached() < target:
             if all(process.poll() is not None for process in processes) or time.monotonic() > deadline:
                 return False
-            time.sleep(0.002)
+            time.sleep(self.pause)
         # A save can be over before it is seen.
         last = target + 2 * self.fields["train.checkpoint_every"]
         while end == "killed while saving" and not self.is_saving() and self.reached() < last:
             if all(process.poll() is not None for process in processes) or time.monotonic() > deadline:
                 return False
-            time.sleep(0.0005)
+            time.sleep(self.pause / 2)
         return True
 
     def _judge(self, life, before, chosen):

@@ -1,6 +1,7 @@
 """Runs that are killed again and again, and end as if nothing had happened.
 
     python experiments/soak/soak.py --kills=20 --seed=0 --workdir=runs/soak --output=experiments/results/soak.json
+                                    [--bucket=gs://…|s3://…]
 
 Two soaks, each with so many SIGKILLs at random instants, and some SIGTERMs between them:
 
@@ -9,6 +10,7 @@ Two soaks, each with so many SIGKILLs at random instants, and some SIGTERMs betw
 - "other shapes": a folder of images; each life has other devices, processes, loader workers or parts of the
   parameters than the one before. The loss of every step must be that of a run that nobody stopped, within TOLERANCE.
 
+With --bucket the runs that are stopped have their workdirs there, and those that nobody stops on the disk.
 SIGTERM must lose no step: what it leaves is a checkpoint of the last step in metrics.jsonl. The exit status is 1 when
 something does not hold.
 """
@@ -29,7 +31,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from resnet_jax.distributed.machine import describe_environment
-from resnet_jax.files import write_whole
+from resnet_jax.files import expanded, is_remote, sizes, write_whole
 from resnet_jax.runs.metrics_log import TIMES
 
 # Relative, of the loss of each step. Other shapes add in another order, and training enlarges the differences: with
@@ -57,12 +59,14 @@ PHOTOGRAPHS = {
 SHAPES = (Shape(), Shape(1, 2, 1, 2), Shape(1, 4, 2), Shape(2, 1, 1, 2), Shape(2, 2, 2))
 
 
-def soak(name, config, fields, shapes, kills, seed, root):
+def soak(name, config, fields, shapes, kills, seed, root, place):
     """Ends a run `kills` times, and compares it with one that nobody stopped; returns a JSON-able description."""
     rng, stops = random.Random(f"{name} {seed}"), max(1, kills // 4)
-    whole = Soak(f"{name}, not stopped", config, fields, root / f"{config}-whole")
+    whole = Soak(f"{name}, not stopped", config, fields, root / f"{config}-whole", root)
     whole.live(shapes[0], "complete", 0, 0)
-    run = Soak(name, config, fields, root / f"{config}-soak")
+    run = Soak(name, config, fields, place / f"{config}-soak", root)
+    # In a bucket steps show when a checkpoint is begun, and one takes seconds.
+    longest, moment = (4.0, 1.0) if is_remote(place) else (0.2, 0.01)
     order = rng.sample(shapes, len(shapes))
     ends = ["killed"] * kills + ["SIGTERM"] * stops
     rng.shuffle(ends)
@@ -71,13 +75,13 @@ def soak(name, config, fields, shapes, kills, seed, root):
         # until this one gets there, metrics.jsonl may be that life's. JAX needs a second or two to spread a SIGTERM.
         left = max(0.0, 0.6 * fields["train.iterations"] - run.reached())
         target = run.reached() + 1 + rng.uniform(0, 1.5 * left / (len(ends) - i))
-        shape, delay = order[len(run.lives) % len(order)], rng.uniform(0, 0.2)
+        shape, delay = order[len(run.lives) % len(order)], rng.uniform(0, longest)
         if end == "killed":
             end = rng.choice(("killed", "killed while saving", "killed while saving", "killed early"))
             if end == "killed early":
                 delay = rng.uniform(0, EARLY)
             elif end == "killed while saving":
-                delay = rng.uniform(0, 0.01)
+                delay = rng.uniform(0, moment)
             elif shape.processes > 1 and rng.random() < 0.5:
                 end = "one killed"
         run.live(shape, end, target, delay)
@@ -86,7 +90,7 @@ def soak(name, config, fields, shapes, kills, seed, root):
     else:
         run.live(order[len(run.lives) % len(order)], "complete", 0, 0)
     exact = len(set(shapes)) == 1
-    compared = compare(whole.workdir, run.workdir, exact)
+    compared = compare(whole.workdir, on_the_disk(run.workdir, root), exact)
     for each in (whole, run):
         each.print()
     print(*(f"{key}: {value}" for key, value in compared.items()), sep="\n")
@@ -111,6 +115,17 @@ def soak(name, config, fields, shapes, kills, seed, root):
         **compared,
         "wrong": wrong,
     }
+
+
+def on_the_disk(workdir, root):
+    """A run's folder, which is copied from its bucket."""
+    if not is_remote(workdir):
+        return workdir
+    copy = root / workdir.name
+    for name in sizes(workdir):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes((workdir / name).read_bytes())
+    return copy
 
 
 def compare(one, other, exact):
@@ -170,10 +185,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--workdir", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--bucket", help="a folder in a bucket that is not there yet")
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     root = arguments.workdir.absolute()
     root.mkdir(parents=True)
+    place = expanded(arguments.bucket, "--bucket", remote=True) if arguments.bucket else root
     write_images(root / "images")
     folder = {
         **PHOTOGRAPHS,
@@ -185,10 +202,13 @@ def main():
         ("same shape", "digits", {**DIGITS, "train.iterations": 4 * arguments.iterations}, (Shape(devices=2),)),
         ("other shapes", "folder", folder, SHAPES),
     )
-    soaks = [soak(*each, arguments.kills, arguments.seed, root) for each in plan]
-    environment = describe_environment() | {"devices": "see each life", "compilation_cache": "in the workdir"}
+    soaks = [soak(*each, arguments.kills, arguments.seed, root, place) for each in plan]
+    environment = describe_environment() | {
+        "devices": "see each life",
+        "compilation_cache": "on, see lives.py",
+    }
     command = f"python experiments/soak/soak.py --kills={arguments.kills} --seed={arguments.seed} "
-    command += f"--iterations={arguments.iterations}"
+    command += f"--iterations={arguments.iterations}" + (f" --bucket={arguments.bucket}" if arguments.bucket else "")
     if arguments.output:
         found = {"command": command, "environment": environment, "tolerance": TOLERANCE, "soaks": soaks}
         write_whole(arguments.output, json.dumps(found, indent=1) + "\n")

@@ -165,7 +165,7 @@ def test_a_flipped_byte_where_variables_are_averaged(states, tmp_path, part, rou
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [*PARTS, "."])
 def test_bytes_of_every_file_of_a_checkpoint(directory, states, part):
-    """First, last and one other of each file; "." is the files beside the parts."""
+    """The first, the last or another one of each file; "." is the files beside the parts."""
     draw = random.Random(part)
     root = directory / "checkpoints" / "20"
     files = sorted(path for path in ((root / part).rglob("*") if part != "." else root.iterdir()) if path.is_file())
@@ -174,13 +174,13 @@ def test_bytes_of_every_file_of_a_checkpoint(directory, states, part):
     for path in files:
         content = path.read_bytes()
         size = len(content)
-        for place in sorted({0, draw.randrange(size), size - 1}):
-            flip(path, place, draw.choice([1, 2, 4, 8, 16, 32, 64, 128, 255]))
-            found, said = read_all(directory, states[10])
-            for route, lines in said.items():
-                assert found[route] == wanted(states, 10 if lines else 20)[route], (path, place, route)
-                noticed += bool(lines)
-            path.write_bytes(content)
+        place = draw.choice([0, draw.randrange(size), size - 1])
+        flip(path, place, draw.choice([1, 2, 4, 8, 16, 32, 64, 128, 255]))
+        found, said = read_all(directory, states[10])
+        for route, lines in said.items():
+            assert found[route] == wanted(states, 10 if lines else 20)[route], (path, place, route)
+            noticed += bool(lines)
+        path.write_bytes(content)
     assert noticed > 0 or part == "."
 
 
