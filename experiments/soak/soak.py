@@ -65,8 +65,8 @@ def soak(name, config, fields, shapes, kills, seed, root, place):
     whole = Soak(f"{name}, not stopped", config, fields, root / f"{config}-whole", root)
     whole.live(shapes[0], "complete", 0, 0)
     run = Soak(name, config, fields, place / f"{config}-soak", root)
-    # In a bucket steps show when a checkpoint is begun, and one takes seconds.
-    longest, moment = (4.0, 1.0) if is_remote(place) else (0.2, 0.01)
+    # In a bucket steps show with the checkpoint that follows, and one takes seconds.
+    longest, moment = (1.0, 1.0) if is_remote(place) else (0.2, 0.01)
     order = rng.sample(shapes, len(shapes))
     ends = ["killed"] * kills + ["SIGTERM"] * stops
     rng.shuffle(ends)

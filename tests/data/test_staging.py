@@ -388,3 +388,39 @@ def test_the_command_copies_what_is_then_read(tmp_path, capsys):
     assert "4 files in" in capsys.readouterr().err
     assert main(line) == 2
     assert "2 that are none of its (val/a/1.png)" in capsys.readouterr().err
+
+
+def test_what_another_process_has_completed_meanwhile_is_taken(source, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def late(path, refusal):
+        shutil.copytree(source, tmp_path / "copy")
+        with locked(path, refusal):
+            yield
+
+    monkeypatch.setattr(staging, "locked", late)
+    assert rj.data.stage(source, tmp_path / "copy", log=ignore) == tmp_path / "copy"
+    assert tree(tmp_path / "copy") == tree(source)
+    assert not (tmp_path / ".copy.partial").exists()
+
+
+def test_a_process_that_is_killed_as_soon_as_all_is_there_leaves_a_complete_copy(source, tmp_path):
+    rj.data.stage(source, tmp_path / "copy", log=ignore)
+    (tmp_path / "copy" / ".staging.lock").touch()
+    said = []
+    rj.data.stage(source, tmp_path / "copy", log=said.append)
+    assert said[-1].endswith("nothing is copied")
+
+
+def test_a_folder_stays_as_private_as_it_is(source, tmp_path):
+    (tmp_path / "copy").mkdir(mode=0o700)
+    rj.data.stage(source, tmp_path / "copy", log=ignore)
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_root_is_no_destination_and_a_link_to_itself_no_file(source, tmp_path):
+    assert "the destination is /: give a folder below it" in refusal(source, "/")
+    (source / "loop").symlink_to("loop")
+    said = []
+    rj.data.stage(source, tmp_path / "copy", log=said.append)
+    assert any("are passed over" in line and "loop" in line for line in said)
+    assert not (tmp_path / "copy" / "loop").exists()

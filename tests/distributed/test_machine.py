@@ -5,8 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
+from jax._src import compiler
+from jax.experimental.compilation_cache import compilation_cache
 
+from resnet_jax.cli import main as command_line
 from resnet_jax.cli.main import main
 from resnet_jax.configs import digits
 from resnet_jax.distributed import machine
@@ -160,3 +164,29 @@ def test_the_process_of_a_command_that_is_called_is_as_it_was(capsys, monkeypatc
     hook, before = sys.unraisablehook, dict(os.environ)
     assert main(["summary", "--model=resnet18"]) == 0
     assert (sys.unraisablehook, dict(os.environ)) == (hook, before)
+
+
+def test_xla_is_not_asked_to_write_to_an_address(monkeypatch, tmp_path):
+    """It would on GPUs, beside the programs that JAX keeps, and every compilation would fail."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_enable_xla_caches")
+    before = {name: getattr(jax.config, name) for name in names}
+
+    def asked():
+        options = compiler.get_compile_options(1, 1)
+        build = options.executable_build_options  # which lives as long as the options do
+        return build.debug_options.xla_gpu_per_fusion_autotune_cache_dir
+
+    try:
+        machine.keep_programs(tmp_path)
+        assert asked().startswith(str(tmp_path))
+        monkeypatch.setattr(machine, "is_remote", lambda path: True)
+        machine.keep_programs(tmp_path)
+        assert asked() == ""
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/programs")
+    assert command_line._cache_settings() == {"jax_persistent_cache_enable_xla_caches": "none"}
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    assert command_line._cache_settings() == {}

@@ -11,7 +11,7 @@ from resnet_jax.runs import doctor, storage_checks
 from resnet_jax.storage import objects
 
 # Gcsfs hands large objects to aiohttp in one piece, which would rather have a file.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,10 @@ def test_a_server_that_refuses_in_silence_cannot_hold_a_lock(place, monkeypatch)
 
 
 def test_a_server_that_lists_late_cannot_hold_a_lock(place, monkeypatch):
-    monkeypatch.setattr(objects.StoredPath, "iterdir", lambda self: iter([]))
+    def iterdir(self):
+        raise FileNotFoundError(str(self))  # as the clients do where they are told of nothing
+
+    monkeypatch.setattr(objects.StoredPath, "iterdir", iterdir)
     found = workdir(place)
     assert found["grade"] == "impossible"
     assert "does not list what was just written" in found["says"]

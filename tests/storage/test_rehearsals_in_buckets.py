@@ -1,4 +1,4 @@
-"""The shortest and the longest of the packaged recipes over their whole length, with the workdir in a bucket."""
+"""Packaged recipes over their whole length with the workdir in a bucket; of the longest docs/rehearsals.md tells."""
 
 import pytest
 
@@ -8,6 +8,5 @@ from resnet_jax.files import expanded
 pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 
-@pytest.mark.parametrize("name", ["digits", "imagenet"])
-def test_the_whole_length_of(name, place):
-    rehearse(name, expanded(place, remote=True) / name)
+def test_the_whole_length_of_digits(place):
+    rehearse("digits", expanded(place, remote=True) / "run")

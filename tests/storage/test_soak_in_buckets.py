@@ -14,8 +14,9 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "soak" / "soak.py"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("server", ["gs"], indirect=True)  # minutes each; test_runs_in_buckets.py has both
 def test_runs_in_a_bucket_that_are_killed_end_as_those_on_a_disk(server, place, tmp_path):
-    command = [sys.executable, SCRIPT, "--kills=1", "--iterations=40", f"--bucket={place}"]
+    command = [sys.executable, SCRIPT, "--kills=1", "--iterations=160", f"--bucket={place}"]
     command += [f"--workdir={tmp_path / 'soak'}", f"--output={tmp_path / 'soak.json'}"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

@@ -20,7 +20,7 @@ from resnet_jax.errors import InputError, is_passing
 from resnet_jax.files import expanded
 
 # Of how the large file comes into the bucket.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")]
+pytestmark = pytest.mark.slow
 
 CLASSES = ("cat", "white dog #1 50%?")
 

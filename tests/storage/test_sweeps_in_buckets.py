@@ -9,7 +9,9 @@ import pytest
 
 from resnet_jax.cli.main import main
 from resnet_jax.files import expanded
+from resnet_jax.sweeping.local import LocalProcesses
 from resnet_jax.sweeping.points import parse_axes
+from resnet_jax.sweeping.runs import Run
 from resnet_jax.sweeping.search import Search
 from small_run import FIELDS
 
@@ -72,6 +74,35 @@ def test_a_search_goes_on_with_the_study_in_the_bucket(server, place):
     again = Search(axes, 3, folder)
     assert again.complete == [point]
     assert again.left == 2
+
+
+def test_a_study_that_cannot_be_written_for_a_while_stops_no_sweep(server, place, capsys):
+    folder, axes = expanded(place, remote=True), parse_axes(["optimizer.learning_rate=0.01..1:log"])
+    search = Search(axes, 3, folder)
+    server.fault = lambda method, path: 403 if method in ("PUT", "POST") else None
+    search.tell(search.ask(), 0.25)
+    assert capsys.readouterr().err.count("is missing") == 2
+    server.fault = None
+    search.tell(search.ask(), 0.5)
+    search.close()
+    assert len(Search(axes, 3, folder).complete) == 2
+
+
+def test_the_end_of_a_process_is_noticed_and_its_log_comes_when_the_server_is_back(server, place, tmp_path):
+    (tmp_path / "config.py").write_text("raise SystemExit('error: none of this')")
+    processes, run = LocalProcesses(1), Run({"seed": "0"}, expanded(place, remote=True))
+    server.fail_for(8)
+    run.start()
+    processes.start([(run, ["train", f"--config={tmp_path / 'config.py'}"])])
+    ended, deadline = [], time.monotonic() + 300
+    while not ended:
+        assert time.monotonic() < deadline
+        ended = processes.ended()
+        time.sleep(0.1)
+    assert ended[0][0] is run
+    assert run.log.read_bytes().startswith(b"$ resnet-jax train")
+    run.conclude(ended[0][1])
+    assert run.message == "none of this"
 
 
 def test_jobs_of_slurm_want_a_file_system(server, place, capsys):

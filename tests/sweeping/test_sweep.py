@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.cli.main import main
+from resnet_jax.errors import InputError
+from resnet_jax.sweeping import plan
 
 TINY = [
     "--config=digits",
@@ -330,3 +333,14 @@ def test_what_is_not_installed_is_named(module, options, message, tmp_path, caps
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_lock_that_is_lost_ends_a_sweep_and_a_bucket_that_does_not_answer_does_not():
+    def check(cause):
+        error = InputError("another one is at work")
+        error.__cause__ = cause
+        raise error
+
+    plan._still_locked(lambda: check(OSError(errno.EIO, "it does not answer")))
+    with pytest.raises(InputError, match="another one is at work"):
+        plan._still_locked(lambda: check(None))

@@ -187,8 +187,12 @@ def _set_up() -> Iterator[None]:
 
 def _cache_settings() -> dict[str, Any]:
     """Where compiled programs are kept for the next start: nowhere, if there is no home or it cannot be written to."""
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return {}
+    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        if "://" not in given:
+            return {}
+        from resnet_jax.distributed.machine import XLA_KEEPS_NOTHING
+
+        return dict([XLA_KEEPS_NOTHING])
     try:
         cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "resnet_jax" / "xla"
     except InputError:

@@ -11,14 +11,16 @@ import os
 import queue
 import shlex
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+from resnet_jax.data.contents import LOCK, File, contents, files_below, one_line
 from resnet_jax.errors import InputError, Progress, no_progress, warn
-from resnet_jax.files import check_bucket, expanded, is_remote, locked, whole_file
+from resnet_jax.files import expanded, is_remote, locked, whole_file
 
 # Files that are copied at the same time, and bytes of each that are in memory.
 _THREADS, _PART = 16, 8 * 2**20
@@ -26,21 +28,7 @@ _THREADS, _PART = 16, 8 * 2**20
 # What a file of few bytes takes of most file systems.
 _BLOCK = 4096
 
-# What Linux allows for a name, in bytes, less what `whole_file` adds to it.
-_LONGEST = 255 - len("..partial")
-
-# Of a folder that is not complete.
-_LOCK = ".staging.lock"
-
 _MB, _GB = 10**6, 10**9
-
-
-class _File(NamedTuple):
-    """Bytes; the last change, in seconds since 1970; and the MD5, where a server keeps one."""
-
-    size: int
-    modified: float
-    md5: bytes | None = None
 
 
 _Read = Callable[[str, int], Iterator[bytes]]
@@ -80,19 +68,28 @@ def stage(
     origin = expanded(source, "the source", remote=True)
     # A link would not be followed where the copy takes its name.
     folder = expanded(destination, "the destination").resolve()
+    if not folder.name:
+        raise InputError(f"the destination is {folder}: give a folder below it")
     partial = folder.with_name(f".{folder.name}.partial")
     if not is_remote(origin):
         origin = origin.resolve()
         if folder.is_relative_to(origin):
             raise InputError(f"{folder} lies in {origin}, which is to be copied: give a folder outside of it")
-    wanted = _contents(origin, log)
+    wanted = contents(origin, log)
     if _is_complete(folder, partial, wanted, origin):
         log(f"{folder} holds all {len(wanted):,} files of {origin} already: nothing is copied")
         return folder
     read = cast(Any, origin).reader() if is_remote(origin) else _reader(origin)
-    with _one_line(partial, "written"):
+    with one_line(partial, "written"):
         partial.mkdir(parents=True, exist_ok=True)
-        with locked(partial / _LOCK, f"another process is copying to {folder}: wait until it ends"):
+        if folder.is_dir():
+            partial.chmod(stat.S_IMODE(folder.stat().st_mode))  # as private as the one whose place it takes
+        with locked(partial / LOCK, f"another process is copying to {folder}: wait until it ends"):
+            if _is_complete(folder, partial, wanted, origin):  # by another process, meanwhile
+                with contextlib.suppress(OSError):
+                    (partial / LOCK).unlink()
+                    partial.rmdir()
+                return folder
             missing = _missing(partial, wanted, origin)
             if len(missing) < len(wanted):
                 log(f"{len(wanted) - len(missing):,} of {len(wanted):,} files are copied already")
@@ -104,104 +101,20 @@ def stage(
                     pass
             if missing := _missing(partial, wanted, origin):
                 raise InputError(f"{partial / missing[0]} was changed by another process: run the same command again")
-            (partial / _LOCK).unlink()
             os.replace(partial, folder)
+            (folder / LOCK).unlink()
     size = sum(file.size for file in wanted.values())
     log(f"{len(wanted):,} files in {folder}, {size / _GB:,.3f} GB: all that {origin} holds")
     return folder
 
 
-@contextlib.contextmanager
-def _one_line(path: object, what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = "it is gone" if isinstance(error, FileNotFoundError) else error.strerror or error
-        raise InputError(f"{path} cannot be {what}: {why}") from error
-
-
-def _contents(origin: Path, log: Callable[[str], None]) -> dict[str, _File]:
-    """The files to copy, by their path below the origin and sorted by it; an InputError where there are none."""
-    if is_remote(origin):
-        log(f"looking what {origin} holds")
-        found = _objects(origin)
-    elif not origin.is_dir():
-        raise InputError(f"{origin} {'is a file' if origin.exists() else 'does not exist'}: give a folder of data")
-    else:
-        with _one_line(origin, "read"):
-            found, passed = _files(origin)
-        if passed:
-            log(f"{len(passed):,} that are no files are passed over, or links that lead nowhere, such as {passed[0]}")
-    if not found:
-        raise InputError(f"{origin} holds no files: is its name right?")
-    if _LOCK in found:
-        raise InputError(f"{origin} is a copy that is not complete: give the folder that it is made from")
-    for name in found:
-        _check_name(name, found, origin)
-    return dict(sorted(found.items()))
-
-
-def _objects(origin: Path) -> dict[str, _File]:
-    """Those below an address, without the empty ones that mark folders."""
-    listed: list[tuple[str, int, float, bytes | None]] = []
-    with contextlib.suppress(FileNotFoundError):
-        listed = list(cast(Any, origin).contents())
-    if not listed:
-        check_bucket(origin)
-    elif len(listed) == 1 and origin.is_file():
-        raise InputError(f"{origin} is a file: give a folder of data")
-    marks = {name for name, size, *_ in listed if size == 0 and (not name or name.endswith("/"))}
-    return {name: _File(size, changed, md5) for name, size, changed, md5 in listed if name not in marks}
-
-
-def _files(folder: Path) -> tuple[dict[str, _File], list[str]]:
-    """The files below a folder, and what is none; links are followed, but not into a folder that holds them."""
-    found, passed = {}, []
-    # With what tells the folders above from others.
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    while waiting:
-        below, above = waiting.pop()
-        path = os.path.join(folder, below)
-        here = (os.stat(path).st_dev, os.stat(path).st_ino)
-        if here in above:
-            passed.append(below)
-            continue
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = os.path.join(below, entry.name)
-                if entry.is_dir():
-                    waiting.append((name, (*above, here)))
-                elif entry.is_file():
-                    status = entry.stat()
-                    found[name] = _File(status.st_size, status.st_mtime)
-                else:
-                    passed.append(name)
-    return found, passed
-
-
-def _check_name(name: str, names: Collection[str], origin: Path) -> None:
-    """An InputError where no disk can hold a file of that name beside the others."""
-    parts = name.split("/")
-    wrong = [each for each in parts if each in ("", ".", "..") or "\0" in each or len(os.fsencode(each)) > _LONGEST]
-    if wrong:
-        raise InputError(
-            f"{f'{origin}/{name}'!r} cannot be copied to a disk, where nothing is called {wrong[0][:50]!r}: rename it "
-            "there"
-        )
-    for end in range(1, len(parts)):
-        if (above := "/".join(parts[:end])) in names:
-            raise InputError(
-                f"{origin}/{above} would have to be a file and, for {name}, a folder too, which no disk can hold: "
-                "rename one of them there"
-            )
-
-
-def _is_complete(folder: Path, partial: Path, wanted: Mapping[str, _File], origin: Path) -> bool:
+def _is_complete(folder: Path, partial: Path, wanted: Mapping[str, File], origin: Path) -> bool:
     """Whether the folder holds all files; an InputError where it holds anything else, which is left as it is."""
-    with _one_line(folder, "read"):
+    with one_line(folder, "read"):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: give a new or an empty folder")
-        there = _files(folder)[0] if folder.is_dir() else {}
+        there = files_below(folder)[0] if folder.is_dir() else {}
+        there.pop(LOCK, None)  # of a process that was killed as soon as all was there
         anything = folder.is_dir() and any(folder.iterdir())
     others = sorted(there.keys() - wanted.keys())
     differing = {
@@ -219,12 +132,12 @@ def _is_complete(folder: Path, partial: Path, wanted: Mapping[str, _File], origi
     return anything
 
 
-def _missing(partial: Path, wanted: Mapping[str, _File], origin: Path) -> list[str]:
+def _missing(partial: Path, wanted: Mapping[str, File], origin: Path) -> list[str]:
     """The files that are not copied yet; an InputError where the folder holds others. What a killed process was
     writing is removed.
     """
-    there, _ = _files(partial)
-    there.pop(_LOCK, None)
+    there, _ = files_below(partial)
+    there.pop(LOCK, None)
     for name in there.keys() - wanted.keys():
         head, _, last = name.rpartition("/")
         original = os.path.join(head, last.removeprefix(".").removesuffix(".partial"))
@@ -237,7 +150,7 @@ def _missing(partial: Path, wanted: Mapping[str, _File], origin: Path) -> list[s
     return [name for name, file in wanted.items() if name not in there or not _is_copy(there[name], file)]
 
 
-def _is_copy(ours: _File, theirs: _File) -> bool:
+def _is_copy(ours: File, theirs: File) -> bool:
     # Some file systems keep times to two seconds.
     return ours.size == theirs.size and abs(ours.modified - theirs.modified) <= 2
 
@@ -263,9 +176,9 @@ def _reader(origin: Path) -> _Read:
     return read
 
 
-def _copy(read: _Read, origin: Path, name: str, file: _File, target: Path) -> Iterator[int]:
+def _copy(read: _Read, origin: Path, name: str, file: File, target: Path) -> Iterator[int]:
     """Copies a file, and gives the bytes of each part when it is written."""
-    with _one_line(target.parent, "written"):
+    with one_line(target.parent, "written"):
         target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.md5(usedforsecurity=False), 0
     with whole_file(target) as out:
@@ -285,7 +198,7 @@ def _copy(read: _Read, origin: Path, name: str, file: _File, target: Path) -> It
 
 def _told(parts: Iterator[bytes], path: str) -> Iterator[bytes]:
     """The same, with one line where they cannot be read, which is then none about where they are written."""
-    with _one_line(path, "read"):
+    with one_line(path, "read"):
         yield from parts
 
 

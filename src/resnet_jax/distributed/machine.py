@@ -14,6 +14,10 @@ import jaxlib.version
 from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax.errors import InputError
+from resnet_jax.files import is_remote
+
+# XLA itself would keep files beside JAX's programs, on GPUs; it opens no addresses, and the compilation fails.
+XLA_KEEPS_NOTHING = ("jax_persistent_cache_enable_xla_caches", "none")
 
 _VERSIONS = ("python", "jax", "jaxlib", "flax", "onednn")
 
@@ -73,6 +77,8 @@ def environment_lines(environment: dict[str, Any]) -> list[str]:
 def keep_programs(folder: Path) -> None:
     """Keeps what JAX compiles from now on in a folder, which is made; for a process of our own."""
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    if is_remote(folder):
+        jax.config.update(*XLA_KEEPS_NOTHING)
     compilation_cache.reset_cache()  # another one may be open
 
 

@@ -18,7 +18,7 @@ from resnet_jax import models
 from resnet_jax.configs.base import Config
 from resnet_jax.data.encoded import ImageSource
 from resnet_jax.data.tiles import ImageData, TiledJpeg
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, first_cause
 from resnet_jax.files import is_remote, locked, write_whole
 from resnet_jax.runs import build
 from resnet_jax.training.state import trained
@@ -96,7 +96,10 @@ def examine_images(source: ImageSource) -> tuple[str, str]:
     times, size = [], 0
     for index in chosen.tolist():
         began = perf_counter()
-        size += _read(source[index].data)
+        try:
+            size += _read(source[index].data)
+        except Exception as error:  # of whatever reads them: the other processes wait
+            raise InputError(f"photograph {index} to train on cannot be read: {first_cause(error)}") from error
         times.append(perf_counter() - began)
         if sum(times) > _SECONDS:
             break
@@ -146,7 +149,10 @@ def _check_objects(file: Path) -> None:
     if not refused or file.read_bytes() != b"first":
         wants = "ifGenerationMatch=0" if str(folder).startswith("gs") else "If-None-Match: *"
         raise InputError(f"{folder} cannot be locked: its server takes no notice of {wants}, and {advice}")
-    if file.name not in [each.name for each in file.parent.iterdir()]:
+    listed: list[str] = []
+    with contextlib.suppress(FileNotFoundError):
+        listed = [each.name for each in file.parent.iterdir()]
+    if file.name not in listed:
         raise InputError(f"{folder} cannot be locked: its server does not list what was just written, and {advice}")
 
 

@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO
+from pathlib import Path
+from typing import IO, NamedTuple
 
 from resnet_jax.errors import STOPPED, optional, warn
 from resnet_jax.files import appended, is_remote, put
@@ -89,15 +91,15 @@ def environments(devices: Sequence[Mapping[str, str]], jobs: int | None) -> list
     return [{**devices[i % len(devices)], **share} for i in range(jobs)]
 
 
-@dataclass
-class _Job:
-    """A run at work. Its process prints to its log, or, where that is in a bucket, to a file that is copied there."""
+class _Job(NamedTuple):
+    """A run at work, and the file that its process prints to: its log, or, where that is in a bucket, one that a thread
+    copies there.
+    """
 
     run: Run
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
     printed: IO[bytes]
-    copied: int = 0
+    copying: threading.Thread | None
 
 
 class LocalProcesses:
@@ -121,18 +123,19 @@ class LocalProcesses:
         """Starts the commands of runs, at most as many as there are free jobs."""
         for run, command in commands:
             slot = min(set(range(self.jobs)) - set(self._slots))
-            log = appended(run.log)
-            printed = tempfile.TemporaryFile() if is_remote(run.log) else log  # noqa: SIM115
-            process = start_process(command, printed, self._environments[slot])
-            self._slots[slot] = _Job(run, process, log, printed)
+            printed: IO[bytes] = tempfile.TemporaryFile() if is_remote(run.log) else run.log.open("ab")  # noqa: SIM115
+            process, copying = start_process(command, printed, self._environments[slot]), None
+            if is_remote(run.log):
+                copying = threading.Thread(target=_copy, args=(process, printed, run.log), name="log", daemon=True)
+                copying.start()
+            self._slots[slot] = _Job(run, process, printed, copying)
 
     def ended(self) -> list[tuple[Run, str]]:
         """Those that have ended since the last call, each with how."""
         gone = []
         for slot, job in list(self._slots.items()):
             status = job.process.poll()
-            _copy(job, at_the_end=status is not None)
-            if status is not None:
+            if status is not None and not (job.copying and job.copying.is_alive()):
                 del self._slots[slot]
                 job.process.communicate()  # closes its pipe
                 job.printed.close()
@@ -144,17 +147,33 @@ class LocalProcesses:
         for job in self._slots.values():
             job.process.send_signal(signal.SIGTERM)
 
+    def close(self) -> None:
+        """Asks those that are at work to save, and waits for them: without this process they would end at once."""
+        self.stop()
+        for job in self._slots.values():
+            job.process.wait()
+            if job.copying:
+                job.copying.join()
 
-def _copy(job: _Job, at_the_end: bool) -> None:
-    """Brings what a process has printed to its log in a bucket, every half minute and at the end."""
-    if job.printed is job.log:
-        return
-    with optional(f"a part of {job.run.log}", warn):
-        # Not by `read`: the process writes where this file stands.
-        new = os.pread(job.printed.fileno(), os.fstat(job.printed.fileno()).st_size - job.copied, job.copied)
-        job.copied += len(new)
-        job.log.write(new)
-        put(job.log) if at_the_end else job.log.flush()
+
+def _copy(process: subprocess.Popen[bytes], printed: IO[bytes], path: Path) -> None:
+    """Brings what a process prints to its log in a bucket, every half minute and at the end."""
+    log: IO[bytes] | None = None
+    copied, behind, ended = 0, False, False
+    while not ended:
+        ended = process.poll() is not None  # asked before reading
+        with optional(f"a part of {path}", warn):
+            log = log or appended(path)
+            # Not by `read`: the process writes where this file stands.
+            new = os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size - copied, copied)
+            copied += len(new)
+            if new or behind:
+                log.write(new)
+            behind = True  # until it is written
+            put(log) if ended else log.flush()
+            behind = False
+        if not ended:
+            time.sleep(1)
 
 
 def describe_status(status: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from resnet_jax.configs.base import Config
 from resnet_jax.configs.parsing import load
 from resnet_jax.data.images import NAMES
-from resnet_jax.errors import InputError, optional
+from resnet_jax.errors import InputError, is_passing, optional
 from resnet_jax.files import locked, write_whole
 from resnet_jax.runs import checks, starting, terminal, workdir
 from resnet_jax.runs.interrupt import Interruptible
@@ -116,13 +116,14 @@ def sweep(
     directory.mkdir(parents=True, exist_ok=True)
     log = terminal.console().print
     refusal = f"another sweep is at work in {directory}: wait for it, or use another --workdir"
-    with locked(directory / "sweep.lock", refusal), contextlib.ExitStack() as stack:
+    with locked(directory / "sweep.lock", refusal) as check, contextlib.ExitStack() as stack:
         search = Search(parsed, trials, directory) if trials else None
+        stack.callback(search.close if search else lambda: None)
         runs += [plan.run(point) for point in search.complete] if search else []
         launch = SlurmArray(directory, jobs, slurm) if launcher == "slurm" else LocalProcesses(jobs)
-        stack.callback(launch.stop)
+        stack.callback(launch.close)
         with Interruptible() as interruption:
-            _run_all(plan, runs, launch, search, interruption, log)
+            _run_all(plan, runs, launch, search, interruption, lambda: _still_locked(check), log)
         if interruption.requested:
             raise KeyboardInterrupt
     return _finish(plan, runs, log)
@@ -134,6 +135,7 @@ def _run_all(
     launch: LocalProcesses | SlurmArray,
     search: Search | None,
     interruption: Interruptible,
+    check: Callable[[], None],
     log: Callable[[str], None],
 ) -> None:
     """Starts points and watches them until all have ended, or until an interruption has stopped those at work."""
@@ -143,6 +145,7 @@ def _run_all(
     begun, ended = time.monotonic(), 0
     while True:
         for run, ending in launch.ended():
+            check()
             run.conclude(ending, validation=plan.validation)
             if interruption.requested and run.state == "failed":
                 run.state, run.message = "waiting", ""
@@ -157,17 +160,34 @@ def _run_all(
             if interruption.reached():
                 launch.stop()
             else:
-                for run in _fill(plan, runs, launch, search):
+                for run in _fill(plan, runs, launch, search, check):
                     log(run.describe())
         if not launch.running:
             return
         time.sleep(_EVERY)
 
 
-def _fill(plan: Plan, runs: list[Run], launch: LocalProcesses | SlurmArray, search: Search | None) -> list[Run]:
+def _still_locked(check: Callable[[], None]) -> None:
+    """Raises where another sweep has taken the folder over, and not where its bucket does not answer for a while."""
+    try:
+        check()
+    except InputError as error:
+        if not is_passing(error.__cause__):
+            raise
+
+
+def _fill(
+    plan: Plan,
+    runs: list[Run],
+    launch: LocalProcesses | SlurmArray,
+    search: Search | None,
+    check: Callable[[], None],
+) -> list[Run]:
     """Starts waiting points in the jobs that are free; where too few wait, a search adds some."""
     free = launch.jobs - len(launch.running)
     waiting = [run for run in runs if run.state == "waiting"]
+    if free and (waiting or (search and search.left)):
+        check()
     while search and search.left and len(waiting) < free:
         point = search.ask()
         run = next((run for run in runs if run.point == point), None)

@@ -1,5 +1,6 @@
 """What is known of each point of a sweep, from the files in its folder; and the table of a sweep's results."""
 
+import contextlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ class Run:
         """Notes that a process is about to start."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.state, self.message = "running", ""
-        self.log_start = self.log.stat().st_size if self.log.exists() else 0
+        self.log_start = 0
+        with contextlib.suppress(FileNotFoundError, InputError):  # a bucket that does not answer stops no point
+            self.log_start = self.log.stat().st_size
 
     def result(self) -> dict[str, Any] | None:
         """That of the length which is asked for; None where there is none; raises InputError where it is damaged."""

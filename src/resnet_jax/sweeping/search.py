@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, optional
 from resnet_jax.files import is_remote
 from resnet_jax.sweeping.points import Axes, Point, Range, point_name
 
@@ -33,8 +33,8 @@ class Search:
             ) from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._kept = self._file = directory.absolute() / "study.db"
-        if is_remote(directory):
-            self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory() if is_remote(directory) else None
+        if self._folder:
             self._file = Path(self._folder.name) / "study.db"
             if self._kept.exists():
                 self._file.write_bytes(self._kept.read_bytes())
@@ -85,14 +85,21 @@ class Search:
         trial = self._study.ask(self._distributions)
         point = self._point(trial.params)
         self._open.setdefault(point_name(point), []).append(trial.number)
-        self._keep()
+        with optional(f"a proposal in {self._kept}"):  # the next time the whole study is written
+            self._keep()
         return point
 
     def tell(self, point: Point, error: float | None) -> None:
         """Gives the validation error of a point, a share, or None where it failed, to all trials that wait for it."""
         for number in self._open.pop(point_name(point), []):
             self._study.tell(number, error, state=self._states.FAIL if error is None else None)
-        self._keep()
+        with optional(f"an error in {self._kept}"):
+            self._keep()
+
+    def close(self) -> None:
+        """Removes what it has on this machine of a study in a bucket."""
+        if self._folder:
+            self._folder.cleanup()
 
     def _keep(self) -> None:
         if self._file != self._kept:

@@ -91,6 +91,8 @@ class SlurmArray:
         """Leaves the jobs alone: they are SLURM's."""
         self._jobs = []
 
+    close = stop
+
 
 class PointTask:
     """What SLURM runs for a point, in submitit's hands."""
