@@ -15,8 +15,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # A worker that died is not replaced: pytest-xdist 3.8 waits forever, once in three times, for what it had begun.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 QUICK := not slow and not torch and not test_data
-# What computes is tested once more as users compile it, which takes twice as long.
-NUMERICS := $(addprefix tests/,evaluation models training)
+# What learns is tested once more as users compile it, which takes twice as long.
+NUMERICS := $(addprefix tests/,models training)
 
 .PHONY: install train test test-all experiments benchmarks docs lint format lock clean
 

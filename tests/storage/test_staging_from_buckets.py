@@ -69,8 +69,15 @@ def mark(place, name):
         )
 
 
+# In the background of a shell tests ignore Ctrl-C, and with them the processes that they start.
+HEEDING = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('resnet_jax.cli.main', run_name='__main__', alter_sys=True)"
+)
+
+
 def start(place, to):
-    command = [sys.executable, "-m", "resnet_jax.cli.main", "prepare", "stage", place, f"--to={to}"]
+    command = [sys.executable, "-c", HEEDING, "prepare", "stage", place, f"--to={to}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

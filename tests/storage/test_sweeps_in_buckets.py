@@ -91,7 +91,7 @@ def test_a_study_that_cannot_be_written_for_a_while_stops_no_sweep(server, place
 def test_the_end_of_a_process_is_noticed_and_its_log_comes_when_the_server_is_back(server, place, tmp_path):
     (tmp_path / "config.py").write_text("raise SystemExit('error: none of this')")
     processes, run = LocalProcesses(1), Run({"seed": "0"}, expanded(place, remote=True))
-    server.fail_for(8)
+    server.fail_for(3)
     run.start()
     processes.start([(run, ["train", f"--config={tmp_path / 'config.py'}"])])
     ended, deadline = [], time.monotonic() + 300
