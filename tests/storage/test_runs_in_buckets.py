@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import fsspec
 import numpy as np
@@ -15,7 +16,8 @@ from PIL import Image
 
 import resnet_jax as rj
 from resnet_jax.cli.main import main
-from resnet_jax.files import expanded
+from resnet_jax.errors import InputError
+from resnet_jax.files import check_bucket, expanded
 from small_run import FIELDS, assert_same_run, lines_of
 
 pytestmark = pytest.mark.slow
@@ -137,3 +139,30 @@ def test_a_damaged_object_is_passed_over(server, place):
     output = finish(start(place))
     assert "checkpoint 60 is damaged and passed over" in output
     assert "going on from the checkpoint of iteration 40" in output
+
+
+def test_a_bucket_that_vanishes_is_one_line_and_is_not_made_again(server):
+    root = f"http://127.0.0.1:{server.target}"
+    named = f"{root}/storage/v1/b/vanishing" if server.scheme == "gs" else f"{root}/vanishing"
+    how = ("POST", b'{"name": "vanishing"}') if server.scheme == "gs" else ("PUT",)
+    urllib.request.urlopen(
+        urllib.request.Request(f"{root}/storage/v1/b" if server.scheme == "gs" else named, *how[1:], method=how[0]),
+        timeout=10,
+    ).close()
+    # It goes on for minutes, and saves after seconds.
+    process = start(f"{server.scheme}://vanishing/run", **{"train.iterations": 20000, "train.checkpoint_every": 200})
+    for line in process.stdout:
+        if line.startswith("iteration"):
+            break
+    client = fsspec.filesystem(server.scheme, use_listings_cache=False)
+    for _ in range(100):
+        with contextlib.suppress(Exception):  # what the run writes meanwhile keeps the bucket from being removed
+            client.rm([name for name in client.find("vanishing") if not name.endswith("/")])
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(urllib.request.Request(named, method="DELETE"), timeout=10).close()
+            break
+    output = finish(process, 2)
+    assert f"there is no bucket {server.scheme}://vanishing" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    with pytest.raises(InputError, match="there is no bucket"):
+        check_bucket(expanded(f"{server.scheme}://vanishing/run", remote=True))
