@@ -217,7 +217,8 @@ _SAYS = {
     r"|anonymous caller|UNAUTHENTICATED|Unauthorized|, 401\b|\(401\)",
     "denied": r"Forbidden|Access ?Denied|PERMISSION_DENIED|does not have storage\.|\(403\)",
     # What cannot be found when an object is written is its bucket.
-    "bucket": r"NoSuchBucket|bucket does not exist|\(404\).*HeadBucket|404.*/b/[^/ ]*\?|/upload/storage/v1/b/[^/ ]*/o",
+    "bucket": r"NoSuchBucket|bucket does not exist|\(404\).*HeadBucket|404.*/b/[^/ ]*\?"
+    r"|FileNotFoundError \S*/upload/storage/v1/b/",
     "passing": r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|time(d )?out|connect|SlowDown|TooManyRequests"
     r"|Internal ?(Server ?)?Error|reduce your request rate|Service ?Unavailable|BadGateway|HttpError|ClientError"
     r"|ChecksumError|PayloadError|IncompleteRead",
