@@ -85,7 +85,9 @@ def wait_for_files(process, partial, count):
     """Waits until so many files are whole, and returns their names."""
     deadline = time.monotonic() + 300
     while True:
-        names = [name for name in tree(partial) if not name.endswith((".partial", ".lock"))]
+        # By their names alone: what is read may be renamed meanwhile.
+        found = [os.path.relpath(os.path.join(path, name), partial) for path, _, ns in os.walk(partial) for name in ns]
+        names = [name for name in found if not name.endswith((".partial", ".lock"))]
         if len(names) >= count:
             return names
         assert process.poll() is None, process.stdout.read()
