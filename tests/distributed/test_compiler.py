@@ -126,7 +126,7 @@ def test_a_users_own_choice_in_the_environment_is_kept(monkeypatch, flags, asked
 def test_an_option_would_win_over_the_environment():
     """Which is why it is left out there."""
     if compiler_options() is None:
-        pytest.skip("asked for on x86 processors with jaxlib 0.10 and 0.11")
+        pytest.skip("asked for on x86 processors with jaxlib 0.10 to 0.12")
     program = """
 import sys, jax, jax.numpy as jnp
 from resnet_jax.distributed import compiler
@@ -147,7 +147,7 @@ print("ynn" in conv.lower(jnp.ones((64, 64, 8, 8)), jnp.ones((64, 64, 3, 3))).co
 def test_convolutions_are_left_to_xla():
     """And with XLA's own choice they are not, or the option would not be needed any more."""
     if compiler_options() is None:
-        pytest.skip("asked for on x86 processors with jaxlib 0.10 and 0.11")
+        pytest.skip("asked for on x86 processors with jaxlib 0.10 to 0.12")
 
     def own(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, **CONV)

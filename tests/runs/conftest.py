@@ -1,7 +1,11 @@
+import shutil
+from types import SimpleNamespace
+
 import finetuning
 import members
 import pytest
 
+from resnet_jax.runs import storage_checks
 from resnet_jax.runs.loop import train
 from small_run import small_config
 
@@ -36,3 +40,13 @@ def finetuned(torch_file, coloured, tmp_path_factory):
     """A complete run on the photographs that began with the file; and what it printed."""
     directory = tmp_path_factory.mktemp("finetuned") / "run"
     return train(finetuning.finetune(torch_file, coloured), directory)
+
+
+@pytest.fixture(scope="module")
+def roomy_disk():
+    """As if this machine's disk had room and were quick enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**40))
+        patch.setattr(storage_checks, "SLOW_FILE", 1e9)
+        patch.setattr(storage_checks, "_LARGEST", 2**19)
+        yield

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import fsspec
@@ -18,8 +17,8 @@ import resnet_jax as rj
 from resnet_jax.cli.main import main
 from resnet_jax.errors import InputError, is_passing
 from resnet_jax.files import expanded
+from trees import tree
 
-# Of how the large file comes into the bucket.
 pytestmark = pytest.mark.slow
 
 CLASSES = ("cat", "white dog #1 50%?")
@@ -38,13 +37,6 @@ def photos(tmp_path_factory):
     (root / "large.bin").write_bytes(rng.bytes(20 * 2**20 + 7))
     (root / "empty").touch()
     return root
-
-
-def tree(folder):
-    found = {}
-    for path, _, names in os.walk(folder):
-        found |= {os.path.relpath(os.path.join(path, name), folder): Path(path, name).read_bytes() for name in names}
-    return found
 
 
 @pytest.fixture
