@@ -5,8 +5,8 @@ iterations of 64 images, seeds 0, 1 and 2. Cost: about 13 minutes of CPU time on
 network of 20 layers took 40 CPU seconds, one of 56 layers 90). Other small forms take their networks from here.
 
 Short form: CIFAR-10 with the paper's recipe, but 400 iterations of 128 images, which is one epoch; the rate of 0.1
-drops after 200 and 300. Plain and residual networks of 20 and 56 layers, seeds 0 to 2. Cost: a network of 56 layers took
-six minutes on 2 cores of an Intel Xeon with nothing beside it. So short a schedule shows the plain networks'
+drops after 200 and 300. Plain and residual networks of 20 and 56 layers, seeds 0 to 2. Cost: a network of 56 layers
+took six minutes on 2 cores of an Intel Xeon with nothing beside it. So short a schedule shows the plain networks'
 degradation; ResNet-56 is not level with ResNet-20 after it.
 
 Full form: CIFAR-10 with the paper's recipe, plain and residual networks of 20, 32, 44, 56 and 110 layers, seeds 0 to 4,

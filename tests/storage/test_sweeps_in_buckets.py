@@ -65,27 +65,28 @@ def test_a_sweep_that_is_killed_goes_on_and_finds_the_same(server, place, on_a_d
     assert len(json.loads(capsys.readouterr().out)) == 4
 
 
-def test_a_search_goes_on_with_the_study_in_the_bucket(server, place):
+def test_a_search_goes_on_with_the_study_in_the_bucket(server, place, tmp_path):
     folder, axes = expanded(place, remote=True), parse_axes(["optimizer.learning_rate=0.01..1:log"])
-    search = Search(axes, 3, folder)
+    search = Search(axes, 3, folder, tmp_path)
     point = search.ask()
     search.tell(point, 0.25)
     search.ask()
-    again = Search(axes, 3, folder)
+    (tmp_path / "study.db").unlink()  # as on another machine
+    again = Search(axes, 3, folder, tmp_path)
     assert again.complete == [point]
     assert again.left == 2
 
 
-def test_a_study_that_cannot_be_written_for_a_while_stops_no_sweep(server, place, capsys):
+def test_a_study_that_cannot_be_written_for_a_while_stops_no_sweep(server, place, tmp_path, capsys):
     folder, axes = expanded(place, remote=True), parse_axes(["optimizer.learning_rate=0.01..1:log"])
-    search = Search(axes, 3, folder)
+    search = Search(axes, 3, folder, tmp_path)
     server.fault = lambda method, path: 403 if method in ("PUT", "POST") else None
     search.tell(search.ask(), 0.25)
     assert capsys.readouterr().err.count("is missing") == 2
     server.fault = None
     search.tell(search.ask(), 0.5)
-    search.close()
-    assert len(Search(axes, 3, folder).complete) == 2
+    (tmp_path / "study.db").unlink()
+    assert len(Search(axes, 3, folder, tmp_path).complete) == 2
 
 
 def test_the_end_of_a_process_is_noticed_and_its_log_comes_when_the_server_is_back(server, place, tmp_path):

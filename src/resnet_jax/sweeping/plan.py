@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,8 +118,8 @@ def sweep(
     log = terminal.console().print
     refusal = f"another sweep is at work in {directory}: wait for it, or use another --workdir"
     with locked(directory / "sweep.lock", refusal) as check, contextlib.ExitStack() as stack:
-        search = Search(parsed, trials, directory) if trials else None
-        stack.callback(search.close if search else lambda: None)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        search = Search(parsed, trials, directory, scratch) if trials else None
         runs += [plan.run(point) for point in search.complete] if search else []
         launch = SlurmArray(directory, jobs, slurm) if launcher == "slurm" else LocalProcesses(jobs)
         stack.callback(launch.close)

@@ -1,7 +1,6 @@
 """Points that Optuna proposes. This file alone knows it."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from resnet_jax.sweeping.points import Axes, Point, Range, point_name
 
 
 class Search:
-    """Optuna's study of a sweep, kept in DIR/study.db: the same command goes on with it. In a bucket that is a copy,
-    which is written whole after each proposal and each error.
+    """Optuna's study of a sweep, kept in DIR/study.db: the same command goes on with it. In a bucket that is a copy
+    of a file in the folder `scratch`, which is written whole after each proposal and each error.
 
     `trials` have an error, in all starts together; those that fail in this start count too. A trial whose point has
     been trained before, in whatever start, gets that point's error. A point that was interrupted or failed in an
@@ -24,7 +23,7 @@ class Search:
       InputError: Optuna is not installed, or the study has other axes.
     """
 
-    def __init__(self, axes: Axes, trials: int, directory: Path):
+    def __init__(self, axes: Axes, trials: int, directory: Path, scratch: Path):
         try:
             import optuna  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -33,9 +32,8 @@ class Search:
             ) from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._kept = self._file = directory.absolute() / "study.db"
-        self._folder = tempfile.TemporaryDirectory() if is_remote(directory) else None
-        if self._folder:
-            self._file = Path(self._folder.name) / "study.db"
+        if is_remote(directory):
+            self._file = scratch / "study.db"
             if self._kept.exists():
                 self._file.write_bytes(self._kept.read_bytes())
         self._states = optuna.trial.TrialState
@@ -95,11 +93,6 @@ class Search:
             self._study.tell(number, error, state=self._states.FAIL if error is None else None)
         with optional(f"an error in {self._kept}"):
             self._keep()
-
-    def close(self) -> None:
-        """Removes what it has on this machine of a study in a bucket."""
-        if self._folder:
-            self._folder.cleanup()
 
     def _keep(self) -> None:
         if self._file != self._kept:
