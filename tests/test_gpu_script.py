@@ -1,6 +1,6 @@
-"""The GPU script runs its parts, with tiny settings on a CPU, and its results can be read."""
+"""The scripts for GPUs: the parts of one, with tiny settings on a CPU; what another says without a GPU's compiler."""
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -161,3 +161,11 @@ def test_parts_on_images_leave_results_and_are_not_run_twice(run, test_data, tmp
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("already in") == len(found)
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="JAX has a compiler for a GPU here")
+def test_the_programs_of_a_gpu_need_its_compiler():
+    found = subprocess.run([sys.executable, SCRIPT.with_name("program.py")], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith('error: JAX has no compiler for GPUs here, which `pip install "jax[cuda13]==')
+    assert len(found.stderr.splitlines()) == 1

@@ -165,6 +165,21 @@ def test_names_are_found_when_they_are_asked_for():
         _ = rj.resnet
 
 
+def test_a_checkout_on_the_path_needs_no_installation(tmp_path):
+    (tmp_path / "resnet_jax").symlink_to(Path(rj.__file__).parent)
+    code = """import importlib.metadata as metadata
+found = metadata.distribution
+def distribution(name):
+    if name == "deep-residual-jax":
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+metadata.distribution = distribution
+import resnet_jax
+print(resnet_jax.__version__)"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert shown.stdout == "not installed\n"
+
+
 @pytest.mark.slow
 def test_help_names_what_there_is():
     program = "import resnet_jax; help(resnet_jax); help(resnet_jax.training)"

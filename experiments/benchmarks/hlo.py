@@ -1,10 +1,11 @@
-"""Collectives of a compiled program, read from the text that XLA writes it in. This file alone knows that text."""
+"""Collectives and kernels of a compiled program, read from XLA's text of it. This file alone knows that text."""
 
 import functools
 import math
 import re
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 
@@ -33,6 +34,24 @@ class Collective(NamedTuple):
         return passes[self.kind] * (self.devices - 1) / self.devices * self.bytes
 
 
+class Kernel(NamedTuple):
+    """An instruction of a program that runs as a kernel of its own, or as one of a library.
+
+    Attributes:
+      name: as the program's own profile has it.
+      kind: "fusion", or of a library its function, such as "__cudnn$convForward".
+      turns: how often a run of the program has it.
+      bytes: that it reads and writes each time: its arrays, or the slices that it takes of them or replaces.
+      made_of: where the network has the operation that it ends with.
+    """
+
+    name: str
+    kind: str
+    turns: int
+    bytes: int
+    made_of: str
+
+
 _KINDS = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
     "|send|recv"
@@ -41,6 +60,8 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _COLLECTIVE = re.compile(rf"  (?:ROOT )?\S+ = (.+?) ({_KINDS})(-start)?\(")
 _NAMES = re.compile(r"\b\w+=\{?((?:%[\w.-]+(?:, )?)+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_INSTRUCTION = re.compile(r"  (?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\(([^()]*)\)")
+_NO_KERNEL = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "after-all"}
 _ARRAY = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\]")
 
 
@@ -63,15 +84,7 @@ def collectives_of_text(program: str) -> Counter[Collective]:
       ValueError: the text does not tell a collective's size, or how often it is run; or the operation is asynchronous,
         as on other devices than CPUs.
     """
-    lines: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in program.splitlines():
-        if header := _COMPUTATION.match(line):
-            name = header[2]
-            lines[name] = []
-            entry = name if header[1] else entry
-        elif name and line.startswith("  "):
-            lines[name].append(line)
+    entry, lines = _computations(program)
     partitions = re.search(r"\bnum_partitions=(\d+)", program)
     devices = int(partitions[1]) if partitions else 1
 
@@ -89,6 +102,85 @@ def collectives_of_text(program: str) -> Counter[Collective]:
         return total
 
     return count(entry)
+
+
+def kernels_of_text(program: str) -> list[Kernel]:
+    """What a program for a GPU runs, loops as often as they turn; those of a loop whose turns are unknown once."""
+    entry, lines = _computations(program)
+    instructions = {name: [_INSTRUCTION.match(line) for line in each] for name, each in lines.items()}
+
+    def found(computation: str, turns: int) -> Iterator[Kernel]:
+        shapes: dict[str, str] = {}
+        for line, match in zip(lines[computation], instructions[computation], strict=True):
+            if not match:
+                continue
+            name, shape, kind, operands = match.groups()
+            shapes[name] = shape
+            if kind in ("while", "call"):
+                known = _TRIPS.search(line) if kind == "while" else None
+                for each in _called(line):
+                    if each in lines and f"condition=%{each}" not in line:
+                        yield from found(each, turns * (int(known[1]) if known else 1))
+            if kind in _NO_KERNEL or kind.endswith("-done"):
+                continue
+            given = [_bytes(shapes.get(each, "")) for each in _names(operands)]
+            if kind.endswith("-start"):  # its result begins with its operands
+                kind, moved = kind.removesuffix("-start"), _bytes(shape)
+            else:
+                # A library's second result is its scratchpad.
+                moved = _bytes(shape.split(", u8[")[0] if kind == "custom-call" else shape) + sum(given)
+            if kind == "fusion":
+                moved -= sum(_not_moved(instructions[each], given) for each in _called(line) if each in lines)
+            target = re.search(r'custom_call_target="([^"]+)"', line)
+            made_of = re.search(r'op_name="([^"]*)"', line)
+            yield Kernel(name, target[1] if target else kind, turns, moved, made_of[1] if made_of else "")
+
+    return list(found(entry, 1))
+
+
+def _not_moved(fused: list[Any], given: list[int]) -> int:
+    """Bytes of a fusion's arrays that it leaves alone: of those it slices, and of those it replaces a slice of."""
+    shapes: dict[str, str] = {}
+    source: dict[str, int] = {}
+    left, saved = dict(enumerate(given)), 0
+    for match in filter(None, fused):
+        name, shape, kind, operands = match.groups()
+        shapes[name], names = shape, _names(operands)
+        if kind == "parameter":
+            source[name] = int(operands)
+        elif kind == "bitcast" and names[0] in source:
+            source[name] = source[names[0]]
+        elif kind == "dynamic-slice" and names[0] in source:
+            saved += max(left.pop(source[names[0]], 0) - _bytes(shape), 0)
+        elif kind == "dynamic-update-slice" and names[0] in source:
+            saved += left.pop(source[names[0]], 0) + _bytes(shape) - _bytes(shapes[names[1]])
+    return saved
+
+
+def _names(operands: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"%([\w.-]+)", operands)))
+
+
+def _computations(program: str) -> tuple[str, dict[str, list[str]]]:
+    """The name of the computation that is run, and the instructions of all."""
+    lines: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in program.splitlines():
+        if header := _COMPUTATION.match(line):
+            name = header[2]
+            lines[name] = []
+            entry = name if header[1] else entry
+        elif name and line.startswith("  "):
+            lines[name].append(line)
+    return entry, lines
+
+
+def _bytes(shapes: str) -> int:
+    """Of all arrays in the text of a shape."""
+    return sum(
+        math.prod(int(length) for length in shape.split(",") if length) * (1 if letters == "pred" else int(bits) // 8)
+        for letters, bits, shape in _ARRAY.findall(shapes)
+    )
 
 
 def _called(line: str) -> list[str]:
@@ -119,8 +211,5 @@ def _collective(line: str, match: re.Match[str], devices: int) -> Collective:
         devices = math.prod(int(lengths[axis]) for axis in named[2].split(","))
     elif "replica_groups=" in line and "replica_groups={}" not in line:
         raise ValueError(f"how many devices take part is unknown: {line.strip()[:100]}")
-    size = 0
-    for letters, bits, shape in _ARRAY.findall(shapes):
-        elements = math.prod(int(length) for length in shape.split(",") if length)
-        size += elements * (1 if letters == "pred" else int(bits) // 8)
+    size = _bytes(shapes)
     return Collective(kind, devices, size * devices if kind == "reduce-scatter" else size)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything in this project that wants an accelerator, in parts of at most ten minutes each on an H100, by estimate: the
-# parts have not been run on one. What is worth most comes first.
+# Everything in this project that wants an accelerator, in parts of at most ten minutes each on an H100, by estimate: of
+# all this the forms of part "variants_groups" alone have been run on a GPU. What is worth most comes first.
 #
 #   experiments/gpu/run_all.sh [PART …]     without a name: all parts, one after another
 #

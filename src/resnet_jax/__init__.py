@@ -23,4 +23,7 @@ import importlib.metadata
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__version__ = importlib.metadata.version("deep-residual-jax")
+try:
+    __version__ = importlib.metadata.version("deep-residual-jax")
+except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH
+    __version__ = "not installed"

@@ -1,9 +1,9 @@
-"""Collectives of a program that was written by hand."""
+"""Collectives and kernels of programs that were written by hand."""
 
 import types
 
 import pytest
-from hlo import Collective, collectives_of_text, read_collectives
+from hlo import Collective, Kernel, collectives_of_text, kernels_of_text, read_collectives
 
 PROGRAM = """HloModule jit_step, is_scheduled=true, num_partitions=8
 
@@ -71,3 +71,61 @@ def test_what_a_ring_of_four_sends(kind, sent):
 def test_a_backend_that_does_not_show_its_programs():
     with pytest.raises(ValueError, match="does not show its programs"):
         read_collectives(types.SimpleNamespace(as_text=lambda: None))
+
+
+KERNELS = """HloModule jit_step, is_scheduled=true
+
+%stored (param_0: f32[4,8], param_1: s32[], param_2: f32[8]) -> f32[4,8] {
+  %param_0 = f32[4,8]{1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %param_2 = f32[8]{0} parameter(2)
+  %row = f32[1,8]{1,0} bitcast(%param_2)
+  ROOT %put = f32[4,8]{1,0} dynamic-update-slice(%param_0, %row, %param_1, %param_1)
+}
+
+%read (param_0: f32[4,8], param_1: s32[]) -> f32[8] {
+  %param_0 = f32[4,8]{1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %cut = f32[1,8]{1,0} dynamic-slice(%param_0, %param_1, %param_1), dynamic_slice_sizes={1,8}
+  ROOT %row = f32[8]{0} bitcast(%cut)
+}
+
+%body (state: (s32[], f32[8], f32[4,8])) -> (s32[], f32[8], f32[4,8]) {
+  %state = (s32[], f32[8]{0}, f32[4,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = f32[8]{0} get-tuple-element(%state), index=1
+  %stack = f32[4,8]{1,0} get-tuple-element(%state), index=2
+  %conv = (f32[8]{0}, u8[64]{0}) custom-call(%x, %x), custom_call_target="__cudnn$conv", metadata={op_name="conv1"}
+  %y = f32[8]{0} get-tuple-element(%conv), index=0
+  %put.1 = ((f32[4,8]{1,0}, s32[], f32[8]{0}), f32[4,8]{1,0}, u32[]) fusion-start(%stack, %i, %y), calls=%stored
+  %put.2 = f32[4,8]{1,0} fusion-done(%put.1)
+  ROOT %next = (s32[], f32[8]{0}, f32[4,8]{1,0}) tuple(%i, %y, %put.2)
+}
+
+%condition (state: (s32[], f32[8], f32[4,8])) -> pred[] {
+  %state.1 = (s32[], f32[8]{0}, f32[4,8]{1,0}) parameter(0)
+  ROOT %less = pred[] compare(%state.1, %state.1)
+}
+
+ENTRY %main (x: f32[8], y: f32[4,8]) -> f32[8] {
+  %x.1 = f32[8]{0} parameter(0)
+  %y.1 = f32[4,8]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[8]{0}, f32[4,8]{1,0}) tuple(%zero, %x.1, %y.1)
+  %while.1 = (s32[], f32[8]{0}, f32[4,8]{1,0}) while(%start), condition=%condition, body=%body, TRIPS
+  %stack.1 = f32[4,8]{1,0} get-tuple-element(%while.1), index=2
+  ROOT %last = f32[8]{0} fusion(%stack.1, %zero), kind=kLoop, calls=%read, metadata={op_name="bn1"}
+}
+"""
+
+
+def test_kernels_of_a_loop_that_stores_slices():
+    program = KERNELS.replace("TRIPS", 'backend_config={"known_trip_count":{"n":"4"}}')
+    row, index, context = 4 * 8, 4, 4
+    assert kernels_of_text(program) == [
+        # A vector twice, which is read once, and its result without the scratchpad.
+        Kernel("conv", "__cudnn$conv", 4, 2 * row, "conv1"),
+        # The row that is read and the row that is written.
+        Kernel("put.1", "fusion", 4, 2 * row + index + context, ""),
+        Kernel("last", "fusion", 1, 2 * row + index, "bn1"),
+    ]

@@ -229,7 +229,7 @@ def test_torchvision_weights_are_recognised_and_come_back_bit_for_bit(depth):
 def test_shortcuts_are_recognised_however_blocks_are_stacked(name, unroll, shortcut):
     model = models.create(name, shortcut=shortcut, num_classes=3, unroll=unroll)
     layout = {"shortcut_padding": "both"} if name.startswith("cifar") else {"bottleneck_stride": "3x3"}
-    assert identify(random_tensors(model)) == model.clone(stem_pool_padding="torch", unroll=False, **layout)
+    assert identify(random_tensors(model)) == model.clone(stem_pool_padding="torch", unroll=None, **layout)
 
 
 def test_plain_weights_are_named_like_those_of_shortcut_a():

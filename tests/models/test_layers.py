@@ -1,15 +1,14 @@
-"""Batch norm, shortcuts and pooling against NumPy."""
+"""Batch norm and shortcuts against NumPy."""
 
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_reference
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from resnet_jax.models.layers import BatchNorm, Shortcut, bn_groups, max_pool, zero_pad_shortcut
+from resnet_jax.models.layers import BatchNorm, Shortcut, bn_groups, zero_pad_shortcut
 
 
 def bn_variables(channels=3, seed=0):
@@ -195,20 +194,3 @@ def test_options_project_where_they_should(option, features, stride, projects):
         assert "params" not in variables
         expected = np.pad(sampled, ((0, 0), (0, 0), (0, 0), (0, features - 4)))
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("alignment", ["caffe", "torch"])
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (1, 4), (2, 5), (4, 4), (5, 6), (7, 7), (8, 11), (12, 12)])
-def test_max_pool(size, alignment):
-    x = (
-        np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32) - 10
-    )  # below the zeros of a wrong padding
-    np.testing.assert_array_equal(max_pool(jnp.asarray(x), alignment), numpy_reference.max_pool(x, alignment))
-
-
-def test_the_alignments_differ_even_where_their_shapes_agree():
-    x = jnp.arange(64.0).reshape(1, 8, 8, 1)
-    caffe, torch = max_pool(x, "caffe"), max_pool(x, "torch")
-    assert caffe.shape == torch.shape == (1, 4, 4, 1)
-    np.testing.assert_array_equal(caffe[0, 0, :, 0], [18, 20, 22, 23])
-    np.testing.assert_array_equal(torch[0, 0, :, 0], [9, 11, 13, 15])

@@ -70,6 +70,7 @@ VERSION_1 = {
     "model.shortcut_padding": "both",
     "model.bottleneck_stride": "3x3",
     "model.stem_pool_padding": "torch",
+    "model.unroll": False,  # its default then
     "stream.image_size": 192,
     "stream.resize_size": 208,
     "stream.crop": "random_resized_crop",

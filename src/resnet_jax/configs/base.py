@@ -107,8 +107,8 @@ def get_config() -> Config:
                 "dtype": "float32",
                 # Computes each block again in the backward pass instead of keeping what is inside it.
                 "remat": False,
-                # Writes the blocks of a stage out instead of scanning them.
-                "unroll": False,
+                # Writes the blocks of a stage out instead of scanning them; None does on accelerators, not on CPUs.
+                "unroll": placeholder(bool),
             },
             "dataset": {
                 # "digits", "cifar10", "cifar100"; of photographs "imagenet2012", "folder" or "cache".

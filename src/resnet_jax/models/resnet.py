@@ -17,7 +17,7 @@ from resnet_jax.models import stacking
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock
 from resnet_jax.models.conv import Conv
 from resnet_jax.models.gates import Gates, check_gates, with_bias
-from resnet_jax.models.layers import BatchNorm, averaged, max_pool
+from resnet_jax.models.layers import BatchNorm, averaged, max_pool, on_cpu
 from resnet_jax.models.preact import PreActBlock, PreActBottleneckBlock
 
 _CHOICES = {
@@ -48,6 +48,12 @@ def part_of(name: str) -> str:
 _KEPT = jax.checkpoint_policies.save_only_these_names("resnet_jax.conv", "resnet_jax.moments")
 
 
+# Blocks of a stage up to which accelerators get them written out. A loop stores what the backward pass needs in stacks
+# and reads it from them: on an H200, in bfloat16, a step of ResNet-50 with 256 images takes 46.4 ms with loops and 38.6
+# without, and ResNet-20's with 128 images 2.4 and 2.0. ResNet-152 has 36 blocks in a stage; ResNet-1202 has 200.
+_WRITTEN_OUT = 40
+
+
 class Stage(nn.Module):
     """Blocks on feature maps of one size: the first changes the dimensions, the others are identical and so scanned.
 
@@ -60,7 +66,7 @@ class Stage(nn.Module):
     block: Any
     blocks: int
     stride: int
-    unroll: bool
+    unroll: bool | None
     remat: bool
     first: Any = None
     last_norm: Any = None
@@ -69,18 +75,19 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b _ _ _"]:
         x = (self.first or self.block)(stride=self.stride, name=stacking.FIRST)(x, train)
         if self.blocks > 1:
+            unroll = not on_cpu() and self.blocks <= _WRITTEN_OUT if self.unroll is None else self.unroll
 
             def block(block: nn.Module, x: jax.Array) -> tuple[jax.Array, None]:
                 return block(x, train), None
 
             scan = nn.scan(
                 # A loop keeps the two computations apart; blocks that are written out are slower with it.
-                block if self.unroll or self.remat else nn.remat(block, policy=_KEPT, prevent_cse=False),
+                block if unroll or self.remat else nn.remat(block, policy=_KEPT, prevent_cse=False),
                 variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
                 split_rngs={"params": True},
                 length=self.blocks - 1,
                 # One more than the length: with just the length JAX leaves a loop of a single turn.
-                unroll=self.blocks if self.unroll else 1,
+                unroll=self.blocks if unroll else 1,
             )
             x, _ = scan(self.block(stride=1, name=stacking.REST), x)
         return x if self.last_norm is None else nn.relu(self.last_norm(name="bn")(x, train))
@@ -106,7 +113,8 @@ class ResNet(nn.Module):
       remat: keeps only what each block begins with for the backward pass, and computes the rest again: part of the
         memory for a third more arithmetic.
       unroll: writes every block of a stage out instead of scanning; same parameters, same result, a larger program,
-        which keeps more for the backward pass.
+        which keeps more for the backward pass. None does so on accelerators, in stages of up to 40 blocks, where it is
+        faster.
       zero_init_residual: the last batch norm of each residual branch begins with a scale of 0, so that each block
         begins as its shortcut (1706.02677, section 5.1).
       freeze: "stem", or "stage1" and so on, is frozen with all before it, "backbone" is all but the head "fc". What is
@@ -136,7 +144,7 @@ class ResNet(nn.Module):
     axis_name: tuple[str, ...] | None = None
     dtype: Any = jnp.float32
     remat: bool = False
-    unroll: bool = False
+    unroll: bool | None = None
     zero_init_residual: bool = False
     freeze: str | None = None
     live_statistics: bool = False
