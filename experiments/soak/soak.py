@@ -183,11 +183,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument(
+        "--iterations", type=int, help="by default 400, and 800 with --bucket, where steps show by tens"
+    )
     parser.add_argument("--workdir", type=Path, required=True, help="a folder that is not there yet")
     parser.add_argument("--bucket", help="a folder in a bucket that is not there yet")
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
+    arguments.iterations = arguments.iterations or (800 if arguments.bucket else 400)
     root = arguments.workdir.absolute()
     root.mkdir(parents=True)
     place = expanded(arguments.bucket, "--bucket", remote=True) if arguments.bucket else root

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import errno
 import numbers
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ __all__ = [
     "did_you_mean",
     "first_cause",
     "is_passing",
+    "lost_peer",
     "no_progress",
     "optional",
     "printable",
@@ -98,6 +100,16 @@ def first_cause(error: BaseException) -> str:
     """What went wrong first, in a line: libraries wrap it in what they tried instead."""
     *_, cause = causes(error)
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
+
+
+def lost_peer(error: BaseException) -> str | None:
+    """What was said where processes could not do something together, as when one of them is gone; else None.
+
+    JAX and Orbax raise it as many types of error, wherever it is that they wait for each other.
+    """
+    said = r"Gloo|NCCL|Barrier (timed out|failed)|[Cc]oordination ?[Ss]ervice"
+    found = (str(each) for each in causes(error) if not isinstance(each, UserError) and re.search(said, str(each)))
+    return next((text.strip().splitlines()[0] for text in found), None)
 
 
 # Exit statuses. Those of a run that should be started again are not those of one that would only fail again.

@@ -1,5 +1,6 @@
 """What one process says when others are silent; tests of several processes are in training/test_processes.py."""
 
+import re
 import types
 
 import jax
@@ -8,7 +9,9 @@ import pytest
 from resnet_jax.cli import commands
 from resnet_jax.cli.main import main
 from resnet_jax.distributed import agreement
+from resnet_jax.distributed.launch import processes
 from resnet_jax.errors import InputError, PeerLostError
+from resnet_jax.storage.objects import failure
 
 
 class Silent:
@@ -66,3 +69,35 @@ def test_files_that_do_not_appear_are_unseen(tmp_path, monkeypatch):
     monkeypatch.setattr(agreement, "SEEN_WITHIN", 0.0)
     (tmp_path / "one").write_text("")
     assert agreement._unseen({0: tmp_path / "one", 2: tmp_path / "two"}) == [2]
+
+
+# What JAX's collectives and Orbax's barriers said in runs whose other process had been killed.
+SAID = [
+    "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:538] Read error [127.0.0.1]:17588: "
+    "Connection reset by peer",
+    "DEADLINE_EXCEEDED: Barrier timed out. Id: save_20. A task triggered it early",
+    "UNAVAILABLE: The coordination service has lost the heartbeat of task 1",
+]
+
+
+def wrapped(text):
+    """As where a library was saving."""
+    try:
+        try:
+            raise ValueError(text)
+        except ValueError as error:
+            raise RuntimeError("the save failed") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_lost_process_is_told_from_a_storage_that_fails(said):
+    error = wrapped(said)
+    assert failure("gs://bucket/run", error) is None
+    with pytest.raises(PeerLostError, match=re.escape(said)), processes(None):
+        raise error
+    of_storage = wrapped("UNAVAILABLE: Read error [127.0.0.1]:443: Connection reset by peer")
+    assert "does not answer as it should" in str(failure("gs://bucket/run", of_storage))
+    with pytest.raises(RuntimeError, match="the save failed"), processes(None):
+        raise of_storage

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 from members import STREAMED, photograph_config
+from orbax.checkpoint import v1 as ocp
 
 from resnet_jax.cli.main import main
 from resnet_jax.data import sequential, small
 from resnet_jax.errors import DivergedError, InputError, Preempted
-from resnet_jax.runs import loop, workdir
+from resnet_jax.runs import checkpoints, loop, workdir
 from resnet_jax.runs.checkpoints import Checkpoints
 from resnet_jax.runs.loop import train
 from small_run import (
@@ -187,6 +188,16 @@ def test_which_checkpoints_are_kept(tmp_path, monkeypatch, fields, kept):
     assert saved_steps(tmp_path) == kept
     # JAX remembers the number that it was last asked with: Orbax must not ask with numbers of its own.
     assert asked == []
+
+
+def test_a_save_is_left_out_while_the_one_before_is_on_its_way_to_a_bucket(tmp_path, monkeypatch):
+    busy = iter([True, True, False, True, True])  # at 10, 20, 30, 50 and 60
+    monkeypatch.setattr(checkpoints, "is_remote", lambda path: True)
+    monkeypatch.setattr(ocp.training.Checkpointer, "is_saving_in_progress", lambda self: next(busy))
+    kept = {"train.keep_last": 6, "train.keep_every": 40}  # which the fortieth is, and the last one is made, too
+    train(small_config({"train.checkpoint_every": 10, "train.eval_every": 60} | kept), tmp_path)
+    assert saved_steps(tmp_path) == [30, 40, 60]
+    assert list(busy) == []
 
 
 @pytest.mark.slow

@@ -200,7 +200,8 @@ def get_config() -> Config:
                 "log_every": 100,
                 # Iterations between two evaluations; rounded up to whole dispatches.
                 "eval_every": 1_000,
-                # Iterations between two checkpoints; rounded up to whole dispatches.
+                # Iterations between two checkpoints; rounded up to whole dispatches. In a bucket one is left out while
+                # the one before is on its way.
                 "checkpoint_every": 2_000,
                 # How many of the last checkpoints are kept.
                 "keep_last": 3,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax._src.distributed import global_state
 
-from resnet_jax.errors import LOST, InputError, PeerLostError, Preempted, warn
+from resnet_jax.errors import LOST, InputError, PeerLostError, Preempted, lost_peer, warn
 
 # A process that has not been heard of for so many seconds is lost.
 HEARTBEAT_SECONDS = 30
@@ -133,10 +133,8 @@ def processes(
     try:
         yield
     except Exception as error:
-        # JAX raises the one or the other, by where it waits for the collective.
-        failed = isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and re.search("Gloo|NCCL", str(error))
-        if failed and not isinstance(error, InputError):
-            raise PeerLostError(str(error).strip().splitlines()[0]) from error
+        if lost := lost_peer(error):
+            raise PeerLostError(lost) from error
         # `jax.process_index` would start the devices, which may be what is wrong.
         if jax.distributed.is_initialized() and global_state.process_id == 0:
             time.sleep(_SECONDS_TO_REPORT)

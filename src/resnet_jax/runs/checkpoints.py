@@ -81,7 +81,7 @@ class Checkpoints:
         keep_every: int | None = None,
         identity: int | None = None,
     ):
-        self._identity = identity
+        self._identity, self._keep_every = identity, keep_every
         self.directory = workdir.absolute() / "checkpoints"
         self.best: int | None = None
         self.check_lock: Callable[[], None] = lambda: None
@@ -142,7 +142,6 @@ class Checkpoints:
                 f"the state of iteration {step} holds numbers that are not finite and was not saved: "
                 "train in another workdir with a lower config.optimizer.learning_rate or a warm-up"
             )
-        self.check_lock()
         with _clear_errors(self.directory):
             # A run only gets to a step again when `restore` could not read its checkpoint.
             for passed_over in (each for each in self.steps() if each >= step):
@@ -151,6 +150,12 @@ class Checkpoints:
                 metadata, preprocessing, {name: int(value) for name, value in fingerprints.items()}, self._identity
             )
             self._checkpointer.save_checkpointables_async(step, {**parts, "card": card})
+
+    def may_leave_out(self, step: int) -> bool:
+        """Whether the loop would wait to save: one is on its way to a bucket still. Never of what is kept for good."""
+        if not is_remote(self.directory) or (self._keep_every and step % self._keep_every == 0):
+            return False
+        return exchange(self._checkpointer.is_saving_in_progress())[0]
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises as `save`."""

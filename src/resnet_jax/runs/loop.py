@@ -233,7 +233,8 @@ def _train(
             improved = found != best
             if found and improved:
                 best, checkpoints.best = found, step
-            if interruption.requested or step == total or improved or _passes(fields.checkpoint_every, before, step):
+            due = _passes(fields.checkpoint_every, before, step) and not checkpoints.may_leave_out(step)
+            if interruption.requested or step == total or improved or due:
                 with reporter.doing("saving", step):
                     if isinstance(metrics_log, MetricsLog):
                         checkpoints.check_lock()  # before lines take the place of another process's

@@ -9,6 +9,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -141,8 +142,9 @@ class MetricsLog:
 
     def put(self) -> None:
         """Sees to it that all of it is in the workdir, where that is in a bucket; a disk has each line at once."""
-        put(self._file)
-        self._events.put()
+        with ThreadPoolExecutor(1) as beside:  # the loop waits for both, and for one request after another else
+            beside.submit(self._events.put)
+            put(self._file)
 
     def amend(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds scalars to the last line, which is that of this step."""

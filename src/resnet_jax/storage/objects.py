@@ -16,7 +16,7 @@ import fsspec
 from etils.epath import gpath
 from fsspec import config
 
-from resnet_jax.errors import InputError, UserError, causes, first_cause
+from resnet_jax.errors import InputError, UserError, causes, first_cause, lost_peer
 
 # By scheme: the client that fsspec opens such addresses with, and the extra that brings it.
 _CLIENTS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -236,7 +236,7 @@ def failure(path: Any, error: Exception) -> UserError | None:
     kind = next((kind for kind, said in _SAYS.items() if re.search(said, text, re.IGNORECASE)), None)
     absent = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
     # What TensorStore says of damage names numbers and all settings.
-    if (isinstance(error, absent) and kind != "bucket") or "DATA_LOSS" in text:
+    if (isinstance(error, absent) and kind != "bucket") or "DATA_LOSS" in text or lost_peer(error):
         return None
     if kind == "credentials":
         login = "gcloud auth application-default login" if str(path).startswith("gs") else "aws configure"
