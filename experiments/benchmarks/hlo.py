@@ -178,7 +178,8 @@ def _computations(program: str) -> tuple[str, dict[str, list[str]]]:
 def _bytes(shapes: str) -> int:
     """Of all arrays in the text of a shape."""
     return sum(
-        math.prod(int(length) for length in shape.split(",") if length) * (1 if letters == "pred" else int(bits) // 8)
+        math.prod(int(length) for length in shape.split(",") if length)
+        * (1 if letters == "pred" else int(bits or 0) // 8)
         for letters, bits, shape in _ARRAY.findall(shapes)
     )
 

@@ -105,11 +105,14 @@ def first_cause(error: BaseException) -> str:
 def lost_peer(error: BaseException) -> str | None:
     """What was said where processes could not do something together, as when one of them is gone; else None.
 
-    JAX and Orbax raise it as many types of error, wherever it is that they wait for each other.
+    JAX raises it as one of two types, by where it waits for the others, and Orbax wraps it.
     """
-    said = r"Gloo|NCCL|Barrier (timed out|failed)|[Cc]oordination ?[Ss]ervice"
-    found = (str(each) for each in causes(error) if not isinstance(each, UserError) and re.search(said, str(each)))
-    return next((text.strip().splitlines()[0] for text in found), None)
+    if isinstance(error, (UserError, PeerLostError)):
+        return None
+    # Not of a path, nor of a folder in one.
+    said = r"(?<![\w/.-])(Gloo|NCCL)(?![\w/.-])|Barrier (timed out|failed)|[Cc]oordination ?[Ss]ervice"
+    texts = (str(each) for each in causes(error) if isinstance(each, (RuntimeError, ValueError)))
+    return next((text.strip().splitlines()[0] for text in texts if re.search(said, text)), None)
 
 
 # Exit statuses. Those of a run that should be started again are not those of one that would only fail again.

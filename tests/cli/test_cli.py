@@ -110,7 +110,7 @@ BAD = [
     ("benchmark compile --models=cifar_resnet20,resnet56", "did you mean 'cifar_resnet56'?"),
     ("benchmark memory --batch_sizes=8", "a line needs two sizes: give several"),
     ("benchmark memory --batch_sizes=x", "--batch_sizes=x is wrong"),
-    ("benchmark train --variants=fast", "--variants has 'fast', but each must be one of scanned, rolled"),
+    ("benchmark train --variants=fast", "--variants has 'fast', but each must be one of run, scanned, rolled"),
     ("convert a b --stride_in=3x3", "--stride_in is called --bottleneck_stride now"),
     ("prepare cache --shorter_side=256", "--shorter_side is called --resize_size now"),
     ("train --config=digits --config.model.group_size=8", "did you mean config.model.bn_group_size?"),

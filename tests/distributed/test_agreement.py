@@ -27,7 +27,10 @@ class Silent:
         # Longer than Orbax waits for a process that has given a checkpoint up.
         assert milliseconds > 1000 * 300
         if key not in self.said:
-            raise jax.errors.JaxRuntimeError(f"DEADLINE_EXCEEDED: waited for {key} for {milliseconds} ms")
+            raise jax.errors.JaxRuntimeError(
+                f"DEADLINE_EXCEEDED: GetKeyValue() timed out with key: {key} and duration: {milliseconds}ms "
+                "[type.googleapis.com/tensorflow.CoordinationServiceError='']"
+            )
         return self.said[key]
 
 
@@ -37,9 +40,14 @@ def test_a_silent_process_is_a_lost_one(monkeypatch, capsys):
     with pytest.raises(PeerLostError, match="process 1 does not answer: see what it wrote"):
         agreement.exchange({"own": 1})
     # The next start may find it: launch files retry this status.
-    monkeypatch.setitem(commands.COMMANDS, "train", lambda arguments: agreement.exchange(None))
+
+    def silent(arguments):
+        with processes(None):
+            agreement.exchange(None)
+
+    monkeypatch.setitem(commands.COMMANDS, "train", silent)
     assert main(["train"]) == 76
-    assert "process 1 does not answer" in capsys.readouterr().err
+    assert "process 1 does not answer: see what it wrote" in capsys.readouterr().err
 
 
 def test_processes_that_are_not_connected(monkeypatch):
@@ -101,3 +109,21 @@ def test_a_lost_process_is_told_from_a_storage_that_fails(said):
     assert "does not answer as it should" in str(failure("gs://bucket/run", of_storage))
     with pytest.raises(RuntimeError, match="the save failed"), processes(None):
         raise of_storage
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file or directory", "/data/Gloom/1.jpg"),
+        PermissionError(13, "Permission denied", "/runs/NCCL-tests/metrics.jsonl"),
+        KeyError("Gloo"),
+        ValueError("gs://bucket/NCCL/run is no folder"),
+        InputError("there is no folder NCCL"),
+        PeerLostError("process 1 does not answer: see what it wrote"),
+    ],
+)
+def test_what_is_no_lost_process_stays_what_it_is(error):
+    error.__cause__ = OSError(5, "Gloo")
+    with pytest.raises(type(error)) as raised, processes(None):
+        raise error
+    assert raised.value is error

@@ -55,6 +55,14 @@ def test_evaluation_normalises_by_the_running_statistics():
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_evaluation_is_exact_for_a_channel_that_is_constant():
+    variables = bn_variables()
+    mean = np.array([100.37, 1000.1, -3.3], np.float32)
+    variables["batch_stats"] = {"mean": mean, "var": np.zeros(3, np.float32)}
+    y = BatchNorm().apply(variables, np.broadcast_to(mean, (2, 4, 5, 3)), False)
+    np.testing.assert_array_equal(y, np.broadcast_to(variables["params"]["bias"], y.shape))
+
+
 def test_initialisation_takes_any_batch_and_leaves_the_statistics():
     variables = BatchNorm(bn_group_size=4).init(jax.random.key(0), activations(1), True)
     np.testing.assert_array_equal(variables["params"]["scale"], np.ones(3))

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from resnet_jax import models
+from resnet_jax.benchmark import VARIANTS
 from resnet_jax.models.layers import BatchNorm
 
 NETWORK = models.ResNet((3, 2), (4, 8), False, "imagenet", 10, "B")
 
 
 def on_an_accelerator(monkeypatch):
+    jax.devices()  # before they are started nothing is known of them
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
 
@@ -30,6 +32,13 @@ def test_stages_are_written_out_unless_they_have_very_many_blocks(monkeypatch):
     assert loops(deep) == 2
     on_an_accelerator(monkeypatch)
     assert [loops(deep.clone(unroll=unroll)) for unroll in (None, False)] == [1, 2]
+
+
+def test_the_forms_that_are_measured_are_what_their_names_say(monkeypatch):
+    on_an_accelerator(monkeypatch)
+    model = models.create("cifar_resnet20")
+    found = {name: loops(variant.network(model)) for name, variant in VARIANTS.items()}
+    assert found == {"run": 0, "scanned": 3, "rolled": 3, "unrolled": 0, "unrolled_scanned": 0}
 
 
 @pytest.mark.parametrize("group", [None, 2])
@@ -55,6 +64,7 @@ def test_a_step_is_that_of_a_cpu(group, monkeypatch):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-4), (jnp.bfloat16, 0.02)])
 def test_the_gradient_of_batch_norm_is_that_of_its_formula(dtype, tolerance, platform, monkeypatch):
     """The backward pass of Ioffe and Szegedy (1502.03167, section 3), each group for itself, in float64."""
+    jax.devices()
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     rng = np.random.default_rng(0)
     x = jnp.asarray(2 * rng.normal(size=(6, 4, 5, 3)) + 1, dtype)

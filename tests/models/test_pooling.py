@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_reference
 import pytest
+from jax import export
 
 from resnet_jax.models.layers import max_pool
 
@@ -58,3 +59,11 @@ def test_pooling_has_a_forward_derivative_and_no_second_one():
     wins = jax.grad(lambda x: max_pool(x, "torch").sum())(x)
     curvature = jax.jvp(jax.grad(loss), (x,), (direction,))[1]
     np.testing.assert_array_equal(curvature, 2 * wins)
+
+
+def test_the_gradient_can_be_exported_for_any_number_of_images():
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), 6, 7, 2), jnp.float32)
+    gradient = jax.grad(lambda x: max_pool(x, "caffe").sum())
+    program = export.export(jax.jit(gradient))(images)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 6, 7, 2)), jnp.float32)
+    np.testing.assert_array_equal(program.call(x), gradient(x))

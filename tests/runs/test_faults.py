@@ -191,12 +191,12 @@ def test_which_checkpoints_are_kept(tmp_path, monkeypatch, fields, kept):
 
 
 def test_a_save_is_left_out_while_the_one_before_is_on_its_way_to_a_bucket(tmp_path, monkeypatch):
-    busy = iter([True, True, False, True, True])  # at 10, 20, 30, 50 and 60
+    busy = iter([True, False, True, True])  # at 20, 30, 50 and 60: before the first one nothing is asked
     monkeypatch.setattr(checkpoints, "is_remote", lambda path: True)
     monkeypatch.setattr(ocp.training.Checkpointer, "is_saving_in_progress", lambda self: next(busy))
     kept = {"train.keep_last": 6, "train.keep_every": 40}  # which the fortieth is, and the last one is made, too
     train(small_config({"train.checkpoint_every": 10, "train.eval_every": 60} | kept), tmp_path)
-    assert saved_steps(tmp_path) == [30, 40, 60]
+    assert saved_steps(tmp_path) == [10, 30, 40, 60]
     assert list(busy) == []
 
 

@@ -42,8 +42,9 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "scanned": Variant(lambda network: network, scan_steps=True),
-    "rolled": Variant(lambda network: network, scan_steps=False),
+    "run": Variant(lambda network: network, scan_steps=True),
+    "scanned": Variant(lambda network: network.clone(unroll=False), scan_steps=True),
+    "rolled": Variant(lambda network: network.clone(unroll=False), scan_steps=False),
     "unrolled": Variant(lambda network: network.clone(unroll=True), scan_steps=False),
     "unrolled_scanned": Variant(lambda network: network.clone(unroll=True), scan_steps=True),
 }
@@ -72,7 +73,8 @@ def train_benchmark(
       bn_group_size: images that share their batch-norm statistics, see `models.ResNet`; None is the whole batch.
       input: "device" makes every batch as training does, from uint8 images on the device, inside the step: shuffle,
         mean, crop, mirror. "synthetic" repeats one float batch; the difference is what the input costs.
-      variants: by name, such as some of `VARIANTS`; the others are compared with the first one. By default "scanned".
+      variants: by name, such as some of `VARIANTS`; the others are compared with the first one. By default "run", as
+        a run does it.
       steps: updates in a round.
       rounds: timed, after one that is not.
 
@@ -95,7 +97,7 @@ def train_benchmark(
       InputError: an argument that cannot be, or a batch that the devices cannot share equally.
     """
     arguments = dict(locals())
-    chosen = {"scanned": VARIANTS["scanned"]} if variants is None else variants
+    chosen = {"run": VARIANTS["run"]} if variants is None else variants
     check_choice("input", input, INPUTS)
     check_whole(batch_size=batch_size, steps=steps, rounds=rounds)
     network, costs = network_of(model, shortcut, dtype, image_size)

@@ -17,7 +17,7 @@ def benchmark_train(
     dtype: str = "float32",
     bn_group_size: int | None = None,
     input: str = "device",
-    variants: str = "scanned",
+    variants: str = "run",
     steps: int = 10,
     rounds: int = 5,
     format: Format = "table",
@@ -28,9 +28,10 @@ def benchmark_train(
                                [--dtype=float32|bfloat16] [--bn_group_size=N] [--input=device|synthetic]
                                [--variants=NAME,NAME,…] [--steps=N] [--rounds=N] [--format=table|json]
 
-    The variants are scanned (several steps to a dispatch, the default), rolled, unrolled and unrolled_scanned. Their
-    rounds alternate. "of peak" is what a step computes beside a large matrix product on the same devices, "of roofline"
-    the least time that they need for its operations and bytes beside its own.
+    The variants are run (as a run does it, the default); scanned and unrolled_scanned, whose blocks are in a loop or
+    written out, several steps to a dispatch; rolled and unrolled, one step to each. Their rounds alternate. "of peak"
+    is what a step computes beside a large matrix product on the same devices, "of roofline" the least time that they
+    need for its operations and bytes beside its own.
     """
     fields = {name: value for name, value in locals().items() if name not in ("variants", "format")}
     from resnet_jax.benchmark.train import VARIANTS, as_text, train_benchmark

@@ -107,7 +107,8 @@ def get_config() -> Config:
                 "dtype": "float32",
                 # Computes each block again in the backward pass instead of keeping what is inside it.
                 "remat": False,
-                # Writes the blocks of a stage out instead of scanning them; None does on accelerators, not on CPUs.
+                # Writes the blocks of a stage out instead of scanning them. None does so on accelerators, up to 40 in a
+                # stage, and not on CPUs.
                 "unroll": placeholder(bool),
             },
             "dataset": {

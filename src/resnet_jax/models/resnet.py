@@ -49,8 +49,8 @@ _KEPT = jax.checkpoint_policies.save_only_these_names("resnet_jax.conv", "resnet
 
 
 # Blocks of a stage up to which accelerators get them written out. A loop stores what the backward pass needs in stacks
-# and reads it from them: on an H200, in bfloat16, a step of ResNet-50 with 256 images takes 46.4 ms with loops and 38.6
-# without, and ResNet-20's with 128 images 2.4 and 2.0. ResNet-152 has 36 blocks in a stage; ResNet-1202 has 200.
+# and reads it from them: on an H200, in bfloat16, a step of ResNet-50 with 256 images took 46.4 ms with loops and 38.6
+# without, and ResNet-20's with 128 images 2.5 and 2.1. ResNet-152 has 36 blocks in a stage; ResNet-1202 has 200.
 _WRITTEN_OUT = 40
 
 

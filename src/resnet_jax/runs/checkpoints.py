@@ -81,7 +81,7 @@ class Checkpoints:
         keep_every: int | None = None,
         identity: int | None = None,
     ):
-        self._identity, self._keep_every = identity, keep_every
+        self._identity, self._keep_every, self._began = identity, keep_every, 0.0
         self.directory = workdir.absolute() / "checkpoints"
         self.best: int | None = None
         self.check_lock: Callable[[], None] = lambda: None
@@ -134,7 +134,7 @@ class Checkpoints:
           DivergedError: what `must_be_finite` names of the state is not finite.
           DiskFullError: this or the previous checkpoint could not be written.
         """
-        parts = {**_parts(state), "preprocessing": preprocessing}
+        self._began, parts = time.monotonic(), {**_parts(state), "preprocessing": preprocessing}
         fingerprints = {name: fingerprint(part) for name, part in parts.items()}
         fingerprints, finite = jax.device_get((fingerprints, all_finite(must_be_finite(state))))
         if not finite:
@@ -155,7 +155,8 @@ class Checkpoints:
         """Whether the loop would wait to save: one is on its way to a bucket still. Never of what is kept for good."""
         if not is_remote(self.directory) or (self._keep_every and step % self._keep_every == 0):
             return False
-        return exchange(self._checkpointer.is_saving_in_progress())[0]
+        fresh = time.monotonic() - self._began < 300  # one that takes longer is waited for, and its error seen
+        return all(exchange(fresh and self._checkpointer.is_saving_in_progress()))
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises as `save`."""

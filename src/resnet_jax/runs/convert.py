@@ -63,6 +63,7 @@ def write_workdir(
     metadata = CheckpointMetadata(classifier.class_names, classifier.image_shape, data_crc=0)
     workdir.claim(directory, config)
     with Checkpoints(directory, write=True) as checkpoints:
+        checkpoints.check_lock()
         checkpoints.save(state, preprocessing, metadata, step=0)
     return config
 

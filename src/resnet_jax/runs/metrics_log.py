@@ -143,8 +143,9 @@ class MetricsLog:
     def put(self) -> None:
         """Sees to it that all of it is in the workdir, where that is in a bucket; a disk has each line at once."""
         with ThreadPoolExecutor(1) as beside:  # the loop waits for both, and for one request after another else
-            beside.submit(self._events.put)
+            events = beside.submit(self._events.put)
             put(self._file)
+        events.result()
 
     def amend(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds scalars to the last line, which is that of this step."""
