@@ -24,6 +24,7 @@ def old():
     return network()
 
 
+@pytest.mark.slow
 def test_a_new_head_is_zero_or_drawn_and_all_else_stays():
     old = network()
     for head, seed in (("zero", 0), ("normal", 0), ("normal", 1)):

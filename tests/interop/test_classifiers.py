@@ -201,6 +201,7 @@ def test_a_config_of_something_else_is_left_aside_and_named(text, read, resnet18
     assert "left aside" in said[0]
 
 
+@pytest.mark.slow
 def test_caffes_networks_by_what_is_asked_of_the_user(read, resnet50):
     stated = {"channel_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0,), "stem_pool_padding": "caffe"}
     refused(

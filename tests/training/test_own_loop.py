@@ -181,6 +181,7 @@ def test_a_loss_is_given_float32():
     assert make_eval_step(model, loss=loss)(variables, batch_of())["loss"].total.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_without_weights_every_example_counts():
     model, mesh = models.ResNet((2, 1), (4, 8), False, "cifar", 4, "A"), make_mesh(2)
     optimizer = optimizers.sgd(0.1)
