@@ -5,7 +5,7 @@
 
 It needs `pip install "jax[cuda13]"`, 4 GB, and takes half a minute for ResNet-50 on two cores. Nothing runs: no kernel
 is timed, and cuDNN's algorithms are guessed. But most of a network's time goes into moving bytes, which are counted. On
-an H200 a step of ResNet-50 took 54.6, 46.4, 46.3 and 38.6 ms in four forms that move 146, 122, 122 and 99 GB
+an H200 a step of ResNet-50 took 54.6, 46.4, 46.3, 38.6 and 35.9 ms in five forms that move 146, 122, 122, 99 and 93 GB
 (2026-11-29). --text keeps the whole program.
 """
 

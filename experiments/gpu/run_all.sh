@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything in this project that wants an accelerator, in parts of at most ten minutes each on an H100, by estimate: of
-# all this the forms of part "variants_groups" alone have been run on a GPU (an H200: a form of ResNet-50 takes half a
-# minute to draw and to compile, one of ResNet-20 a quarter). What is worth most comes first.
+# all this three forms of ResNet-50's training in "peers_resnet50", most of "recipe_resnet20" and the forms of
+# "variants_groups" have been run on a GPU (an H200: a form of ResNet-50 takes half a minute to draw and to compile, one
+# of ResNet-20 a quarter; the recipe three minutes). What is worth most comes first.
 #
 #   experiments/gpu/run_all.sh [PART …]     without a name: all parts, one after another
 #

@@ -256,36 +256,4 @@ def max_pool(
         pads = [(0, max(-(-(size - 3) // 2), 0) * 2 + 3 - size) for size in x.shape[1:3]]
     if wrap:
         x, pads = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode="wrap"), [(0, 0), (0, 0)]
-    return _pooled(jnp.asarray(x), tuple(pads))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _pooled(x: jax.Array, pads: Any) -> jax.Array:
-    return nn.max_pool(x, (3, 3), (2, 2), pads)
-
-
-@_pooled.defjvp
-def _(pads: Any, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The tangent of each window's first largest value. JAX derives a scatter from `reduce_window`."""
-    (x,), (tangent,) = primals, tangents
-    values = _taps(x, pads, -jnp.inf)
-    largest, winner = values[0], jnp.zeros(values[0].shape, jnp.uint8)
-    for number, value in enumerate(values[1:], 1):
-        larger = value > largest
-        largest, winner = jnp.where(larger, value, largest), jnp.where(larger, jnp.uint8(number), winner)
-    chosen = [
-        jnp.where(winner == number, value, jnp.zeros((), value.dtype))
-        for number, value in enumerate(_taps(tangent, pads, 0.0))
-    ]
-    return _pooled(x, pads), sum(chosen[1:], chosen[0])
-
-
-def _taps(x: jax.Array, pads: Any, fill: float) -> list[jax.Array]:
-    """The nine pixels of all windows, row by row, each (b, rows of windows, columns of windows, channels)."""
-    wide = lax.pad(x, jnp.array(fill, x.dtype), [(0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)])
-    rows, columns = ((size - 3) // 2 + 1 for size in wide.shape[1:3])
-    return [
-        lax.slice(wide, (0, i, j, 0), (x.shape[0], i + 2 * rows - 1, j + 2 * columns - 1, x.shape[3]), (1, 2, 2, 1))
-        for i in range(3)
-        for j in range(3)
-    ]
+    return nn.max_pool(x, (3, 3), (2, 2), pads)  # pyright: ignore[reportArgumentType] (Flax declares a string only)
