@@ -115,9 +115,12 @@ def test_three_steps_of_one_dispatch_are_three_all_reduces():
     }
 
 
-def test_a_step_with_projections_is_one_all_reduce():
+def test_a_gradient_that_two_layers_share_is_sent_once():
+    """The last batch norm of a block and that of its projection are added: the gradients of their biases are equal."""
     model = network(group=2, shortcut="B")
-    assert read_collectives(stream_step(model)) == {Collective("all-reduce", 8, ends_with_bytes(model)): 1}
+    projected = variables_of(model)["params"]["stage2"]["first"]["shortcut"]["bn"]["bias"]
+    expected = ends_with_bytes(model) - FLOAT * size(projected)
+    assert read_collectives(stream_step(model)) == {Collective("all-reduce", 8, expected): 1}
 
 
 def test_a_batch_norm_over_all_devices_adds_two_all_reduces():

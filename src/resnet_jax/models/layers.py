@@ -87,17 +87,18 @@ class BatchNorm(nn.Module):
         else:
             mean, var = (each.value[None].astype(statistics_dtype) for each in (running_mean, running_var))
 
-        factor = lax.rsqrt(var + self.epsilon) * scale.astype(statistics_dtype)[None]
-        bias = jnp.broadcast_to(bias.astype(statistics_dtype), factor.shape)
-        if not train:  # exact for a channel that is constant
-            y = _scaled(_widened(grouped) - mean[:, None, None, None], factor, bias)
+        scale, bias = scale.astype(statistics_dtype), bias.astype(statistics_dtype)
+        factor = lax.rsqrt(var + self.epsilon) * scale[None]
+        if on_cpu() or not train:
+            y = _recomputed(_normalized)(grouped, mean, factor) + bias[None, None, None, None]
             return y.reshape(x.shape).astype(self.dtype)
         # A factor and a shift for each group: their gradients are two sums over the activations, from which those of
-        # the scale, of the bias and of both moments follow.
-        if groups > 1 and not on_cpu():
+        # the scale, of the bias and of both moments follow. It is not exact for what has no variance.
+        bias = jnp.broadcast_to(bias, factor.shape)
+        if groups > 1:
             # Without it a GPU's compiler adds up the bias's gradient over all groups at once, beside each group's.
             bias = lax.optimization_barrier(bias)
-        y = _recomputed(_scaled)(grouped, factor, bias - mean * factor)
+        y = grouped * factor[:, None, None, None] + (bias - mean * factor)[:, None, None, None]
         return y.reshape(x.shape).astype(self.dtype)
 
 
@@ -107,8 +108,8 @@ def _moments(grouped: jax.Array) -> jax.Array:
     return jnp.stack([wide.mean((1, 2, 3)), jnp.square(wide).mean((1, 2, 3))])
 
 
-def _scaled(grouped: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
-    return _widened(grouped) * factor[:, None, None, None] + shift[:, None, None, None]
+def _normalized(grouped: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
+    return (_widened(grouped) - mean[:, None, None, None]) * factor[:, None, None, None]
 
 
 def _widened(x: jax.Array) -> jax.Array:
